@@ -1,0 +1,1 @@
+"""Images to a trained, evaluated, explained and exported CNN: one Typer command for each DVC stage."""

@@ -1,0 +1,125 @@
+"""The Typer commands: thin, one a stage. A command imports what it needs, so that ``--help`` is quick."""
+
+import sys
+
+import typer
+
+from pipeline.errors import PipelineError
+from pipeline.paths import PARAMS
+
+app = typer.Typer(
+    help="Images to a trained, evaluated, explained and exported CNN. Each stage is a command; dvc repro runs them all.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipe_app = typer.Typer(help="Sets of parameters that belong together.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+
+
+def main() -> None:
+    """Run a command; bad input ends in one line and exit code 1, Ctrl-C in 130."""
+    try:
+        app()
+    except PipelineError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def download() -> None:
+    """Bring the images of data.source into data/raw.zip."""
+    from pipeline.params.file import load_params
+    from pipeline.stages.download import download as stage
+    from pipeline.transforms import augmented_view
+
+    params = load_params(PARAMS)
+    # A wrong transform is told before a long download, not after it.
+    augmented_view(params.augment)
+    stage(params.data)
+
+
+@app.command()
+def augment() -> None:
+    """Decode, resize and augment the images into data/dataset/."""
+    from pipeline.params.file import load_params
+
+    params = load_params(PARAMS)
+    from pipeline.stages.augment import augment as stage
+
+    stage(params.augment, params.seed)
+
+
+@app.command()
+def train() -> None:
+    """Train the network and keep its best epoch."""
+    from pipeline.params.file import load_params
+
+    params = load_params(PARAMS)
+    from pipeline.stages.train import train as stage
+
+    stage(params.model, params.train, params.seed)
+
+
+@app.command()
+def evaluate() -> None:
+    """Measure accuracy and draw the confusion matrix."""
+    from pipeline.params.file import load_params
+
+    params = load_params(PARAMS)
+    from pipeline.stages.evaluate import evaluate as stage
+
+    stage(params.evaluate)
+
+
+@app.command()
+def tsne() -> None:
+    """Draw what a layer of the network learned."""
+    from pipeline.params.file import load_params
+
+    params = load_params(PARAMS)
+    from pipeline.stages.tsne import tsne as stage
+
+    stage(params.tsne, params.seed)
+
+
+@app.command()
+def predict() -> None:
+    """Write submission.csv and the table of probabilities."""
+    from pipeline.params.file import load_params
+
+    params = load_params(PARAMS)
+    from pipeline.stages.predict import predict as stage
+
+    stage(params.predict)
+
+
+@recipe_app.command("list")
+def recipe_list() -> None:
+    """List the recipes."""
+    from pipeline.recipes import list_recipes
+
+    for name, title in list_recipes():
+        typer.echo(f"{name:<12} {title}")
+
+
+@recipe_app.command("show")
+def recipe_show(name: str) -> None:
+    """Print a recipe."""
+    from pipeline.recipes import recipe_path
+
+    typer.echo(recipe_path(name).read_text("utf-8"), nl=False)
+
+
+@recipe_app.command("apply")
+def recipe_apply(name: str) -> None:
+    """Write a recipe's values into params.yaml, whose comments stay."""
+    from pipeline.recipes import apply_recipe
+
+    for line in apply_recipe(name, PARAMS):
+        typer.echo(line)

@@ -1,0 +1,68 @@
+"""Running a trained network over a packed split."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.batches import Batches
+from pipeline.device import choose_device
+from pipeline.errors import PipelineError
+from pipeline.models import ModelSpec
+from pipeline.packed import PackedDataset, PackedSplit
+from pipeline.progress import progress
+
+BATCH_SIZE = 256
+
+
+def check_fits(spec: ModelSpec, dataset: PackedDataset) -> None:
+    """Refuse a dataset whose classes or image size are not those that the network was trained on.
+
+    Raises:
+        PipelineError: they differ.
+    """
+    manifest = dataset.manifest
+    if (spec.classes, spec.image_size) != (manifest.classes, manifest.image_size):
+        raise PipelineError(
+            f"{dataset.folder}: holds {len(manifest.classes)} classes at {manifest.image_size} pixels, the model was "
+            f"trained on {len(spec.classes)} at {spec.image_size}; run dvc repro"
+        )
+
+
+@torch.inference_mode()
+def run_model(
+    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, output: Callable[[nn.Module, Tensor], Tensor]
+) -> np.ndarray:
+    """Apply ``output(model, batch)`` to the plain images of a split; ``float32``, ``(images, ...)``."""
+    device = choose_device()
+    model.to(device).eval()
+    batches = Batches(split.images[:, :1], split.labels, spec.mean, spec.std, device)
+    steps = progress(batches.in_order(BATCH_SIZE), len(split), label, step=BATCH_SIZE)
+    return torch.cat([output(model, images).float() for images, _ in steps]).cpu().numpy()
+
+
+def predict_probabilities(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str) -> np.ndarray:
+    """Class probabilities, ``float32``, ``(images, classes)``; each row sums to 1."""
+    return run_model(model, spec, split, label, lambda model, images: model(images).softmax(dim=1))
+
+
+def extract_features(
+    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, layer: nn.Module
+) -> np.ndarray:
+    """The output of ``layer`` for each image, ``float32``, ``(images, features)``; maps are averaged over space."""
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # A copy: the layer that follows may work in place.
+        seen.append(output.mean(dim=(2, 3)) if output.ndim == 4 else output.flatten(1).clone())
+
+    def output(model: nn.Module, images: Tensor) -> Tensor:
+        model(images)
+        return seen.pop()
+
+    handle = layer.register_forward_hook(keep)
+    try:
+        return run_model(model, spec, split, label, output)
+    finally:
+        handle.remove()

@@ -1,0 +1,148 @@
+"""``data/dataset/``: every split as one ``uint8`` array, with an index table and a manifest.
+
+``{split}.npy`` has the shape ``(images, copies, height, width, 3)``: copy 0 is the plain resized image, the
+others are augmented views. ``index.csv`` has a row an image; ``manifest.json`` says what the arrays hold.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import PipelineError
+
+INDEX_COLUMNS = ["split", "row", "id", "label", "class", "source"]
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a packed dataset holds.
+
+    Attributes:
+        classes: the class names in the order of their indices.
+        image_size: height and width in pixels.
+        mean, std: of each channel over the plain training images, in 0 to 1.
+        shapes: of each split's array.
+    """
+
+    classes: tuple[str, ...]
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    shapes: dict[str, tuple[int, ...]]
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.json``."""
+        (folder / "manifest.json").write_text(json.dumps(vars(self), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read ``manifest.json``.
+
+        Raises:
+            PipelineError: there is no packed dataset in the folder.
+        """
+        try:
+            content = json.loads((folder / "manifest.json").read_text("utf-8"))
+        except FileNotFoundError:
+            raise PipelineError(f"{folder}: holds no packed dataset; run dvc repro augment") from None
+        return cls(
+            tuple(content["classes"]),
+            content["image_size"],
+            tuple(content["mean"]),
+            tuple(content["std"]),
+            {split: tuple(shape) for split, shape in content["shapes"].items()},
+        )
+
+
+@dataclass(frozen=True)
+class PackedSplit:
+    """One split.
+
+    Attributes:
+        name: ``train``, ``valid`` or ``test``.
+        images: read-only memory map, ``uint8``, ``(images, copies, height, width, 3)``.
+        labels: class indices, ``int64``, ``(images,)``; ``UNLABELLED`` where there is none.
+        ids: unique in the split.
+        sources: the entries in ``data/raw.zip``.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    ids: list[str]
+    sources: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a label."""
+        return bool((self.labels != UNLABELLED).all())
+
+
+class PackedDataset:
+    """A packed dataset on disk; the arrays are mapped, not read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = Manifest.read(folder)
+
+    @cached_property
+    def _index(self) -> pd.DataFrame:
+        # As text: an id such as 0001 is no number.
+        return pd.read_csv(self.folder / "index.csv", dtype=str, keep_default_na=False)
+
+    def __contains__(self, split: str) -> bool:
+        return split in self.manifest.shapes
+
+    def split(self, name: str) -> PackedSplit:
+        """Open one split.
+
+        Raises:
+            PipelineError: the dataset has no such split.
+        """
+        if name not in self:
+            raise PipelineError(
+                f"{self.folder}: has no {name} split, only {', '.join(self.manifest.shapes)}; "
+                f"set data.{name}_fraction, or choose another split"
+            )
+        rows = self._index[self._index["split"] == name]
+        labels = pd.to_numeric(rows["label"].replace("", str(UNLABELLED))).to_numpy(np.int64)
+        images = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        return PackedSplit(name, images, labels, rows["id"].tolist(), rows["source"].tolist())
+
+    def labelled_split(self, choice: str) -> PackedSplit:
+        """Open a labelled split: the one named, or for ``auto`` test where it is labelled, else valid.
+
+        Raises:
+            PipelineError: the split named has no labels.
+        """
+        if choice == "auto":
+            test = self.split("test") if "test" in self else None
+            return test if test is not None and test.labelled else self.split("valid")
+        split = self.split(choice)
+        if not split.labelled:
+            raise PipelineError(f"{self.folder}: the {choice} split has no labels; choose auto or valid")
+        return split
+
+
+def create_array(path: Path, shape: tuple[int, ...]) -> int:
+    """Create a ``uint8`` array file of the given shape and return the offset of its first byte."""
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        offset = file.tell()
+        # Asked for now, a full disk is told before the work and not after it.
+        size = offset + int(np.prod(shape, dtype=np.int64))
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    return offset

@@ -1,0 +1,33 @@
+"""The section ``augment``: the packed dataset and its augmented views."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from pipeline.params.base import Section
+
+
+class Transform(Section):
+    """One albumentations transform: its name and any of its arguments."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments as the user gave them, without the name."""
+        return dict(self.model_extra or {})
+
+
+class AugmentParams(Section):
+    """How ``augment`` turns the photos into arrays."""
+
+    image_size: int = Field(ge=32, le=1024, multiple_of=32, description="height and width in pixels, a multiple of 32")
+    resize: Literal["stretch", "crop"] = Field(
+        description="how a photo becomes square: stretch, or crop (short side, then centre)"
+    )
+    views: int = Field(ge=0, le=64, description="augmented copies of each training image, beside the plain one")
+    transforms: Annotated[tuple[Transform, ...], Field(strict=False)] = Field(
+        description="albumentations transforms that draw a view, in order, with their arguments"
+    )

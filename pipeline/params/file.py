@@ -1,0 +1,121 @@
+"""Reading and checking ``params.yaml``; every complaint is one line that names the key and what is allowed."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML, YAMLError
+
+from pipeline.errors import PipelineError
+from pipeline.params.schema import Params
+
+
+def load_params(path: Path) -> Params:
+    """Read and validate the whole file.
+
+    Raises:
+        PipelineError: the file is missing, is no YAML, or a value is not allowed.
+    """
+    return check_params(read_yaml(path), path)
+
+
+def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
+    """Read a YAML 1.2 file: DVC writes ``3e-05``, which YAML 1.1 takes for a string."""
+    try:
+        return (yaml or YAML(typ="safe", pure=True)).load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file; run the command in the repository's root folder") from None
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        problem = " ".join((getattr(error, "problem", None) or str(error)).split())
+        raise PipelineError(f"{path}: {where}{problem}; mend the YAML there") from None
+
+
+def check_params(content: Any, path: Path) -> Params:
+    """Validate what was read from ``path``."""
+    if not isinstance(content, dict):
+        raise PipelineError(f"{path}: holds no keys; restore it with git checkout {path}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        # Each member of a union complains of a wrong value; one line a key is enough.
+        lines = {_key(problem["loc"]): _complaint(problem, content) for problem in error.errors()}
+        raise PipelineError("\n".join(f"{path}: {line}" for line in lines.values())) from None
+
+
+def _key(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The keys of an error's place: section and parameter, then the position in a list; no member of a union."""
+    return loc[:3] if len(loc) > 2 and isinstance(loc[2], int) else loc[:2]
+
+
+def _complaint(problem: Any, content: dict[str, Any]) -> str:
+    keys = _key(problem["loc"])
+    name = ".".join(str(key) for key in keys)
+    if problem["type"] == "extra_forbidden":
+        allowed = list((_section(keys[:-1]) or Params).model_fields)
+        close = difflib.get_close_matches(str(keys[-1]), allowed, n=1)
+        hint = f"did you mean {close[0]}?" if close else "remove it"
+        return f"{name}: unknown key, allowed are {', '.join(allowed)}; {hint}"
+    if problem["type"] == "missing" and len(problem["loc"]) <= 2:
+        return f"{name}: missing; add it, allowed is {allowed_values(keys)}"
+    if problem["type"] == "value_error":
+        return f"{name}: {problem['ctx']['error']}"
+    found: Any = content
+    for key in keys:
+        found = found[key]
+    return f"{name}: got {found!r}, allowed is {allowed_values(keys)}"
+
+
+def _section(keys: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The class of the section at ``keys``, None where there is no section."""
+    section: Any = Params
+    for key in keys:
+        field = section.model_fields.get(key)
+        section = field.annotation if field is not None else None
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            return None
+    return section
+
+
+def allowed_values(keys: tuple[int | str, ...]) -> str:
+    """Say in words which values the parameter at ``keys`` may have, ``("train", "lr")`` for one."""
+    if isinstance(keys[-1], int):
+        keys = keys[:-1]
+    section = _section(keys[:-1])
+    if section is None or _section(keys) is not None:
+        return "a section with its own keys"
+    return _in_words(section.model_json_schema()["properties"][keys[-1]])
+
+
+def _in_words(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_in_words(member) for member in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(str(value) for value in schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
+    kind = {
+        "integer": "an integer",
+        "number": "a number",
+        "string": "a text",
+        "array": "a list",
+        "null": "null",
+        "boolean": "true or false",
+    }[schema["type"]]
+    if schema.get("pattern") == r"^[0-9a-f]{64}$":
+        return "64 hexadecimal digits"
+    bounds = [
+        f"{sign} {schema[bound]:,}"
+        for bound, sign in [("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")]
+        if bound in schema
+    ]
+    multiple = f"a multiple of {schema['multipleOf']}, " if "multipleOf" in schema else ""
+    if schema.get("type") == "array":
+        items = schema.get("items", {}).get("type")
+        least = f"at least {schema['minItems']} " if "minItems" in schema else ""
+        return f"a list of {least}{'texts' if items == 'string' else 'mappings, each with a name'}"
+    return kind + (f" ({multiple}{' and '.join(bounds)})" if bounds or multiple else "")

@@ -1,0 +1,15 @@
+"""Where each stage's files lie, relative to the repository root, where DVC starts every command."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+RECIPES = Path("recipes")
+
+RAW_ARCHIVE = Path("data/raw.zip")
+DATASET = Path("data/dataset")
+
+MODEL = Path("results/model.safetensors")
+METRICS = Path("results/metrics")
+PLOTS = Path("results/plots")
+PREDICTIONS = Path("results/predictions")
+LIVE = Path("results/live")

@@ -1,0 +1,1 @@
+"""The pictures, one subject a module; ``style`` is what they share."""

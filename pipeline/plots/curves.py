@@ -1,0 +1,29 @@
+"""The curves of a training run."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.plots.style import saved_figure
+
+
+def plot_curves(path: Path, epochs: pd.DataFrame, steps: pd.DataFrame, best_epoch: int) -> None:
+    """Draw loss and accuracy by epoch; loss, gradient norm and learning rate by step, where one sees whether a
+    loss that stands still has reached a point with no gradient or is only jumping to and fro."""
+    with saved_figure(path, 12, 7) as figure:
+        grid = figure.add_gridspec(2, 6)
+        for place, name in ((grid[0, :3], "loss"), (grid[0, 3:], "accuracy")):
+            axis = figure.add_subplot(place)
+            for split in ("train", "valid"):
+                axis.plot(epochs["epoch"], epochs[f"{split}_{name}"], marker=".", label=split)
+            axis.axvline(best_epoch, color="grey", linestyle=":", linewidth=1, label="best epoch")
+            axis.set(xlabel="epoch", title=name)
+            axis.legend(frameon=False)
+        for place, name in zip(
+            (grid[1, :2], grid[1, 2:4], grid[1, 4:]), ("loss", "gradient_norm", "lr"), strict=True
+        ):
+            axis = figure.add_subplot(place)
+            axis.plot(steps["step"], steps[name], linewidth=0.8, color="C2")
+            axis.set(xlabel="step", title={"gradient_norm": "gradient norm", "lr": "learning rate"}.get(name, name))
+            if name != "lr":
+                axis.set_yscale("log")

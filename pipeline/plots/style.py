@@ -1,0 +1,34 @@
+"""What all pictures share: the backend, the look, and how they are saved."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from pipeline.files import replacing
+
+sns.set_theme(context="notebook", style="ticks", palette="deep")
+
+
+@contextmanager
+def saved_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield a figure of the given size in inches; it is saved when the block ends well."""
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    try:
+        yield figure
+        with replacing(path) as beside:
+            # Without metadata the same picture is the same bytes, whatever matplotlib's version says of itself.
+            figure.savefig(beside, dpi=120, metadata={"Software": None})
+    finally:
+        plt.close(figure)
+
+
+def class_colours(count: int) -> list[tuple[float, float, float]]:
+    """One colour a class, as far apart as they can be."""
+    return sns.color_palette("tab10" if count <= 10 else "husl", count)

@@ -1,0 +1,84 @@
+"""``data/raw.zip``: the images as they came, in one deterministic archive.
+
+Labelled images are ``{split}/{class index}_{name}``, unlabelled ones ``{split}/{name}``; ``classes.txt`` holds
+one class name a line. An unlabelled name that would read as labelled gets an underscore in front.
+"""
+
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline.errors import PipelineError
+from pipeline.files import replacing
+from pipeline.progress import progress
+from pipeline.sources.image_set import ImageSet, SourceImage
+from pipeline.sources.layout import CLASSES_FILE, LABELLED
+
+SPLITS = ("train", "valid", "test")
+_LOOKS_LABELLED = re.compile(r"_*\d+_.+", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """One image of the archive: its entry, split, class index (None: unlabelled) and id (unique in its split)."""
+
+    entry: str
+    split: str
+    label: int | None
+    id: str
+
+
+def entry_name(image: SourceImage) -> str:
+    """The name of an image's entry."""
+    if image.label is not None:
+        return f"{image.split}/{image.label}_{image.name}"
+    return f"{image.split}/{'_' if _LOOKS_LABELLED.fullmatch(image.name) else ''}{image.name}"
+
+
+def write_raw_archive(path: Path, images: ImageSet) -> None:
+    """Write the archive: sorted entries, fixed times and rights, stored; the same images give the same bytes.
+
+    Raises:
+        PipelineError: two images of the source would get the same entry.
+    """
+    entries: dict[str, str] = {}
+    for image in images.images:
+        other = entries.setdefault(entry_name(image), image.path)
+        if other != image.path:
+            raise PipelineError(f"{other} and {image.path} would both be {entry_name(image)}: rename one of them")
+    with replacing(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_entry(CLASSES_FILE), "".join(f"{name}\n" for name in images.classes))
+        for entry in progress(sorted(entries), len(entries), "download"):
+            archive.writestr(_entry(entry), images.read(entries[entry]))
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    info.create_system, info.external_attr = 3, 0o644 << 16
+    return info
+
+
+def read_raw_archive(archive: zipfile.ZipFile) -> tuple[tuple[str, ...], list[RawImage]]:
+    """List the class names and the images, splits in the order train, valid, test and sorted by entry within."""
+    classes = tuple(archive.read(CLASSES_FILE).decode().splitlines())
+    entries = [name for name in archive.namelist() if name != CLASSES_FILE]
+    images = [image for split in SPLITS for image in _of_split(split, entries)]
+    return classes, images
+
+
+def _of_split(split: str, entries: Iterable[str]) -> list[RawImage]:
+    """The images of one split; an id is the file's name without its ending, or with it where two would be equal."""
+    found = []
+    for entry in sorted(entry for entry in entries if entry.startswith(f"{split}/")):
+        name = entry.removeprefix(f"{split}/")
+        match = LABELLED.fullmatch(name)
+        label = int(match[1]) if match else None
+        found.append((entry, label, name[1:] if match is None and _LOOKS_LABELLED.fullmatch(name) else name))
+    stems = Counter(PurePosixPath(name).stem for _, _, name in found)
+    return [
+        RawImage(entry, split, label, name if stems[PurePosixPath(name).stem] > 1 else PurePosixPath(name).stem)
+        for entry, label, name in found
+    ]

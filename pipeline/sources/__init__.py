@@ -1,0 +1,1 @@
+"""Where images come from: every source becomes an ``ImageSet``, whatever its form."""

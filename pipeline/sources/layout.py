@@ -1,0 +1,176 @@
+"""Recognises how people lay out labelled images, from the paths alone.
+
+Two layouts, each with or without folders for the splits, and below any number of enclosing folders:
+
+* the homework's: ``train/3_12.jpg``, the class index before the first underscore;
+* a folder a class, as torchvision's ``ImageFolder`` has it: ``train/cat/12.jpg``.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+
+from pipeline.errors import PipelineError, listed
+from pipeline.sources.image_set import ImageSet, SourceImage
+
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "test": "test",
+    "testing": "test",
+    "evaluation": "test",
+}
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+CLASSES_FILE = "classes.txt"
+LABELLED = re.compile(r"(\d+)_(.+)", re.DOTALL)
+
+Parts = tuple[str, ...]
+_BOTH_LAYOUTS = "allowed are {class}_{name}.jpg or a folder a class, with or without train/, valid/ and test/ above"
+
+
+def read_layout(
+    source: str, paths: Iterable[str], read: Callable[[str], bytes], classes: tuple[str, ...] | None
+) -> ImageSet:
+    """Turn the paths of a source into labelled images.
+
+    Args:
+        source: what to call the source in messages.
+        paths: every file, relative, with ``/`` between folders.
+        read: gives the bytes of a path.
+        classes: ``data.classes``: the class names in order; None takes them from the source.
+
+    Raises:
+        PipelineError: no images, fewer than two classes, or a layout that is neither of the two.
+    """
+    files = sorted(path for path in paths if not _is_junk(PurePosixPath(path).parts))
+    images = [path for path in files if PurePosixPath(path).suffix.lower() in IMAGE_ENDINGS]
+    if not images:
+        raise PipelineError(f"{source}: holds no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}")
+    depth = _enclosing_folders([PurePosixPath(path).parts for path in images])
+    by_split = _by_split(source, {path: PurePosixPath(path).parts[depth:] for path in images})
+    names = classes or _named_classes(files, read)
+    if any(len(parts) == 1 for split in ("train", None) for parts in by_split.get(split, {}).values()):
+        labelled = _by_prefix(source, by_split, len(names) if names else None)
+        names = names or tuple(str(index) for index in range(1 + max(image.label or 0 for image in labelled)))
+    else:
+        names, labelled = _by_folder(source, by_split, names)
+    if len({image.label for image in labelled if image.label is not None}) < 2:
+        raise PipelineError(f"{source}: holds one class ({names[0]}); allowed are two or more, {_BOTH_LAYOUTS}")
+    return ImageSet(names, tuple(labelled), read)
+
+
+def _is_junk(parts: Parts) -> bool:
+    return any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini") for part in parts)
+
+
+def _enclosing_folders(images: list[Parts]) -> int:
+    """How many folders enclose all images without saying anything: neither a split nor the only class."""
+    depth = 0
+    while all(len(parts) > depth + 1 for parts in images):
+        folders = {parts[depth] for parts in images}
+        deeper = all(len(parts) > depth + 2 for parts in images)
+        flat_labels = all(len(parts) == depth + 2 and LABELLED.fullmatch(parts[-1]) for parts in images)
+        if len(folders) > 1 or folders.pop().lower() in SPLIT_FOLDERS or not (deeper or flat_labels):
+            break
+        depth += 1
+    return depth
+
+
+def _by_split(source: str, images: dict[str, Parts]) -> dict[str | None, dict[str, Parts]]:
+    """Group the paths by split; the split's folder is cut off the parts."""
+    is_split = {path: len(parts) > 1 and parts[0].lower() in SPLIT_FOLDERS for path, parts in images.items()}
+    if not any(is_split.values()):
+        return {None: images}
+    strangers = sorted({images[path][0] for path, known in is_split.items() if not known})
+    if strangers:
+        raise PipelineError(
+            f"{source}: {listed(strangers)} stands beside the splits' folders; allowed there are "
+            f"{', '.join(SPLIT_FOLDERS)}; move it away"
+        )
+    grouped: dict[str | None, dict[str, Parts]] = defaultdict(dict)
+    for path, parts in images.items():
+        grouped[SPLIT_FOLDERS[parts[0].lower()]][path] = parts[1:]
+    if "train" not in grouped:
+        raise PipelineError(f"{source}: has folders for {listed(grouped)} but none for train; add train/")
+    return grouped
+
+
+def _named_classes(files: list[str], read: Callable[[str], bytes]) -> tuple[str, ...] | None:
+    """The names in the shallowest ``classes.txt``, one a line, None where there is no such file."""
+    found = [path for path in files if PurePosixPath(path).name == CLASSES_FILE]
+    if not found:
+        return None
+    path = min(found, key=lambda path: (path.count("/"), path))
+    try:
+        lines = read(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise PipelineError(f"{path}: not UTF-8 text; save it as UTF-8, one class name a line") from None
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _by_prefix(source: str, by_split: dict[str | None, dict[str, Parts]], count: int | None) -> list[SourceImage]:
+    """Label ``3_12.jpg`` as class 3; a test split whose names are not of that form is unlabelled."""
+    images = []
+    for split, members in by_split.items():
+        nested = [path for path, parts in members.items() if len(parts) > 1]
+        if nested:
+            raise PipelineError(f"{source}: {nested[0]} lies in a folder and others beside it do not; {_BOTH_LAYOUTS}")
+        matches = {path: LABELLED.fullmatch(parts[0]) for path, parts in members.items()}
+        plain = [path for path, match in matches.items() if not match]
+        if plain and split == "test":
+            images += [SourceImage(path, parts[0], split, None) for path, parts in members.items()]
+            continue
+        if plain:
+            raise PipelineError(f"{source}: {plain[0]} has no class index before an underscore; {_BOTH_LAYOUTS}")
+        for path, match in matches.items():
+            assert match is not None
+            images.append(SourceImage(path, match[2], split, int(match[1])))
+    over = [image for image in images if image.label is not None and count is not None and image.label >= count]
+    if over:
+        raise PipelineError(
+            f"{source}: {over[0].path} is of class {over[0].label}, but {count} classes are named "
+            f"(0 to {(count or 0) - 1}); name them all in {CLASSES_FILE} or data.classes"
+        )
+    return images
+
+
+def _by_folder(
+    source: str, by_split: dict[str | None, dict[str, Parts]], names: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[SourceImage]]:
+    """Label ``cat/12.jpg`` as class ``cat``; a test split without the classes' folders is unlabelled."""
+    flat = [path for split in by_split if split != "test" for path, parts in by_split[split].items() if len(parts) == 1]
+    if flat:
+        raise PipelineError(f"{source}: {flat[0]} lies in no class's folder; {_BOTH_LAYOUTS}")
+    folders = {parts[0] for split, members in by_split.items() if split != "test" for parts in members.values()}
+    index = _folder_indices(source, folders, names)
+    images = []
+    for split, members in by_split.items():
+        unlabelled = split == "test" and not any(len(parts) > 1 and parts[0] in index for parts in members.values())
+        for path, parts in members.items():
+            if unlabelled:
+                images.append(SourceImage(path, "__".join(parts), split, None))
+            elif len(parts) == 1 or parts[0] not in index:
+                raise PipelineError(f"{source}: {path} lies in no folder of a training class ({listed(sorted(index))})")
+            else:
+                images.append(SourceImage(path, "__".join(parts[1:]), split, index[parts[0]]))
+    return names or tuple(sorted(index, key=lambda folder: index[folder])), images
+
+
+def _folder_indices(source: str, folders: set[str], names: tuple[str, ...] | None) -> dict[str, int]:
+    """The class index of each folder: by its name, or by its number where all folders are numbers."""
+    numbers = all(folder.isascii() and folder.isdigit() for folder in folders)
+    if names and folders <= set(names):
+        return {name: index for index, name in enumerate(names)}
+    if names and numbers and max(int(folder) for folder in folders) < len(names):
+        return {folder: int(folder) for folder in folders}
+    if names:
+        raise PipelineError(
+            f"{source}: the folder {min(folders - set(names))} is none of the named classes ({listed(names)}); "
+            f"name every folder in {CLASSES_FILE} or data.classes"
+        )
+    ordered = sorted(folders, key=(lambda folder: (int(folder), folder)) if numbers else None)
+    return {folder: index for index, folder in enumerate(ordered)}

@@ -1,0 +1,78 @@
+"""The albumentations pipelines that make plain copies and augmented views."""
+
+import inspect
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import PipelineError
+from pipeline.params.augment import AugmentParams, Transform
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # at import it would look for a newer release online
+import albumentations
+import cv2
+from pydantic import ValidationError
+
+Pixels = np.ndarray
+
+
+def plain_copy(params: AugmentParams) -> Callable[[Pixels], Pixels]:
+    """Make the function that resizes a photo, ``(h, w, 3)`` to ``(image_size, image_size, 3)``, both ``uint8``."""
+    pipeline = albumentations.Compose(_resizing(params))
+    return lambda image: pipeline(image=image)["image"]
+
+
+def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
+    """Make the function that draws a view of a photo from a seed; shapes as in ``plain_copy``.
+
+    Raises:
+        PipelineError: ``augment.transforms`` names an unknown transform or a wrong argument.
+    """
+    transforms = [_build(transform, number, params.image_size) for number, transform in enumerate(params.transforms)]
+    pipeline = albumentations.Compose([*transforms, *_resizing(params)])
+
+    def draw(image: Pixels, seed: int) -> Pixels:
+        # Compose ignores the global seeds; seeded for each view, it does not matter which process draws it.
+        pipeline.set_random_seed(seed)
+        return pipeline(image=image)["image"]
+
+    return draw
+
+
+def _resizing(params: AugmentParams) -> list[Any]:
+    # Averaging over the pixels that fall together keeps fine detail from aliasing when a photo shrinks.
+    smooth = {"interpolation": cv2.INTER_CUBIC, "area_for_downscale": "image"}
+    if params.resize == "stretch":
+        return [albumentations.Resize(params.image_size, params.image_size, **smooth)]
+    return [
+        albumentations.SmallestMaxSize(params.image_size, **smooth),
+        albumentations.CenterCrop(params.image_size, params.image_size),
+    ]
+
+
+def _build(transform: Transform, number: int, image_size: int) -> Any:
+    """Build one transform; albumentations itself only warns of an unknown argument."""
+    key = f"augment.transforms.{number}"
+    kind = getattr(albumentations, transform.name, None)
+    if not (inspect.isclass(kind) and issubclass(kind, albumentations.BasicTransform)):
+        raise PipelineError(f"{key}: got {transform.name!r}, allowed is the name of an albumentations 2.0.8 transform")
+    allowed = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+    arguments = transform.arguments
+    unknown = sorted(arguments.keys() - set(allowed))
+    if unknown:
+        raise PipelineError(f"{key}: {transform.name} has no argument {unknown[0]!r}, allowed are {', '.join(allowed)}")
+    if "size" in allowed:
+        arguments.setdefault("size", (image_size, image_size))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return kind(**arguments)
+    except ValidationError as error:
+        first = error.errors()[0]
+        argument = ".".join(str(part) for part in first["loc"][:1]) or "arguments"
+        raise PipelineError(f"{key}: {transform.name}: {argument}: got {first['input']!r}, {first['msg']}") from None
+    except (TypeError, ValueError, Warning) as error:
+        raise PipelineError(f"{key}: {transform.name}: {' '.join(str(error).split())}") from None

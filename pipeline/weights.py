@@ -1,0 +1,41 @@
+"""The weights file: safetensors, with all that is needed to use the network again in its metadata."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline.errors import PipelineError
+from pipeline.files import replacing
+from pipeline.models import ModelSpec, build_model
+
+
+def save_model(path: Path, state: dict[str, Tensor], spec: ModelSpec) -> None:
+    """Write a network's state and its specification."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # One entry: the order of several would differ from run to run, and with it the file's hash.
+    metadata = {"spec": json.dumps(asdict(spec), ensure_ascii=False)}
+    with replacing(path) as beside:
+        save_file(tensors, beside, metadata)
+
+
+def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
+    """Build the network of a weights file, in evaluation mode.
+
+    Raises:
+        PipelineError: no such file, or it was not written by ``save_model``.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            content = json.loads((file.metadata() or {})["spec"])
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file; run dvc repro train") from None
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise PipelineError(f"{path}: no weights file of this project ({error}); run dvc repro train") from None
+    spec = ModelSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+    model = build_model(spec)
+    model.load_state_dict(load_file(path))
+    return model.eval(), spec
