@@ -8,7 +8,7 @@ from pipeline.errors import PipelineError
 from pipeline.paths import PARAMS
 
 app = typer.Typer(
-    help="Images to a trained, evaluated, explained and exported CNN. Each stage is a command; dvc repro runs them all.",
+    help="Images to a trained, evaluated, explained and exported CNN; dvc repro runs every stage.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

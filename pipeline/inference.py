@@ -47,9 +47,7 @@ def predict_probabilities(model: nn.Module, spec: ModelSpec, split: PackedSplit,
     return run_model(model, spec, split, label, lambda model, images: model(images).softmax(dim=1))
 
 
-def extract_features(
-    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, layer: nn.Module
-) -> np.ndarray:
+def extract_features(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, layer: nn.Module) -> np.ndarray:
     """The output of ``layer`` for each image, ``float32``, ``(images, features)``; maps are averaged over space."""
     seen: list[Tensor] = []
 

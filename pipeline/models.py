@@ -1,5 +1,6 @@
 """The networks, built by name."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ class Classifier(nn.Module):
     def __init__(self, width: int, image_size: int, classes: int) -> None:
         super().__init__()
         channels = [3, width, 2 * width, 4 * width, 8 * width, 8 * width]
-        self.blocks = nn.Sequential(*(ConvBlock(a, b) for a, b in zip(channels, channels[1:], strict=False)))
+        self.blocks = nn.Sequential(*(ConvBlock(a, b) for a, b in itertools.pairwise(channels)))
         self.flatten = nn.Flatten()
         self.hidden1 = nn.Sequential(nn.Linear(8 * width * (image_size // 32) ** 2, 16 * width), nn.ReLU())
         self.hidden2 = nn.Sequential(nn.Linear(16 * width, 8 * width), nn.ReLU())

@@ -7,17 +7,16 @@ one class name a line. An unlabelled name that would read as labelled gets an un
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.progress import progress
-from pipeline.sources.image_set import ImageSet, SourceImage
-from pipeline.sources.layout import CLASSES_FILE, LABELLED
 
 SPLITS = ("train", "valid", "test")
+CLASSES_FILE = "classes.txt"
+LABELLED = re.compile(r"(\d+)_(.+)", re.DOTALL)
 _LOOKS_LABELLED = re.compile(r"_*\d+_.+", re.DOTALL)
 
 
@@ -31,28 +30,28 @@ class RawImage:
     id: str
 
 
-def entry_name(image: SourceImage) -> str:
-    """The name of an image's entry."""
-    if image.label is not None:
-        return f"{image.split}/{image.label}_{image.name}"
-    return f"{image.split}/{'_' if _LOOKS_LABELLED.fullmatch(image.name) else ''}{image.name}"
+def entry_name(split: str, label: int | None, name: str) -> str:
+    """The entry of an image: its split, class index (None: unlabelled) and file name."""
+    if label is not None:
+        return f"{split}/{label}_{name}"
+    return f"{split}/{'_' if _LOOKS_LABELLED.fullmatch(name) else ''}{name}"
 
 
-def write_raw_archive(path: Path, images: ImageSet) -> None:
+def write_raw_archive(
+    path: Path, classes: Iterable[str], entries: dict[str, str], read: Callable[[str], bytes]
+) -> None:
     """Write the archive: sorted entries, fixed times and rights, stored; the same images give the same bytes.
 
-    Raises:
-        PipelineError: two images of the source would get the same entry.
+    Args:
+        path: of the archive.
+        classes: the class names in the order of their indices.
+        entries: for each entry, what ``read`` takes to give its bytes.
+        read: gives the bytes of an image.
     """
-    entries: dict[str, str] = {}
-    for image in images.images:
-        other = entries.setdefault(entry_name(image), image.path)
-        if other != image.path:
-            raise PipelineError(f"{other} and {image.path} would both be {entry_name(image)}: rename one of them")
     with replacing(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(_entry(CLASSES_FILE), "".join(f"{name}\n" for name in images.classes))
+        archive.writestr(_entry(CLASSES_FILE), "".join(f"{name}\n" for name in classes))
         for entry in progress(sorted(entries), len(entries), "download"):
-            archive.writestr(_entry(entry), images.read(entries[entry]))
+            archive.writestr(_entry(entry), read(entries[entry]))
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -41,7 +41,7 @@ def fit(
     """
     result = Fit()
     optimizer = torch.optim.Adam(model.parameters(), lr=params.lr, weight_decay=params.weight_decay)
-    for epoch in range(params.epochs):
+    for epoch in range(1, params.epochs + 1):
         steps = _train_epoch(model, train, optimizer, params, seed, epoch)
         row = {"epoch": epoch, **_means(steps), **_validate(model, valid, params.batch_size)}
         result.epochs.append(row)
@@ -68,7 +68,7 @@ def _train_epoch(
     # Read once, at the end: reading a value in a step would make the host wait for the device.
     log = torch.zeros(steps, 3, device=batches.device)
     shuffled = batches.shuffled(params.batch_size, seed, epoch)
-    label = f"epoch {epoch + 1} of {params.epochs}"
+    label = f"epoch {epoch} of {params.epochs}"
     for step, (images, labels) in enumerate(progress(shuffled, steps, label, unit="steps")):
         optimizer.zero_grad()
         logits = model(images)
@@ -97,7 +97,8 @@ def _refuse_divergence(rows: list[Row], epoch: int) -> None:
 
 def _means(steps: list[Row]) -> Row:
     return {
-        f"train_{name}": sum(step[name] for step in steps) / len(steps) for name in ("loss", "accuracy", "gradient_norm")
+        f"train_{name}": sum(step[name] for step in steps) / len(steps)
+        for name in ("loss", "accuracy", "gradient_norm")
     } | {"lr": steps[-1]["lr"]}
 
 

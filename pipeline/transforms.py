@@ -1,21 +1,37 @@
 """The albumentations pipelines that make plain copies and augmented views."""
 
+import importlib
 import inspect
 import os
+import sys
 import warnings
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
+from pydantic import ValidationError
 
 from pipeline.errors import PipelineError
 from pipeline.params.augment import AugmentParams, Transform
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # at import it would look for a newer release online
-import albumentations
-import cv2
-from pydantic import ValidationError
 
+def _import_albumentations() -> ModuleType:
+    """Import albumentations without torch, which it would import for conversions to tensors that nobody asks
+    for here: two seconds in each command, and memory in each worker."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # at import it would look for a newer release online
+    hide_torch = "torch" not in sys.modules
+    if hide_torch:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("albumentations")
+    finally:
+        if hide_torch:
+            del sys.modules["torch"]
+
+
+albumentations = _import_albumentations()
 Pixels = np.ndarray
 
 

@@ -27,7 +27,9 @@ def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file; run the command in the repository's root folder") from None
     except UnicodeDecodeError as error:
-        raise PipelineError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise PipelineError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

@@ -10,4 +10,6 @@ from pipeline.params.base import Section
 class PredictParams(Section):
     """What ``predict`` writes."""
 
-    split: Literal["auto", "test", "valid", "train"] = Field(description="auto takes test where there is one, else valid")
+    split: Literal["auto", "test", "valid", "train"] = Field(
+        description="auto takes test where there is one, else valid"
+    )

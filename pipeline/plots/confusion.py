@@ -16,8 +16,8 @@ def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...], tit
         axis = figure.subplots()
         sns.heatmap(
             shares,
-            annot=counts if len(classes) <= 40 else None,
-            fmt="d",
+            annot=np.where(counts == 0, "", counts.astype(str)) if len(classes) <= 40 else None,
+            fmt="",
             cmap="Blues",
             vmin=0,
             vmax=1,

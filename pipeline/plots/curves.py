@@ -19,9 +19,7 @@ def plot_curves(path: Path, epochs: pd.DataFrame, steps: pd.DataFrame, best_epoc
             axis.axvline(best_epoch, color="grey", linestyle=":", linewidth=1, label="best epoch")
             axis.set(xlabel="epoch", title=name)
             axis.legend(frameon=False)
-        for place, name in zip(
-            (grid[1, :2], grid[1, 2:4], grid[1, 4:]), ("loss", "gradient_norm", "lr"), strict=True
-        ):
+        for place, name in zip((grid[1, :2], grid[1, 2:4], grid[1, 4:]), ("loss", "gradient_norm", "lr"), strict=True):
             axis = figure.add_subplot(place)
             axis.plot(steps["step"], steps[name], linewidth=0.8, color="C2")
             axis.set(xlabel="step", title={"gradient_norm": "gradient norm", "lr": "learning rate"}.get(name, name))

@@ -6,12 +6,12 @@ Two layouts, each with or without folders for the splits, and below any number o
 * a folder a class, as torchvision's ``ImageFolder`` has it: ``train/cat/12.jpg``.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
 from pipeline.errors import PipelineError, listed
+from pipeline.raw_archive import CLASSES_FILE, LABELLED
 from pipeline.sources.image_set import ImageSet, SourceImage
 
 SPLIT_FOLDERS = {
@@ -25,8 +25,6 @@ SPLIT_FOLDERS = {
     "evaluation": "test",
 }
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
-CLASSES_FILE = "classes.txt"
-LABELLED = re.compile(r"(\d+)_(.+)", re.DOTALL)
 
 Parts = tuple[str, ...]
 _BOTH_LAYOUTS = "allowed are {class}_{name}.jpg or a folder a class, with or without train/, valid/ and test/ above"

@@ -79,7 +79,9 @@ def _pack(folder: Path, images: list[RawImage], classes: tuple[str, ...], params
             moments += result.moments
             bad += result.bad
     if bad:
-        raise PipelineError(f"{RAW_ARCHIVE}: {len(bad)} images cannot be decoded: {listed(bad)}; replace or remove them")
+        raise PipelineError(
+            f"{RAW_ARCHIVE}: {len(bad)} images cannot be decoded: {listed(bad)}; replace or remove them"
+        )
     pixels = shapes["train"][0] * params.image_size**2
     mean = moments[0] / pixels
     std = np.sqrt(np.maximum(moments[1] / pixels - mean**2, 1e-12))

@@ -1,12 +1,14 @@
 """Stage ``download``: bring the images of any source into ``data/raw.zip``."""
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterable
 
+from pipeline.errors import PipelineError
 from pipeline.params.data import DataParams
 from pipeline.paths import RAW_ARCHIVE
 from pipeline.progress import say
-from pipeline.raw_archive import SPLITS, write_raw_archive
+from pipeline.raw_archive import SPLITS, entry_name, write_raw_archive
+from pipeline.sources.image_set import SourceImage
 from pipeline.sources.registry import SOURCES
 from pipeline.splits import assign_splits
 
@@ -19,7 +21,18 @@ def download(params: DataParams) -> None:
     """
     with SOURCES[params.source](params) as source:
         images = assign_splits(source.images, params.valid_fraction, params.test_fraction, params.split_seed)
-        write_raw_archive(RAW_ARCHIVE, replace(source, images=tuple(images)))
+        write_raw_archive(RAW_ARCHIVE, source.classes, _entries(images), source.read)
     counts = Counter(image.split for image in images)
     splits = ", ".join(f"{counts[split]:,} {split}" for split in SPLITS if counts[split])
     say(f"download: {RAW_ARCHIVE} holds {len(images):,} images of {len(source.classes)} classes: {splits}")
+
+
+def _entries(images: Iterable[SourceImage]) -> dict[str, str]:
+    """The path in the source for each entry of the archive."""
+    entries: dict[str, str] = {}
+    for image in images:
+        entry = entry_name(image.split or "train", image.label, image.name)
+        other = entries.setdefault(entry, image.path)
+        if other != image.path:
+            raise PipelineError(f"{other} and {image.path} would both become {entry}; rename one of them")
+    return entries

@@ -1,7 +1,5 @@
 """Stage ``evaluate``: judge the network on images that it was not trained on."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
@@ -18,7 +16,7 @@ from pipeline.weights import load_model
 
 
 def evaluate(params: EvaluateParams) -> None:
-    """Write ``results/metrics/evaluate.json`` and the confusion matrix.
+    """Write ``results/metrics/evaluate.json``, the measures by class and the confusion matrix.
 
     Raises:
         PipelineError: there is no model, it does not fit the dataset, or the split has no labels.
@@ -28,16 +26,18 @@ def evaluate(params: EvaluateParams) -> None:
     check_fits(spec, dataset)
     split = dataset.labelled_split(params.split)
     probabilities = predict_probabilities(model, spec, split, "evaluate")
-    metrics = compute_metrics(split.labels, probabilities, spec.classes, params.top_k)
+    metrics, by_class = compute_metrics(split.labels, probabilities, spec.classes, params.top_k)
     write_json(METRICS / "evaluate.json", {"split": split.name, "images": len(split), **metrics})
+    with replacing(PLOTS / "classes.csv") as beside:
+        by_class.to_csv(beside, index=False, float_format="%.6f")
     _write_confusion(split.labels, probabilities.argmax(axis=1), spec.classes, split.name)
     say(f"evaluate: accuracy {metrics['accuracy']:.4f} on the {len(split):,} images of the {split.name} split")
 
 
 def compute_metrics(
     labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...], top_k: int
-) -> dict[str, Any]:
-    """Compute accuracy, top-k accuracy, and precision, recall and F1, macro and by class.
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Compute accuracy, top-k accuracy, and precision, recall and F1: macro averages, and a row a class.
 
     Args:
         labels: true class indices, ``(images,)``.
@@ -57,19 +57,15 @@ def compute_metrics(
     names = ("precision", "recall", "f1")
     by_class = precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
     macro = precision_recall_fscore_support(labels, predicted, labels=indices, average="macro", zero_division=0)
-    return {
+    metrics = {
         "accuracy": accuracy_score(labels, predicted),
         # With two classes every image is a top-2 hit, and scikit-learn takes one score a row.
         f"top_{top_k}_accuracy": top_k_accuracy_score(labels, probabilities, k=top_k, labels=indices)
         if len(classes) > 2
         else 1.0,
         **{f"macro_{name}": value for name, value in zip(names, macro, strict=False)},
-        "classes": {
-            class_name: {name: float(by_class[number][index]) for number, name in enumerate(names)}
-            | {"images": int(by_class[3][index])}
-            for index, class_name in enumerate(classes)
-        },
     }
+    return metrics, pd.DataFrame({"class": classes, **dict(zip((*names, "images"), by_class, strict=True))})
 
 
 def _write_confusion(labels: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...], split: str) -> None:

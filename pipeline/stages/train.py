@@ -43,14 +43,15 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
         def report(row: Row) -> None:
             live(row)
             say(
-                f"train: epoch {row['epoch'] + 1:.0f} of {params.epochs}: loss {row['train_loss']:.4f}, valid loss "
+                f"train: epoch {row['epoch']:.0f} of {params.epochs}: loss {row['train_loss']:.4f}, valid loss "
                 f"{row['valid_loss']:.4f}, valid accuracy {row['valid_accuracy']:.4f}"
             )
 
         result = fit(model, *batches, params, seed, report)
     save_model(MODEL, result.best_state, spec)
     _write_results(result, parameters)
-    say(f"train: {MODEL} is of epoch {result.best['epoch'] + 1:.0f}, accuracy {result.best['valid_accuracy']:.4f}")
+    best = result.best
+    say(f"train: {MODEL} is of epoch {best['epoch']:.0f}, valid accuracy {best['valid_accuracy']:.4f}")
 
 
 def _write_results(result: Fit, parameters: int) -> None:

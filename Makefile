@@ -1,0 +1,37 @@
+# make, make repro: the whole pipeline; make test: the tests. Both create .venv when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# A stage runs `python`, which must be the environment's.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+.PHONY: repro test lint constraints clean
+.DEFAULT_GOAL := repro
+
+repro: $(READY)
+	dvc repro
+
+test: $(READY)
+	pytest
+
+lint: $(READY)
+	ruff check .
+	ruff format --check .
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "error: $(PYTHON) is `$(PYTHON) -V 2>&1`, allowed are Python 3.11 to 3.13; call make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Pins every package for Python 3.11 to 3.13; without the registry's address, so that any mirror will do.
+constraints:
+	uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --upgrade --all-extras \
+		--no-header --no-annotate --no-emit-index-url pyproject.toml --output-file constraints.txt
+
+clean:
+	rm -rf $(VENV) *.egg-info
