@@ -1,5 +1,7 @@
 """Recipes: small YAML files of parameters that belong together, in ``recipes/``."""
 
+import io
+import re
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
-from pipeline.files import replacing
+from pipeline.files import write_text
 from pipeline.params.file import check_params, read_yaml
 from pipeline.paths import RECIPES
 
@@ -42,22 +44,33 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
     Raises:
         PipelineError: no such recipe, or the result is not allowed; then the file is left as it was.
     """
-    recipe = read_yaml(recipe_path(name))
+    yaml = _round_trip_yaml()
+    content, recipe = read_yaml(params_path, yaml), read_yaml(recipe_path(name), yaml)
+    changes = _merge(content, recipe, "")
+    check_params(_plain(content), params_path)
+    text = io.StringIO()
+    yaml.dump(content, text)
+    write_text(params_path, _tidy(text.getvalue()))
+    return changes or [f"{params_path} has these values already"]
+
+
+def _round_trip_yaml() -> YAML:
+    """A reader and writer that keeps comments, order and the style of each list."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
     # A key set to nothing is shown as null, as the comments call it.
-    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(_NULL_TAG, "null"))
-    content = read_yaml(params_path, yaml)
-    changes = _merge(content, recipe, "")
-    check_params(_plain(content), params_path)
-    with replacing(params_path) as beside:
-        yaml.dump(content, beside)
-    return changes or [f"{params_path} has these values already"]
+    null = "tag:yaml.org,2002:null"
+    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(null, "null"))
+    return yaml
 
 
-_NULL_TAG = "tag:yaml.org,2002:null"
+def _tidy(text: str) -> str:
+    """Set the comments of changed values two spaces behind them, and blank lines before sections alone."""
+    text = re.sub(r"^( *[^\s#][^#\n'\"]*?) *(# .*)$", r"\1  \2", text, flags=re.MULTILINE)
+    text = re.sub(r"\n+(?= +- )", "\n", text)
+    return re.sub(r"\n+(?=\w+:\n)", "\n\n", text)
 
 
 def _merge(target: MutableMapping[str, Any], values: MutableMapping[str, Any], prefix: str) -> list[str]:
@@ -65,8 +78,8 @@ def _merge(target: MutableMapping[str, Any], values: MutableMapping[str, Any], p
     for key, value in values.items():
         if isinstance(value, dict) and isinstance(target.get(key), dict):
             changes += _merge(target[key], value, f"{prefix}{key}.")
-        elif key not in target or _plain(target[key]) != value:
-            changes.append(f"{prefix}{key}: {_plain(target.get(key))} -> {value}")
+        elif key not in target or _plain(target[key]) != _plain(value):
+            changes.append(f"{prefix}{key}: {_plain(target.get(key))} -> {_plain(value)}")
             target[key] = value
     return changes
 

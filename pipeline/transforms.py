@@ -86,9 +86,14 @@ def _build(transform: Transform, number: int, image_size: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             return kind(**arguments)
-    except ValidationError as error:
-        first = error.errors()[0]
-        argument = ".".join(str(part) for part in first["loc"][:1]) or "arguments"
-        raise PipelineError(f"{key}: {transform.name}: {argument}: got {first['input']!r}, {first['msg']}") from None
     except (TypeError, ValueError, Warning) as error:
-        raise PipelineError(f"{key}: {transform.name}: {' '.join(str(error).split())}") from None
+        raise PipelineError(f"{key}: {transform.name}: {_complaint(error)}") from None
+
+
+def _complaint(error: Exception) -> str:
+    """One line of what albumentations says, which wraps pydantic's many."""
+    cause = error.__cause__ or error.__context__ or error
+    if not isinstance(cause, ValidationError):
+        return " ".join(str(error).split())
+    first = cause.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'][:1])}: got {first['input']!r}, {first['msg']}"

@@ -156,16 +156,15 @@ def view_seed(seed: int, entry: str, view: int) -> int:
 
 
 def _audit(images: list[RawImage], classes: tuple[str, ...]) -> dict:
-    """Count the images by split, and by class within each labelled split."""
+    """Count the images by split, and each class by split."""
     splits = Counter(image.split for image in images)
-    labelled = Counter((image.split, image.label) for image in images if image.label is not None)
+    labelled = Counter((image.split, image.label) for image in images)
     return {
         "images": dict(splits),
-        "classes": {
-            split: {name: labelled[split, index] for index, name in enumerate(classes)}
-            for split in splits
-            if any(image.split == split and image.label is not None for image in images)
-        },
+        # A list: `dvc metrics show` would give each class of a mapping a column of its own.
+        "classes": [
+            {"class": name, **{split: labelled[split, index] for split in splits}} for index, name in enumerate(classes)
+        ],
     }
 
 

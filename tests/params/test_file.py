@@ -1,0 +1,335 @@
+"""params.yaml is read whole, and every complaint about it is one line with the key, what was found, what is allowed."""
+
+import datetime
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from pipeline.errors import PipelineError
+from pipeline.params.file import allowed_values, check_params, load_params
+from pipeline.params.schema import Params
+
+TEXT = (Path(__file__).parents[2] / "params.yaml").read_text("utf-8")
+CONTENT = YAML(typ="safe", pure=True).load(TEXT)
+FIELDS = {
+    **{name: field for name, field in Params.model_fields.items() if field.description},
+    **{
+        f"{section}.{name}": field
+        for section, outer in Params.model_fields.items()
+        if isinstance(outer.annotation, type) and issubclass(outer.annotation, BaseModel)
+        for name, field in outer.annotation.model_fields.items()
+    },
+}
+SECTIONS = [name for name in Params.model_fields if name not in FIELDS]
+
+
+def changed(key, value):
+    """What params.yaml holds, with another value at a dotted key."""
+    content = deepcopy(CONTENT)
+    *sections, last = key.split(".")
+    place = content
+    for section in sections:
+        place = place[section]
+    place[last] = value
+    return content
+
+
+def complaint(content):
+    """The message with which the content is refused."""
+    with pytest.raises(PipelineError) as error:
+        check_params(content, Path("params.yaml"))
+    return str(error.value)
+
+
+def load(text):
+    """Write params.yaml into the current folder and read it."""
+    Path("params.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_params(Path("params.yaml"))
+
+
+def load_complaint(text):
+    """The message with which a text is refused."""
+    with pytest.raises(PipelineError) as error:
+        load(text)
+    return str(error.value)
+
+
+def with_lr(value):
+    """The text of params.yaml with another train.lr."""
+    return re.sub(r"(?m)^(  lr:) [^#]*(?=  #)", lambda match: f"{match[1]} {value}", TEXT)
+
+
+def test_params_yaml_of_the_repository_is_accepted(workspace):
+    assert load(TEXT).model_dump(mode="json") == CONTENT
+
+
+def test_params_yaml_has_exactly_the_keys_of_the_schema():
+    keys = [name for name in CONTENT if name not in SECTIONS]
+    assert {*keys, *(f"{section}.{key}" for section in SECTIONS for key in CONTENT[section])} == set(FIELDS)
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_comment_of_a_key_is_its_description(key):
+    section, _, name = key.rpartition(".")
+    block = re.search(rf"(?ms)^{section}:\n(.*?)(?=^\S|\Z)", TEXT)[1] if section else TEXT
+    line = re.search(rf"(?m)^{'  ' if section else ''}{name}:.*$", block)[0]
+    assert line.partition("  # ")[2] == FIELDS[key].description
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_every_parameter_says_which_values_it_may_have(key):
+    allowed = allowed_values(tuple(key.split(".")))
+    assert allowed
+    assert "section" not in allowed
+
+
+@pytest.mark.parametrize("written", ["3e-05", "0.00003", "3.0E-5"])
+def test_a_small_number_is_read_however_dvc_writes_it(workspace, written):
+    assert load(with_lr(written)).train.lr == 0.00003
+
+
+A_SEED = "an integer (≥ 0 and < 4,294,967,296)"
+A_RATE = "a number (> 0)"
+A_SECTION = "a section with its own keys"
+MAPPINGS = "a list of mappings, each with a name"
+NAMES = "a list of at least 2 texts or null"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("seed", -1, A_SEED),
+        ("seed", 2**32, A_SEED),
+        ("seed", True, A_SEED),
+        ("seed", "6666", A_SEED),
+        ("seed", None, A_SEED),
+        ("seed", datetime.date(2024, 1, 2), A_SEED),
+        ("seed", {"value": 1}, A_SEED),
+        ("data.sha256", "AB", "64 hexadecimal digits or null"),
+        ("data.location", 5, "a text or null"),
+        ("data.classes", "cat", NAMES),
+        ("data.classes", ["cat"], NAMES),
+        ("data.valid_fraction", 0, "a number (> 0 and < 0.9)"),
+        ("augment.image_size", 33, "an integer (a multiple of 32, ≥ 32 and ≤ 1,024)"),
+        ("augment.resize", "pad", "stretch, crop"),
+        ("augment.resize", ["crop"], "stretch, crop"),
+        ("augment.transforms", None, MAPPINGS),
+        ("augment.transforms", {"name": "Affine"}, MAPPINGS),
+        ("train.epochs", 3.0, "an integer (≥ 1 and ≤ 100,000)"),
+        ("train.epochs", 0, "an integer (≥ 1 and ≤ 100,000)"),
+        ("train.lr", 0, A_RATE),
+        ("train.lr", "fast", A_RATE),
+        ("train.lr", True, A_RATE),
+        ("train.lr", float("nan"), A_RATE),
+        ("train.lr", float("inf"), A_RATE),
+        ("train.clip_norm", -0.5, "a number (≥ 0)"),
+        ("evaluate.split", "dev", "auto, test, valid, train"),
+        ("tsne.layer", 5, "a text"),
+        ("train", None, A_SECTION),
+        ("train", [1], A_SECTION),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(key, value, allowed):
+    assert complaint(changed(key, value)) == f"params.yaml: {key}: got {value!r}, allowed is {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place", "found"),
+    [
+        ("augment.transforms", [{"name": "Affine"}, 5], 1, 5),
+        ("augment.transforms", [{"scale": 2}], 0, {"scale": 2}),
+        ("data.classes", ["cat", "dog", 3], 2, 3),
+        # Too few names, too, but only because one of them is no text.
+        ("data.classes", ["cat", 3], 1, 3),
+    ],
+)
+def test_a_wrong_item_of_a_list_is_named_by_its_place_in_one_line(key, value, place, found):
+    message = complaint(changed(key, value))
+    assert message.startswith(f"params.yaml: {key}.{place}: got {found!r}, allowed is ")
+    assert len(message.splitlines()) == 1
+
+
+def test_each_wrong_key_has_its_own_line():
+    content = changed("train.lr", 0)
+    content["seed"] = "x"
+    assert [line.split(": ")[1] for line in complaint(content).splitlines()] == ["seed", "train.lr"]
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("sead", "did you mean seed?"),
+        ("trian", "did you mean train?"),
+        ("train.learning_rate_", "remove it"),
+        ("train.batchsize", "did you mean batch_size?"),
+        ("data.valid_fractions", "did you mean valid_fraction?"),
+    ],
+)
+def test_unknown_key_is_refused_with_a_hint(key, hint):
+    section, _, name = key.partition(".")
+    content = changed(section, {**CONTENT[section], name: 1} if name else 1)
+    allowed = ", ".join(CONTENT[section] if name else CONTENT)
+    assert complaint(content) == f"params.yaml: {key}: unknown key, allowed are {allowed}; {hint}"
+
+
+@pytest.mark.parametrize("section", ["", "train."], ids=["top", "section"])
+@pytest.mark.parametrize("key", [1, 1.5, None, True, datetime.date(2024, 1, 2), (1, 2), "", "two\nlines"], ids=repr)
+def test_a_key_that_is_no_name_is_refused_as_unknown_in_one_line(section, key):
+    content = deepcopy(CONTENT)
+    (content["train"] if section else content)[key] = 1
+    message = complaint(content)
+    assert message.startswith(f"params.yaml: {section}")
+    assert "unknown key" in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", ["seed", "train.lr", "data.classes", "augment.transforms"])
+def test_a_missing_key_is_named_with_what_is_allowed(key):
+    section, _, name = key.rpartition(".")
+    content = deepcopy(CONTENT)
+    del (content[section] if section else content)[name]
+    allowed = allowed_values(tuple(key.split(".")))
+    assert complaint(content) == f"params.yaml: {key}: missing; add it, allowed is {allowed}"
+
+
+def test_a_missing_section_is_named():
+    content = deepcopy(CONTENT)
+    del content["tsne"]
+    assert complaint(content) == f"params.yaml: tsne: missing; add it, allowed is {A_SECTION}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"source": "folder", "location": None}, "data.location"),
+        ({"source": "archive", "location": ""}, "data.location"),
+        ({"source": "folder", "location": "https://example.org/a.zip"}, "data.source"),
+        ({"source": "archive", "location": "https://example.org/a.zip", "sha256": None}, "data.sha256"),
+        ({"source": "folder", "location": "https://example.org/two\nlines"}, "data.source"),
+        ({"valid_fraction": 0.5, "test_fraction": 0.46}, "valid_fraction + test_fraction"),
+        ({"classes": ["cat", "dog", "cat"]}, "cat"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused_in_one_line(changes, says):
+    message = complaint(changed("data", {**CONTENT["data"], **changes}))
+    assert message.startswith("params.yaml: data")
+    assert says in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_class_name_of_two_lines_is_refused_in_one_line():
+    """classes.txt in the archive holds one name a line."""
+    message = complaint(changed("data.classes", ["ice\ncream", "soup"]))
+    assert message.startswith("params.yaml: data")
+    assert "classes" in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", [None, [], ["seed"], "seed", 3])
+def test_content_without_keys_is_refused(content):
+    assert "holds no keys" in complaint(content)
+
+
+def test_missing_file_is_refused_with_where_to_run():
+    with pytest.raises(PipelineError, match=r"^nowhere/params\.yaml: no such file; run .* root folder$"):
+        load_params(Path("nowhere/params.yaml"))
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_text_that_is_not_utf8_is_refused_in_one_line(workspace, encoding):
+    message = load_complaint("größe: 1\n".encode(encoding))
+    assert re.fullmatch(r"params\.yaml: not UTF-8 text \(.+ at byte \d+\); save it as UTF-8", message)
+
+
+@pytest.mark.parametrize("text", [TEXT.replace("\n", "\r\n"), "\ufeff" + TEXT], ids=["crlf", "byte order mark"])
+def test_text_saved_by_a_windows_editor_is_read(workspace, text):
+    assert load(text).model_dump(mode="json") == CONTENT
+
+
+NO_YAML = {
+    "key twice": (f"seed: 1\n{TEXT}", 'duplicate key "seed"'),
+    "key twice in a section": (TEXT.replace("\n  lr:", "\n  lr: 1\n  lr:"), 'duplicate key "lr"'),
+    "open bracket": ("seed: [1", "line 1, column 9: "),
+    "tab": ("\tseed: 1", "line 1, column 1: "),
+    "unknown alias": ("seed: *other", "undefined alias"),
+    "python object": ("seed: !!python/name:os.system x", "constructor"),
+    "two documents": ("a: 1\n---\nb: 2", "another document"),
+    "zero byte": ("a: \0", "#x0000"),
+    "empty": ("", "holds no keys"),
+    "comment": ("# seed: 1", "holds no keys"),
+    # The reader of YAML stumbles on these with errors of other kinds than its own.
+    "month 13": (with_lr("2024-13-45"), ""),
+    "time zone of 25 hours": (with_lr("2001-12-14t21:59:43.10-25:00"), ""),
+    "integer of letters": (with_lr("!!int abc"), ""),
+    "boolean of letters": (with_lr("!!bool x"), ""),
+    "5,000 digits": (with_lr("9" * 5000), ""),
+    "mapping in a key": ("? [a, {b: 1}]\n: 2", ""),
+    "500 brackets": ("[" * 500, ""),
+}
+
+
+@pytest.mark.parametrize(("text", "says"), NO_YAML.values(), ids=NO_YAML)
+def test_text_that_is_no_yaml_is_refused_in_one_line(workspace, text, says):
+    message = load_complaint(text)
+    assert message.startswith("params.yaml: ")
+    assert says in message
+    assert len(message.splitlines()) == 1
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.binary(max_size=4)
+    | st.dates()
+    | st.sampled_from(["https://a.org/b.zip", "archive", "folder", "auto", "stretch", 10**400, "0" * 64])
+)
+JUNK = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+PLACES = [*Params.model_fields, *FIELDS]
+
+
+def assert_accepted_or_refused_by_the_rules(content):
+    """Either it fits the schema, or every line of the complaint begins with the file's name."""
+    try:
+        check_params(content, Path("params.yaml"))
+    except PipelineError as error:
+        assert all(re.match(r"params\.yaml: .+: ", line) for line in str(error).splitlines())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(PLACES), JUNK, min_size=1, max_size=3))
+def test_random_values_are_accepted_or_refused_by_the_rules(junk):
+    content = deepcopy(CONTENT)
+    for place, value in junk.items():
+        section, _, name = place.rpartition(".")
+        if not section:
+            content[name] = value
+        elif isinstance(content[section], dict):
+            content[section][name] = value
+    assert_accepted_or_refused_by_the_rules(content)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([None, *SECTIONS]),
+    st.text(max_size=5) | st.integers() | st.none() | st.booleans() | st.floats() | st.dates(),
+    JUNK,
+)
+@example("train", None, 1)
+@example(None, "\ud800", 1)
+def test_random_keys_are_refused_by_the_rules(section, key, value):
+    content = deepcopy(CONTENT)
+    (content[section] if section else content)[key] = value
+    assert_accepted_or_refused_by_the_rules(content)

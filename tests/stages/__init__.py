@@ -1,0 +1,1 @@
+"""Tests of the stages, on a small dataset of generated photos."""

@@ -1,0 +1,77 @@
+"""A folder of small photos, and the stages run over it in a temporary folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.params.augment import AugmentParams
+from pipeline.params.data import DataParams
+from pipeline.params.model import ModelParams
+from pipeline.params.train import TrainParams
+from pipeline.stages.augment import augment
+from pipeline.stages.download import download
+from pipeline.stages.train import train
+
+DATA = {
+    "source": "folder",
+    "location": "photos",
+    "sha256": None,
+    "classes": None,
+    "valid_fraction": 0.25,
+    "test_fraction": 0.25,
+    "split_seed": 0,
+}
+AUGMENT = {
+    "image_size": 32,
+    "resize": "stretch",
+    "views": 2,
+    "transforms": [{"name": "RandomResizedCrop", "scale": [0.6, 1.0]}, {"name": "HorizontalFlip"}],
+}
+MODEL = {"name": "classifier", "width": 4}
+TRAIN = {
+    "epochs": 3,
+    "batch_size": 8,
+    "lr": 0.003,
+    "optimizer": "adam",
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "warmup_epochs": 0,
+    "loss": "cross_entropy",
+    "clip_norm": 10.0,
+    "patience": 0,
+}
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
+
+
+def write_photos(root: Path, per_class: int = 16) -> None:
+    """Photos of one colour each with noise, of various sizes: easy to tell apart, and no two alike."""
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for number in range(per_class):
+            shape = (*random.integers(36, 60, 2), 3)
+            pixels = np.clip(random.normal(colour, 30, shape), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:02}.jpg")
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A temporary working folder with ``photos/``, a folder a class."""
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def dataset(photos):
+    """The packed dataset of the photos, in the working folder."""
+    download(DataParams(**DATA))
+    augment(AugmentParams(**AUGMENT), seed=1)
+
+
+@pytest.fixture
+def trained(dataset):
+    """A network trained on the packed dataset, in the working folder."""
+    train(ModelParams(**MODEL), TrainParams(**TRAIN), seed=1)

@@ -1,0 +1,57 @@
+"""Progress: a bar on a terminal, a line now and then elsewhere, and the items pass through."""
+
+import io
+import sys
+import time
+
+import pytest
+
+from pipeline import progress as module
+from pipeline.progress import progress, say
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal], ids=["log", "terminal"])
+def test_items_pass_through(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream())
+    assert list(progress(iter("abc"), 3, "reading")) == ["a", "b", "c"]
+
+
+def test_quick_work_writes_nothing_into_a_log(capsys):
+    assert len(list(progress(range(1000), 1000, "reading"))) == 1000
+    assert capsys.readouterr() == ("", "")
+
+
+def test_long_work_writes_a_line_now_and_then_into_a_log(capsys, monkeypatch):
+    for item in progress(range(4), 3000, "reading", step=1000):
+        monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0 if item % 2 else 3600)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" images, ")[0] for line in lines] == [
+        "reading: 2,000 of 3,000",
+        "reading: 3,000 of 3,000",
+    ]
+    assert lines[-1].endswith(" a second, 0 s left")
+
+
+def test_a_terminal_shows_a_bar_that_never_passes_the_total(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    for _ in progress(range(3), 25, "reading", "pages", step=10):
+        time.sleep(0.11)  # tqdm draws ten times a second
+    shown = sys.stderr.getvalue()
+    assert "reading" in shown
+    assert "20/25" in shown
+    assert "30/25" not in shown
+    assert capsys.readouterr().out == ""
+
+
+def test_a_line_reaches_a_pipe_at_once(monkeypatch):
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(pipe), "utf-8"))
+    say("download: done")
+    assert pipe.getvalue() == b"download: done\n"
