@@ -1,70 +1,153 @@
 """Batches as the network takes them, cut from a packed split by index."""
 
+import os
+import queue
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
+from pipeline.packed import PackedSplit
+
+Plan = Iterable[tuple[Tensor, Tensor]]
+PREFETCH = 3
+
 
 class Batches:
-    """A packed split on a device, from which a batch is one indexing operation.
+    """A packed split from which a batch is an index.
+
+    Where the split fits, it goes to the device once and a batch is one indexing operation there; else a thread
+    reads the batches ahead and hands them over through pinned memory. Both give the same values.
 
     Args:
-        images: ``uint8``, ``(images, copies, height, width, 3)``.
-        labels: class indices, ``(images,)``.
+        split: the images and labels.
         mean, std: of each channel in 0 to 1; the batches are normalised by them.
+        device: where the batches are wanted.
+        resident: whether the split is to be held on the device; None decides by the free memory.
     """
 
     def __init__(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
+        split: PackedSplit,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device,
+        resident: bool | None = None,
     ) -> None:
-        with warnings.catch_warnings():
-            # The memory map is read-only, and so is our use of it.
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            self.images = torch.from_numpy(images).to(device)
-        self.labels = torch.from_numpy(labels).to(device)
-        self.mean = (255 * torch.tensor(mean, device=device)).view(1, 3, 1, 1)
-        self.scale = 1 / (255 * torch.tensor(std, device=device)).view(1, 3, 1, 1)
         self.device = device
+        self.shape = split.images.shape
+        self.labels = torch.tensor(split.labels)
+        self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+        self.scale = 1 / torch.tensor(std, device=device).view(1, 3, 1, 1)
+        self.resident = fits(split.images.nbytes, device) if resident is None else resident
+        if self.resident:
+            with warnings.catch_warnings():
+                # The memory map is read-only, and so is our use of it.
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                self.images = torch.from_numpy(split.images).to(device)
+            self.labels = self.labels.to(device)
+        else:
+            self.file = split.images.filename
+            self.offset = split.images.offset
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self.shape[0]
 
-    def take(self, rows: Tensor, copies: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Give a normalised batch ``(n, 3, height, width)``, ``channels_last``, and its labels ``(n,)``.
+    def load(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the batches of a plan of (rows, copies): images ``uint8`` ``(n, height, width, 3)`` and labels
+        ``(n,)``, on the device."""
+        if self.resident:
+            for rows, copies in plan:
+                rows, copies = rows.to(self.device), copies.to(self.device)
+                yield self.images[rows, copies], self.labels[rows]
+        else:
+            yield from self._stream(plan)
 
-        Args:
-            rows: which images.
-            copies: which copy of each; None takes the plain ones.
-        """
-        images = self.images[rows, copies if copies is not None else 0]
-        # NHWC on disk is channels_last in torch: only the strides change.
-        return (images.permute(0, 3, 1, 2).float() - self.mean) * self.scale, self.labels[rows]
+    def as_pixels(self, images: Tensor) -> Tensor:
+        """``uint8`` ``(n, h, w, 3)`` to floats in 0 to 1, ``(n, 3, h, w)``, ``channels_last``: only strides change."""
+        return images.permute(0, 3, 1, 2).float().mul_(1 / 255)
 
-    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the plain images in the order of the index, for evaluation."""
-        for start in range(0, len(self), batch_size):
-            yield self.take(torch.arange(start, min(start + batch_size, len(self)), device=self.device))
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Floats in 0 to 1 to the network's input, of mean 0 and standard deviation 1 over the training split."""
+        return (pixels - self.mean).mul_(self.scale)
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give one epoch in random order, each image as one random copy; an incomplete last batch is left out.
+    def in_order(self, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the normalised plain images in the order of the index and their labels; a rank's share of them."""
+        rows = torch.arange(len(self))[rank::world].split(batch_size)
+        for images, labels in self.load((some, torch.zeros_like(some)) for some in rows):
+            yield self.normalise(self.as_pixels(images)), labels
 
-        The order depends on ``seed`` and ``epoch`` alone.
-        """
-        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        rows = torch.randperm(len(self), generator=generator).to(self.device)
-        copies = torch.randint(self.images.shape[1], (len(self),), generator=generator).to(self.device)
-        for start in range(0, steps_per_epoch(len(self), batch_size) * batch_size, batch_size):
-            yield self.take(rows[start : start + batch_size], copies[start : start + batch_size])
+    def _stream(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read ahead in a thread, at most ``PREFETCH`` batches, so that memory does not grow with the split."""
+        ready: queue.Queue = queue.Queue(PREFETCH)
+        stopped = threading.Event()
+
+        def put(item: object) -> None:
+            while not stopped.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def work() -> None:
+            try:
+                with Path(self.file).open("rb", buffering=0) as file:
+                    for rows, copies in plan:
+                        put((self._read(file.fileno(), rows, copies), self.labels[rows]))
+                        if stopped.is_set():
+                            return
+                put(None)
+            except BaseException as error:  # handed to the consumer, who raises it
+                put(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                images, labels = item
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        finally:
+            stopped.set()
+            thread.join()
+
+    def _read(self, file: int, rows: Tensor, copies: Tensor) -> Tensor:
+        """Read a batch by position: pages of a memory map would count as ours until someone else needs them."""
+        batch = torch.empty((len(rows), *self.shape[2:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        size = batch[0].numel()
+        for target, row, copy in zip(batch.numpy(), rows.tolist(), copies.tolist(), strict=True):
+            os.preadv(file, [target.data], self.offset + (row * self.shape[1] + copy) * size)
+        return batch
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether ``size`` bytes are at most half of the free memory, so that the network has room beside them."""
+    if device.type == "cuda":
+        return size <= torch.cuda.mem_get_info(device)[0] / 2
+    return size <= psutil.virtual_memory().available / 2
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """How many batches an epoch has; fewer images than a batch make one."""
+    """How many batches an epoch has: an incomplete last one is left out; fewer images than a batch make one."""
     return max(1, images // batch_size)
+
+
+def shuffled_plan(
+    images: int, copies: int, batch_size: int, seed: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Plan an epoch in random order, each image as one random copy, from the step ``start`` on.
+
+    The order depends on ``seed`` and ``epoch`` alone: a resumed run goes on where it was, and several ranks share
+    each batch that one process would have.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    rows = torch.randperm(images, generator=generator)
+    copy = torch.randint(copies, (images,), generator=generator)
+    for step in range(start, steps_per_epoch(images, batch_size)):
+        batch = rows[step * batch_size : (step + 1) * batch_size][rank::world]
+        yield batch, copy[batch]

@@ -1,6 +1,8 @@
 """The Typer commands: thin, one a stage. A command imports what it needs, so that ``--help`` is quick."""
 
+import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -61,9 +63,35 @@ def train() -> None:
     from pipeline.params.file import load_params
 
     params = load_params(PARAMS)
+    start_processes()
     from pipeline.stages.train import train as stage
 
     stage(params.model, params.train, params.seed)
+
+
+@app.command()
+def lr_find(
+    steps: Annotated[int, typer.Option(min=10, help="Steps of the test.")] = 100,
+    low: Annotated[float, typer.Option(min=1e-12, help="Learning rate of the first step.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1.0,
+) -> None:
+    """Run the learning rate range test and draw it, with a suggestion for train.lr."""
+    from pipeline.params.file import load_params
+
+    params = load_params(PARAMS)
+    from pipeline.lr_finder import lr_find as find
+
+    find(params.model, params.train, params.seed, steps, low, high)
+
+
+def start_processes() -> None:
+    """Where PIPELINE_PROCESSES asks for several, become torchrun, which starts this command once for each."""
+    from pipeline.machine import process_count
+
+    processes = process_count()
+    if processes > 1 and "WORLD_SIZE" not in os.environ:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        os.execv(sys.executable, [sys.executable, *torchrun, "-m", "pipeline", *sys.argv[1:]])
 
 
 @app.command()

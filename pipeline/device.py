@@ -1,24 +1,32 @@
-"""The device that torch runs on, and how reproducibly."""
+"""The device that torch runs on, how reproducibly, and in which precision."""
 
 import os
 
 import torch
 
 from pipeline.errors import PipelineError
+from pipeline.params.train import TrainParams
 
 
 def choose_device() -> torch.device:
-    """Take CUDA, else MPS, else the CPU; the environment variable ``PIPELINE_DEVICE`` overrides it."""
+    """Take CUDA, else MPS, else the CPU; the environment variable ``PIPELINE_DEVICE`` overrides it.
+
+    Under ``torchrun`` each process takes the GPU of its local rank.
+    """
     name = os.environ.get("PIPELINE_DEVICE")
     if name is None:
         best = torch.accelerator.current_accelerator(check_available=True)
-        return best if best is not None else torch.device("cpu")
+        name = best.type if best is not None else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise PipelineError(f"PIPELINE_DEVICE: got {name!r}, allowed is a device of this machine ({reason})") from None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 
@@ -29,9 +37,38 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
 
 
-def make_deterministic(seed: int) -> None:
-    """Seed torch and let it use only algorithms that give the same bits on every run."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+def set_up_torch(seed: int, deterministic: bool) -> None:
+    """Seed torch, and choose between the same bits on every run and the quickest kernels.
+
+    Either way the matrices of fp32 layers are multiplied in TF32 on GPUs that have it.
+    """
+    if deterministic:
+        # cuBLAS reads it when it starts, and is deterministic only with it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # A layer of some torchvision model may have no such kernel: a warning serves its user better than an end.
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(seed)
+
+
+def choose_precision(params: TrainParams, device: torch.device) -> torch.dtype:
+    """The type that ``train.precision`` means on a device.
+
+    Raises:
+        PipelineError: the device cannot compute in it.
+    """
+    if params.precision == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if params.precision == "fp16" and device.type == "cpu":
+        raise PipelineError("params.yaml: train.precision: got fp16, which the CPU is slow in; use auto, bf16 or fp32")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[params.precision]
+
+
+def describe_precision(dtype: torch.dtype, device: torch.device) -> str:
+    """Name the precision for a log line, TF32 included."""
+    name = str(dtype).removeprefix("torch.")
+    return f"{name}, matrices of float32 in TF32" if device.type == "cuda" else name

@@ -18,14 +18,35 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The ending stays last: matplotlib and pandas choose the format by it.
     beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    _remove(beside)
+    for leftover in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
+        if not _is_running(leftover.name.removesuffix(f".part{path.suffix}").rpartition(".")[2]):
+            _remove(leftover)
     try:
         yield beside
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        beside.replace(path)
+        beside.stat()  # where nothing was written, the old content stays
+        old = beside.with_name(f"{beside.name}.old{beside.suffix}")
+        if path.exists() and (beside.is_dir() or path.is_dir()):
+            # A folder cannot be renamed over another one: the old one steps aside until the new one stands.
+            path.rename(old)
+            beside.rename(path)
+            _remove(old)
+        else:
+            beside.replace(path)
     finally:
         _remove(beside)
+
+
+def _is_running(pid: str) -> bool:
+    """Whether a process other than this one has the number: what a killed one left behind is nobody's."""
+    if not pid.isdigit() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _remove(path: Path) -> None:

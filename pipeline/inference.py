@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pipeline.batches import Batches
 from pipeline.device import choose_device
 from pipeline.errors import PipelineError
+from pipeline.losses import class_logits
 from pipeline.models import ModelSpec
 from pipeline.packed import PackedDataset, PackedSplit
 from pipeline.progress import progress
@@ -37,14 +38,14 @@ def run_model(
     """Apply ``output(model, batch)`` to the plain images of a split; ``float32``, ``(images, ...)``."""
     device = choose_device()
     model.to(device).eval()
-    batches = Batches(split.images[:, :1], split.labels, spec.mean, spec.std, device)
+    batches = Batches(split, spec.mean, spec.std, device)
     steps = progress(batches.in_order(BATCH_SIZE), len(split), label, step=BATCH_SIZE)
     return torch.cat([output(model, images).float() for images, _ in steps]).cpu().numpy()
 
 
 def predict_probabilities(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str) -> np.ndarray:
     """Class probabilities, ``float32``, ``(images, classes)``; each row sums to 1."""
-    return run_model(model, spec, split, label, lambda model, images: model(images).softmax(dim=1))
+    return run_model(model, spec, split, label, lambda model, images: class_logits(model(images)).softmax(dim=1))
 
 
 def extract_features(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, layer: nn.Module) -> np.ndarray:

@@ -8,8 +8,15 @@ from pipeline.paths import LIVE
 
 
 @contextmanager
-def live_metrics() -> Iterator[Callable[[dict[str, float]], None]]:
-    """Yield a function that logs one epoch: ``train_loss`` becomes the curve ``train/loss``."""
+def live_metrics(quiet: bool) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Yield a function that logs one epoch: ``train_loss`` becomes the curve ``train/loss``; ``quiet`` logs nothing.
+
+    Raises:
+        PipelineError: the git repository has no commit.
+    """
+    if quiet:
+        yield lambda row: None
+        return
     from dvclive import Live
     from scmrepo.exceptions import SCMError
 

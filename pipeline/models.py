@@ -1,13 +1,14 @@
 """The networks, built by name."""
 
+import difflib
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, listed
 
 
 @dataclass(frozen=True)
@@ -15,14 +16,18 @@ class ModelSpec:
     """All that is needed to build a network and to feed it.
 
     Attributes:
-        name, width: as in the section ``model``.
+        name, width, dropout, stem: as in the section ``model``.
+        outputs: how many the network has: one a class, or a single one for two classes.
         image_size: height and width of the input in pixels.
-        classes: the class names in the order of the outputs.
+        classes: the class names in the order of their indices.
         mean, std: of each input channel in 0 to 1; the input is normalised by them.
     """
 
     name: str
     width: int
+    dropout: float
+    stem: str
+    outputs: int
     image_size: int
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
@@ -48,33 +53,95 @@ class ConvBlock(nn.Sequential):
 class Classifier(nn.Module):
     """The network of homework 3 in Hung-yi Lee's course: five convolution blocks, three linear layers.
 
-    Input ``(n, 3, s, s)`` with s a multiple of 32, output logits ``(n, classes)``. The last of ``width``'s
-    multiples, 1, 2, 4, 8 and 8, are the channels of the blocks; width 64 is the homework's network with
-    12.83 M parameters at 128 pixels and 11 classes.
+    Input ``(n, 3, s, s)`` with s a multiple of 32, result ``(n, outputs)``. The blocks have 1, 2, 4, 8 and 8 times
+    ``width`` channels; width 64 is the homework's network with 12.83 M parameters at 128 pixels and 11 classes.
     """
 
-    def __init__(self, width: int, image_size: int, classes: int) -> None:
+    def __init__(self, width: int, dropout: float, image_size: int, outputs: int) -> None:
         super().__init__()
         channels = [3, width, 2 * width, 4 * width, 8 * width, 8 * width]
         self.blocks = nn.Sequential(*(ConvBlock(a, b) for a, b in itertools.pairwise(channels)))
         self.flatten = nn.Flatten()
-        self.hidden1 = nn.Sequential(nn.Linear(8 * width * (image_size // 32) ** 2, 16 * width), nn.ReLU())
-        self.hidden2 = nn.Sequential(nn.Linear(16 * width, 8 * width), nn.ReLU())
-        self.output = nn.Linear(8 * width, classes)
+        self.hidden1 = self._hidden(8 * width * (image_size // 32) ** 2, 16 * width, dropout)
+        self.hidden2 = self._hidden(16 * width, 8 * width, dropout)
+        self.output = nn.Linear(8 * width, outputs)
+
+    @staticmethod
+    def _hidden(features_in: int, features_out: int, dropout: float) -> nn.Sequential:
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(features_in, features_out), nn.ReLU())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give the logits of a batch."""
+        """Give the outputs of a batch."""
         return self.output(self.hidden2(self.hidden1(self.flatten(self.blocks(images)))))
 
 
-BUILDERS: dict[str, Callable[[ModelSpec], nn.Module]] = {
-    "classifier": lambda spec: Classifier(spec.width, spec.image_size, len(spec.classes)),
-}
+def build_model(spec: ModelSpec, pretrained: bool = False) -> nn.Module:
+    """Build the network with fresh weights from torch's global random state, ``channels_last``.
+
+    Args:
+        spec: what to build.
+        pretrained: start a torchvision model from its ImageNet weights, all but the last layer.
+
+    Raises:
+        PipelineError: no such network, or its weights cannot be had.
+    """
+    if spec.name == "classifier":
+        if pretrained:
+            raise PipelineError("params.yaml: model.pretrained: classifier has no pretrained weights; set it to false")
+        model: nn.Module = Classifier(spec.width, spec.dropout, spec.image_size, spec.outputs)
+    else:
+        model = _torchvision_model(spec, pretrained)
+    return model.to(memory_format=torch.channels_last)
 
 
-def build_model(spec: ModelSpec) -> nn.Module:
-    """Build the network with fresh weights from torch's global random state, ``channels_last``."""
-    return BUILDERS[spec.name](spec).to(memory_format=torch.channels_last)
+def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if spec.name not in names:
+        close = difflib.get_close_matches(spec.name, ["classifier", *names], n=3) or ["classifier", *names]
+        raise PipelineError(
+            f"params.yaml: model.name: got {spec.name!r}, allowed are classifier and torchvision's {len(names)} "
+            f"classification models, such as {listed(close, 3)}"
+        )
+    arguments: dict[str, Any] = {"dropout": spec.dropout} if spec.dropout else {}
+    if spec.name in ("googlenet", "inception_v3") and not pretrained:
+        arguments |= {"aux_logits": False, "init_weights": True}
+    try:
+        if pretrained:
+            model = models.get_model(spec.name, weights="DEFAULT", **arguments)
+            _replace_head(model, spec.outputs)
+        else:
+            model = models.get_model(spec.name, weights=None, num_classes=spec.outputs, **arguments)
+    except TypeError:
+        raise PipelineError(f"params.yaml: model.dropout: {spec.name} has no dropout; set it to 0") from None
+    except OSError as error:
+        raise PipelineError(
+            f"params.yaml: model.pretrained: the weights of {spec.name} cannot be downloaded ({error}); set it to "
+            "false, or put the file into torch's hub cache"
+        ) from None
+    if spec.stem == "small":
+        _shrink_stem(model, spec.name)
+    return model
+
+
+def _replace_head(model: nn.Module, outputs: int) -> None:
+    """Put a fresh last linear layer in the place of ImageNet's."""
+    name, head = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, nn.Linear(head.in_features, outputs))
+
+
+def _shrink_stem(model: nn.Module, name: str) -> None:
+    """Let the first convolution keep the resolution, and drop the pooling behind it (He et al. 2016, CIFAR-10)."""
+    first, conv = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    if conv.in_channels != 3 or conv.stride == (1, 1):
+        raise PipelineError(f"params.yaml: model.stem: {name} has no stem that shrinks the image; set it to default")
+    small = nn.Conv2d(3, conv.out_channels, kernel_size=3, stride=1, padding=1, bias=conv.bias is not None)
+    parent, _, child = first.rpartition(".")
+    setattr(model.get_submodule(parent), child, small)
+    if isinstance(getattr(model, "maxpool", None), nn.MaxPool2d):
+        model.maxpool = nn.Identity()
 
 
 def find_layer(model: nn.Module, name: str, key: str) -> nn.Module:

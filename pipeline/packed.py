@@ -28,6 +28,7 @@ class Manifest:
         image_size: height and width in pixels.
         mean, std: of each channel over the plain training images, in 0 to 1.
         shapes: of each split's array.
+        digest: of all pixels and the index, to know the dataset by without reading it.
     """
 
     classes: tuple[str, ...]
@@ -35,6 +36,7 @@ class Manifest:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     shapes: dict[str, tuple[int, ...]]
+    digest: str
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``."""
@@ -57,6 +59,7 @@ class Manifest:
             tuple(content["mean"]),
             tuple(content["std"]),
             {split: tuple(shape) for split, shape in content["shapes"].items()},
+            content["digest"],
         )
 
 

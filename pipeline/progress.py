@@ -14,8 +14,13 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def progress(items: Iterable[Item], total: int, label: str, unit: str = "images", step: int = 1) -> Iterator[Item]:
+def progress(
+    items: Iterable[Item], total: int, label: str, unit: str = "images", step: int = 1, quiet: bool = False
+) -> Iterator[Item]:
     """Pass ``items`` through and show how many of ``total`` units are done, ``step`` units an item."""
+    if quiet:
+        yield from items
+        return
     if sys.stderr.isatty():
         from tqdm import tqdm
 

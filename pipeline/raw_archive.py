@@ -62,7 +62,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 def read_raw_archive(archive: zipfile.ZipFile) -> tuple[tuple[str, ...], list[RawImage]]:
     """List the class names and the images, splits in the order train, valid, test and sorted by entry within."""
-    classes = tuple(archive.read(CLASSES_FILE).decode().splitlines())
+    classes = tuple(archive.read(CLASSES_FILE).decode().split("\n")[:-1])
     entries = [name for name in archive.namelist() if name != CLASSES_FILE]
     images = [image for split in SPLITS for image in _of_split(split, entries)]
     return classes, images
@@ -76,8 +76,13 @@ def _of_split(split: str, entries: Iterable[str]) -> list[RawImage]:
         match = LABELLED.fullmatch(name)
         label = int(match[1]) if match else None
         found.append((entry, label, name[1:] if match is None and _LOOKS_LABELLED.fullmatch(name) else name))
-    stems = Counter(PurePosixPath(name).stem for _, _, name in found)
-    return [
-        RawImage(entry, split, label, name if stems[PurePosixPath(name).stem] > 1 else PurePosixPath(name).stem)
-        for entry, label, name in found
-    ]
+    ids = _ids([name for _, _, name in found])
+    return [RawImage(entry, split, label, id) for (entry, label, _), id in zip(found, ids, strict=True)]
+
+
+def _ids(names: list[str]) -> list[str]:
+    stems = [PurePosixPath(name).stem for name in names]
+    counts = Counter(stems)
+    short = [stem if counts[stem] == 1 else name for name, stem in zip(names, stems, strict=True)]
+    # A name kept whole can be another one's stem: a.jpg, a.png, a.jpg.png.
+    return short if len(set(short)) == len(short) else names

@@ -1,6 +1,5 @@
 """Training, validation and test splits for sources that do not bring them all."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -21,29 +20,28 @@ def assign_splits(
     """
     images = sorted((replace(image, split=image.split or "train") for image in images), key=lambda image: image.path)
     present = {image.split for image in images}
-    pool = [index for index, image in enumerate(images) if image.split == "train"]
-    total = len(pool)
-    for split, fraction in (("test", test_fraction), ("valid", valid_fraction)):
-        if split in present or fraction == 0:
-            continue
-        labels = [images[index].label for index in pool]
-        pool, drawn = _stratified(pool, labels, round(fraction * total), f"data.{split}_fraction", fraction, seed)
-        for index in drawn:
-            images[index] = replace(images[index], split=split)
+    wanted = {
+        split: fraction
+        for split, fraction in (("test", test_fraction), ("valid", valid_fraction))
+        if split not in present and fraction
+    }
+    random = np.random.default_rng(seed)
+    by_class: dict[int | None, list[int]] = {}
+    for index, image in enumerate(images):
+        if image.split == "train":
+            by_class.setdefault(image.label, []).append(index)
+    for label, members in sorted(by_class.items()):
+        if len(members) <= len(wanted):
+            raise PipelineError(
+                f"data: class {label} has {len(members)} images ({images[members[0]].path} ...), too few for "
+                f"{' and '.join(['train', *wanted])}; add images, or remove the class"
+            )
+        shuffled = random.permutation(members).tolist()
+        for served, (split, fraction) in enumerate(wanted.items()):
+            # Every class has at least one image in each split: it leaves one for each that follows, and for train.
+            following = len(wanted) - served
+            count = min(max(round(fraction * len(members)), 1), len(shuffled) - following)
+            drawn, shuffled = shuffled[:count], shuffled[count:]
+            for index in drawn:
+                images[index] = replace(images[index], split=split)
     return images
-
-
-def _stratified(
-    pool: list[int], labels: list[int | None], count: int, key: str, fraction: float, seed: int
-) -> tuple[list[int], list[int]]:
-    from sklearn.model_selection import train_test_split
-
-    classes = Counter(labels)
-    rarest = min(classes.values())
-    if rarest < 2 or count < len(classes) or len(pool) - count < len(classes):
-        raise PipelineError(
-            f"{key}: {fraction} of {len(pool):,} images is {count:,}, too few or too many to keep each of "
-            f"{len(classes)} classes on both sides (the rarest has {rarest}); change it or add images"
-        )
-    kept, drawn = train_test_split(np.array(pool), test_size=count, stratify=labels, random_state=seed)
-    return sorted(kept.tolist()), sorted(drawn.tolist())

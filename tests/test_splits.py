@@ -71,34 +71,27 @@ def test_unlabelled_test_images_stay_in_the_test_split():
     assert {image.label for image in assigned if image.split == "valid"} == {0, 1}
 
 
+def test_two_images_of_each_class_are_enough():
+    assert set(counted(assign_splits(images(2, 2), 0.5, 0, seed=0)).values()) == {1}
+
+
 @pytest.mark.parametrize(
-    ("counts", "valid_fraction", "test_fraction", "key"),
+    ("counts", "test_fraction", "line"),
     [
-        ((10, 1), 0.2, 0, "data.valid_fraction"),
-        ((10, 1), 0.2, 0.2, "data.test_fraction"),
-        ((3, 3), 0.1, 0, "data.valid_fraction"),
-        ((3, 3), 0.8, 0, "data.valid_fraction"),
-        ((1, 1), 0.5, 0, "data.valid_fraction"),
+        ((10, 1), 0, r"data: class 1 has 1 images \(.*1_0000.jpg ...\), too few for train and valid; add images"),
+        ((2, 10), 0.2, r"data: class 0 has 2 images .* too few for train and test and valid; add images"),
     ],
 )
-def test_too_few_images_are_refused_by_the_fractions_key(counts, valid_fraction, test_fraction, key):
-    with pytest.raises(PipelineError, match=rf"^{key}: 0\.\d of \d+ images is \d+, too few or too many .+; change it"):
-        assign_splits(images(*counts), valid_fraction, test_fraction, seed=0)
+def test_a_class_with_fewer_images_than_splits_is_refused(counts, test_fraction, line):
+    with pytest.raises(PipelineError, match=line):
+        assign_splits(images(*counts), 0.2, test_fraction, seed=0)
 
 
-def test_the_complaint_about_a_fraction_calculates_right():
-    """The fraction is of all labelled images, also once the test split is drawn from them."""
-    with pytest.raises(PipelineError, match=r"^data\.valid_fraction: 0\.3 of 11 images is 3, "):
-        assign_splits(images(9, 2), valid_fraction=0.3, test_fraction=0.3, seed=0)
-
-
-@pytest.mark.parametrize("counts", [(1000, 2), (60, 60, 2), (40, 3)])
+@pytest.mark.parametrize("counts", [(1000, 3), (60, 60, 4), (40, 3)])
 @pytest.mark.parametrize("test_fraction", [0, 0.2])
-def test_a_rare_class_is_in_every_split_or_refused(counts, test_fraction):
-    try:
-        assigned = assign_splits(images(*counts), 0.15, test_fraction, seed=0)
-    except PipelineError:
-        return
+@pytest.mark.parametrize("valid_fraction", [0.15, 0.7])
+def test_a_rare_class_is_in_every_split(counts, valid_fraction, test_fraction):
+    assigned = assign_splits(images(*counts), valid_fraction, test_fraction, seed=0)
     found = counted(assigned)
     assert all(found[image.split, label] for image in assigned for label in range(len(counts)))
 
@@ -115,10 +108,6 @@ def test_no_image_is_lost_and_shares_differ_by_rounding_alone(counts, valid_frac
     assigned = assign_splits(pool, valid_fraction, test_fraction, seed)
     assert [(image.path, image.label) for image in assigned] == sorted((image.path, image.label) for image in pool)
     found = counted(assigned)
-    sizes = Counter(image.split for image in assigned)
-    assert sizes["test"] == round(test_fraction * len(pool))
-    assert sizes["valid"] == round(valid_fraction * len(pool))
     for label, count in enumerate(counts):
-        # Each draw rounds twice, the size of the split and the share of the class in it; the second follows the first.
-        assert abs(found["test", label] - test_fraction * count) < 1.5
-        assert abs(found["valid", label] - valid_fraction * count) < (1.5 if test_fraction == 0 else 3)
+        assert abs(found["test", label] - test_fraction * count) <= 0.5
+        assert abs(found["valid", label] - valid_fraction * count) <= 0.5

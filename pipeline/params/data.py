@@ -34,11 +34,15 @@ class DataParams(Section):
             raise ValueError(f"location is needed with source {self.source}: set data.location to its path")
         if self.location and self.location.startswith(("http://", "https://")):
             if self.source != "archive":
-                raise ValueError(f"location {self.location} is a URL: set data.source to archive")
+                raise ValueError(f"location {self.location!r} is a URL: set data.source to archive")
             if not self.sha256:
                 raise ValueError("a URL needs data.sha256: set it to the SHA-256 that the publisher states")
         if self.valid_fraction + self.test_fraction > 0.95:
-            raise ValueError("valid_fraction + test_fraction leave under 5 % to train on: lower one of them")
-        if self.classes and len(set(self.classes)) < len(self.classes):
-            raise ValueError("classes names one class twice: make the names differ")
+            both = self.valid_fraction + self.test_fraction
+            raise ValueError(f"valid_fraction + test_fraction is {both:g}, allowed is at most 0.95: lower one of them")
+        for name in self.classes or ():
+            if (self.classes or ()).count(name) > 1:
+                raise ValueError(f"classes names {name!r} twice: make the names differ")
+            if not name.strip() or not name.isprintable():
+                raise ValueError(f"classes holds {name!r}, allowed are printable names of one line: change it")
         return self

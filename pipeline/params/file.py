@@ -1,6 +1,7 @@
 """Reading and checking ``params.yaml``; every complaint is one line that names the key and what is allowed."""
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,38 @@ def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = " ".join((getattr(error, "problem", None) or str(error)).split())
         raise PipelineError(f"{path}: {where}{problem}; mend the YAML there") from None
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # The constructors of dates, numbers and keys let their own errors through.
+        problem = " ".join(str(error).split())
+        raise PipelineError(f"{path}: a value cannot be read ({problem}); mend the YAML") from None
 
 
 def check_params(content: Any, path: Path) -> Params:
     """Validate what was read from ``path``."""
     if not isinstance(content, dict):
         raise PipelineError(f"{path}: holds no keys; restore it with git checkout {path}")
+    unnamed = [f"{path}: {key}: unknown key, allowed are plain names; remove it" for key in _unnamed_keys(content)]
+    if unnamed:
+        raise PipelineError("\n".join(unnamed))
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        # Each member of a union complains of a wrong value; one line a key is enough.
+        # Each member of a union complains of a wrong value, and a list beside its items; one line a key is enough.
         lines = {_key(problem["loc"]): _complaint(problem, content) for problem in error.errors()}
-        raise PipelineError("\n".join(f"{path}: {line}" for line in lines.values())) from None
+        of_items = {keys[:-1] for keys in lines if isinstance(keys[-1], int)}
+        raise PipelineError(
+            "\n".join(f"{path}: {line}" for keys, line in lines.items() if keys not in of_items)
+        ) from None
+
+
+def _unnamed_keys(content: dict[Any, Any]) -> Iterator[str]:
+    """The keys that are no text, or none that could be printed in a line."""
+    sections = [(f"{name}.", section) for name, section in content.items() if isinstance(section, dict)]
+    for prefix, section in [("", content), *((prefix, keys) for prefix, keys in sections if prefix[:-1] in _SECTIONS)]:
+        yield from (f"{prefix}{key!r}" for key in section if not (isinstance(key, str) and key and key.isprintable()))
+
+
+_SECTIONS = set(Params.model_fields)
 
 
 def _key(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -10,5 +10,12 @@ from pipeline.params.base import Section
 class ModelParams(Section):
     """Which network ``train`` builds."""
 
-    name: Literal["classifier"] = Field(description="classifier: five convolution blocks, three linear layers")
-    width: int = Field(ge=1, le=512, description="channels of the first block; 64 is the task's network")
+    name: str = Field(description="classifier (the task's), or a classification model of torchvision, such as resnet18")
+    width: int = Field(ge=1, le=512, description="channels of classifier's first block; 64 is the task's network")
+    dropout: float = Field(
+        ge=0, lt=1, description="dropout before the linear layers of classifier, or torchvision's own"
+    )
+    stem: Literal["default", "small"] = Field(
+        description="small fits a torchvision stem to small images: 3×3, stride 1, no pooling"
+    )
+    pretrained: bool = Field(description="start from torchvision's ImageNet weights, which it downloads")

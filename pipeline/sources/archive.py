@@ -1,11 +1,13 @@
 """A zip or tar of images, here or at a URL. Its members are read in place, never unpacked into files."""
 
 import hashlib
+import lzma
 import os
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +26,15 @@ def open_archive(params: DataParams) -> Iterator[ImageSet]:
         PipelineError: no such file, another checksum, or neither a zip nor a tar.
     """
     location = params.location or ""
+    try:
+        with _opened(location, params) as source:
+            yield source
+    except (EOFError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error) as error:
+        raise PipelineError(f"data.location: {location} is damaged ({error}); fetch or pack it again") from None
+
+
+@contextmanager
+def _opened(location: str, params: DataParams) -> Iterator[ImageSet]:
     if location.startswith(("http://", "https://")):
         path = _fetch(location, params.sha256 or "")
     else:
@@ -66,24 +77,26 @@ def _fetch(url: str, sha256: str) -> Path:
         raise PipelineError(f"data.location: {url} could not be fetched ({error}); check the address") from None
     except ValueError as error:
         if "hash" not in str(error):
-            raise
+            raise PipelineError(f"data.location: {url!r} is no URL ({error}); correct it") from None
         raise PipelineError(
             f"data.sha256: {url} has another SHA-256 than {sha256}; correct the parameter or take another mirror"
         ) from None
 
 
 @contextmanager
-def _tar_members(path: Path) -> Iterator[tuple[list[str], object]]:
+def _tar_members(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
     """Yield the names and a reader of a tar's files; a compressed tar cannot be read out of order, so one
     pass copies the members' bytes, nameless, into a temporary file."""
     RAW_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path) as archive, tempfile.TemporaryFile(dir=RAW_ARCHIVE.parent) as spool:
         places: dict[str, tuple[int, int]] = {}
         for member in archive:
-            content = archive.extractfile(member) if member.isfile() else None
-            if content is not None:
-                places[member.name.removeprefix("./")] = (spool.tell(), member.size)
-                spool.write(content.read())
+            # Hard links are files too: GNU tar writes one for a second name of the same file.
+            file = archive.extractfile(member) if member.isfile() or member.islnk() else None
+            if file is not None:
+                content = file.read()
+                places[member.name.removeprefix("./")] = (spool.tell(), len(content))
+                spool.write(content)
 
         def read(name: str) -> bytes:
             offset, size = places[name]

@@ -18,5 +18,14 @@ def open_folder(params: DataParams) -> Iterator[ImageSet]:
     if not root.is_dir():
         found = "is a file, use data.source archive for it" if root.exists() else "does not exist"
         raise PipelineError(f"data.location: the folder {root} {found}; set it to a folder of images")
-    paths = [(Path(folder) / name).relative_to(root).as_posix() for folder, _, names in os.walk(root) for name in names]
+    paths = [
+        (Path(folder) / name).relative_to(root).as_posix()
+        for folder, _, names in os.walk(root, onerror=_refuse)
+        for name in names
+    ]
     yield read_layout(str(root), paths, lambda path: (root / path).read_bytes(), params.classes)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read is told, not passed over."""
+    raise error

@@ -45,6 +45,9 @@ def read_layout(
         PipelineError: no images, fewer than two classes, or a layout that is neither of the two.
     """
     files = sorted(path for path in paths if not _is_junk(PurePosixPath(path).parts))
+    strange = [path for path in files if not path.isprintable()]
+    if strange:
+        raise PipelineError(f"{source}: the name {strange[0]!r} is not UTF-8 or cannot be printed; rename the file")
     images = [path for path in files if PurePosixPath(path).suffix.lower() in IMAGE_ENDINGS]
     if not images:
         raise PipelineError(f"{source}: holds no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}")
@@ -56,8 +59,11 @@ def read_layout(
         names = names or tuple(str(index) for index in range(1 + max(image.label or 0 for image in labelled)))
     else:
         names, labelled = _by_folder(source, by_split, names)
-    if len({image.label for image in labelled if image.label is not None}) < 2:
-        raise PipelineError(f"{source}: holds one class ({names[0]}); allowed are two or more, {_BOTH_LAYOUTS}")
+    present = {image.label for image in labelled if image.label is not None}
+    if len(present) < 2:
+        raise PipelineError(
+            f"{source}: holds one class ({names[min(present)]}); allowed are two or more, {_BOTH_LAYOUTS}"
+        )
     return ImageSet(names, tuple(labelled), read)
 
 
@@ -107,13 +113,20 @@ def _named_classes(files: list[str], read: Callable[[str], bytes]) -> tuple[str,
         lines = read(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise PipelineError(f"{path}: not UTF-8 text; save it as UTF-8, one class name a line") from None
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines if line.strip())
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise PipelineError(f"{path}: names the class {twice[0]!r} twice; make the names differ")
+    return names
 
 
 def _by_prefix(source: str, by_split: dict[str | None, dict[str, Parts]], count: int | None) -> list[SourceImage]:
     """Label ``3_12.jpg`` as class 3; a test split whose names are not of that form is unlabelled."""
     images = []
     for split, members in by_split.items():
+        if split == "test" and all(len(parts) > 1 for parts in members.values()):
+            images += [SourceImage(path, "__".join(parts), split, None) for path, parts in members.items()]
+            continue
         nested = [path for path, parts in members.items() if len(parts) > 1]
         if nested:
             raise PipelineError(f"{source}: {nested[0]} lies in a folder and others beside it do not; {_BOTH_LAYOUTS}")
@@ -127,6 +140,15 @@ def _by_prefix(source: str, by_split: dict[str | None, dict[str, Parts]], count:
         for path, match in matches.items():
             assert match is not None
             images.append(SourceImage(path, match[2], split, int(match[1])))
+    labelled = [image for image in images if image.label is not None]
+    highest = max(labelled, key=lambda image: image.label or 0)
+    several = len({image.label for image in labelled}) > 1
+    # Dates such as 20230101_1.jpg are no class indices.
+    if several and count is None and (highest.label or 0) >= len(labelled):
+        raise PipelineError(
+            f"{source}: {highest.path} would be of class {highest.label}, but there are only {len(labelled)} images; "
+            f"{_BOTH_LAYOUTS}"
+        )
     over = [image for image in images if image.label is not None and count is not None and image.label >= count]
     if over:
         raise PipelineError(
@@ -158,6 +180,11 @@ def _by_folder(
     return names or tuple(sorted(index, key=lambda folder: index[folder])), images
 
 
+def _stranger(folders: set[str], names: tuple[str, ...]) -> str:
+    """A folder that is none of the named classes: of numbers the highest, which is beyond the names."""
+    return max(folders - set(names), key=lambda folder: (int(folder) if folder.isdigit() else 0, folder))
+
+
 def _folder_indices(source: str, folders: set[str], names: tuple[str, ...] | None) -> dict[str, int]:
     """The class index of each folder: by its name, or by its number where all folders are numbers."""
     numbers = all(folder.isascii() and folder.isdigit() for folder in folders)
@@ -167,7 +194,7 @@ def _folder_indices(source: str, folders: set[str], names: tuple[str, ...] | Non
         return {folder: int(folder) for folder in folders}
     if names:
         raise PipelineError(
-            f"{source}: the folder {min(folders - set(names))} is none of the named classes ({listed(names)}); "
+            f"{source}: the folder {_stranger(folders, names)} is none of the named classes ({listed(names)}); "
             f"name every folder in {CLASSES_FILE} or data.classes"
         )
     ordered = sorted(folders, key=(lambda folder: (int(folder), folder)) if numbers else None)

@@ -70,6 +70,7 @@ def _pack(folder: Path, images: list[RawImage], classes: tuple[str, ...], params
         jobs += list(enumerate(members))
     bad: list[str] = []
     moments = np.zeros((2, 3), np.int64)
+    digest = hashlib.blake2b((folder / "index.csv").read_bytes(), digest_size=16)
     augmented_view(params)  # a wrong transform is told here, not by every worker
     with ProcessPoolExecutor(
         worker_count(), initializer=_start_worker, initargs=(folder, params, seed, shapes, offsets)
@@ -78,6 +79,7 @@ def _pack(folder: Path, images: list[RawImage], classes: tuple[str, ...], params
         for result in progress(workers.map(_pack_chunk, chunks), len(jobs), "augment", step=CHUNK):
             moments += result.moments
             bad += result.bad
+            digest.update(result.digest)
     if bad:
         raise PipelineError(
             f"{RAW_ARCHIVE}: {len(bad)} images cannot be decoded: {listed(bad)}; replace or remove them"
@@ -85,15 +87,17 @@ def _pack(folder: Path, images: list[RawImage], classes: tuple[str, ...], params
     pixels = shapes["train"][0] * params.image_size**2
     mean = moments[0] / pixels
     std = np.sqrt(np.maximum(moments[1] / pixels - mean**2, 1e-12))
-    Manifest(classes, params.image_size, tuple(mean / 255), tuple(std / 255), shapes).write(folder)
+    Manifest(classes, params.image_size, tuple(mean / 255), tuple(std / 255), shapes, digest.hexdigest()).write(folder)
 
 
 @dataclass
 class _Chunk:
-    """What a worker reports of its images: the channels' sums and sums of squares, and the bad files."""
+    """What a worker reports of its images: the channels' sums and sums of squares, the bad files, and a digest
+    of all copies."""
 
     moments: np.ndarray
     bad: list[str]
+    digest: bytes
 
 
 def _start_worker(
@@ -125,7 +129,8 @@ class _Worker:
         self.resize, self.draw = plain_copy(params), augmented_view(params)
 
     def pack(self, jobs: list[tuple[int, RawImage]]) -> _Chunk:
-        result = _Chunk(np.zeros((2, 3), np.int64), [])
+        result = _Chunk(np.zeros((2, 3), np.int64), [], b"")
+        digest = hashlib.blake2b()
         for row, image in jobs:
             try:
                 photo = decode(self.archive.read(image.entry))
@@ -133,11 +138,13 @@ class _Worker:
                 result.bad.append(f"{image.entry} ({error})")
                 continue
             copies = np.stack(list(self._copies(photo, image)))
+            digest.update(copies.data)
             position = self.offsets[image.split] + row * copies.nbytes
             os.pwrite(self.files[image.split], copies.data, position)
             if image.split == "train":
                 plain = copies[0].reshape(-1, 3).astype(np.int64)
                 result.moments += np.stack([plain.sum(0), (plain**2).sum(0)])
+        result.digest = digest.digest()
         return result
 
     def _copies(self, photo: np.ndarray, image: RawImage) -> Iterator[np.ndarray]:

@@ -1,11 +1,22 @@
 """Stage ``train``: fit the network and keep its best epoch."""
 
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
 import pandas as pd
+import torch
 
 from pipeline.batches import Batches
-from pipeline.device import choose_device, describe_device, make_deterministic
+from pipeline.checkpoint import checkpoint_path, fingerprint, load_checkpoint, remove_checkpoint, save_checkpoint
+from pipeline.device import choose_device, choose_precision, describe_device, describe_precision, set_up_torch
+from pipeline.distributed import process_group
 from pipeline.files import replacing, write_json
+from pipeline.interrupt import interruptible
 from pipeline.live import live_metrics
+from pipeline.losses import outputs_for
+from pipeline.machine import checkpoint_minutes
 from pipeline.models import ModelSpec, build_model
 from pipeline.packed import PackedDataset
 from pipeline.params.model import ModelParams
@@ -13,53 +24,134 @@ from pipeline.params.train import TrainParams
 from pipeline.paths import DATASET, METRICS, MODEL, PLOTS
 from pipeline.plots.curves import plot_curves
 from pipeline.progress import say
-from pipeline.training import Fit, Row, fit
+from pipeline.training import STEP_COLUMNS, History, Row, Trainer
 from pipeline.weights import save_model
 
 
 def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
     """Write ``results/model.safetensors``, ``results/metrics/train.json`` and the curves.
 
+    A run that was stopped goes on from its last checkpoint, to the same bits.
+
     Raises:
         PipelineError: there is no dataset, or the loss is no longer finite.
+        KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint is written first.
     """
     device = choose_device()
-    make_deterministic(seed)
+    set_up_torch(seed, params.deterministic)
     dataset = PackedDataset(DATASET)
+    spec = specify(model_params, params, dataset)
+    with process_group(device) as group:
+        model = build_model(spec, model_params.pretrained).to(device)
+        trainer = Trainer(model, *open_batches(dataset, spec, device), len(spec.classes), params, seed, group)
+        facts = {"model": asdict(spec), "pretrained": model_params.pretrained, "train": params.model_dump()}
+        path = checkpoint_path(
+            fingerprint(**facts, seed=seed, data=dataset.manifest.digest, device=device.type, world=group.world)
+        )
+        if group.is_main:
+            _announce(trainer, spec, device)
+        history = _run(trainer, path)
+        if group.is_main:
+            save_model(MODEL, history.best_state, spec)
+            _write_results(history, sum(weights.numel() for weights in model.parameters()))
+            remove_checkpoint(path)
+            best = history.best
+            say(f"train: {MODEL} is of epoch {best['epoch']:.0f}, valid accuracy {best['valid_accuracy']:.4f}")
+
+
+def specify(model_params: ModelParams, params: TrainParams, dataset: PackedDataset) -> ModelSpec:
+    """Say what network the parameters and the dataset ask for."""
     manifest = dataset.manifest
-    spec = ModelSpec(
-        model_params.name, model_params.width, manifest.image_size, manifest.classes, manifest.mean, manifest.std
+    return ModelSpec(
+        name=model_params.name,
+        width=model_params.width,
+        dropout=model_params.dropout,
+        stem=model_params.stem,
+        outputs=outputs_for(params.loss, len(manifest.classes)),
+        image_size=manifest.image_size,
+        classes=manifest.classes,
+        mean=manifest.mean,
+        std=manifest.std,
     )
-    model = build_model(spec).to(device)
-    parameters = sum(weights.numel() for weights in model.parameters())
+
+
+def open_batches(dataset: PackedDataset, spec: ModelSpec, device: torch.device) -> tuple[Batches, Batches]:
+    """Open the training and the validation split."""
     train_split, valid_split = dataset.split("train"), dataset.split("valid")
+    return Batches(train_split, spec.mean, spec.std, device), Batches(valid_split, spec.mean, spec.std, device)
+
+
+def _announce(trainer: Trainer, spec: ModelSpec, device: torch.device) -> None:
+    parameters = sum(weights.numel() for weights in trainer.bare.parameters())
+    place = "held on the device" if trainer.train.resident else "streamed to the device"
     say(
-        f"train: {spec.name} with {parameters:,} parameters on {describe_device(device)}; "
-        f"{len(train_split):,} images with {train_split.images.shape[1]} copies each, {len(valid_split):,} to validate"
+        f"train: {spec.name} with {parameters:,} parameters on {trainer.group.world} × {describe_device(device)}, "
+        f"{describe_precision(choose_precision(trainer.params, device), device)}"
     )
-    batches = [Batches(s.images, s.labels, spec.mean, spec.std, device) for s in (train_split, valid_split)]
-    with live_metrics() as live:
+    say(
+        f"train: {len(trainer.train):,} images with {trainer.train.shape[1]} copies each, {place}, "
+        f"{len(trainer.valid):,} to validate"
+    )
 
-        def report(row: Row) -> None:
+
+def _run(trainer: Trainer, path: Path) -> History:
+    """Train with live metrics and checkpoints, from the last one where there is one."""
+    group = trainer.group
+    state = load_checkpoint(path, trainer.device)
+    if state is not None:
+        trainer.load_state_dict(state)
+        if group.is_main:
+            say(f"train: goes on from {path}, epoch {trainer.epoch}, step {trainer.step}")
+    with live_metrics(quiet=not group.is_main) as live, interruptible() as interrupted:
+        for row in trainer.history.epochs:
             live(row)
-            say(
-                f"train: epoch {row['epoch']:.0f} of {params.epochs}: loss {row['train_loss']:.4f}, valid loss "
-                f"{row['valid_loss']:.4f}, valid accuracy {row['valid_accuracy']:.4f}"
-            )
+        checkpoint = _checkpointing(trainer, path, interrupted)
 
-        result = fit(model, *batches, params, seed, report)
-    save_model(MODEL, result.best_state, spec)
-    _write_results(result, parameters)
-    best = result.best
-    say(f"train: {MODEL} is of epoch {best['epoch']:.0f}, valid accuracy {best['valid_accuracy']:.4f}")
+        def on_epoch(row: Row) -> None:
+            live(row)
+            if group.is_main:
+                say(
+                    f"train: epoch {row['epoch']:.0f} of {trainer.params.epochs}: loss {row['train_loss']:.4f}, valid "
+                    f"loss {row['valid_loss']:.4f}, valid accuracy {row['valid_accuracy']:.4f}"
+                )
+            checkpoint(True)
+
+        return trainer.fit(lambda: checkpoint(False), on_epoch)
 
 
-def _write_results(result: Fit, parameters: int) -> None:
-    best_epoch = int(result.best["epoch"])
-    metrics = {name: value for name, value in result.best.items() if name not in ("epoch", "lr")}
-    counts = {"best_epoch": best_epoch, "epochs": len(result.epochs), "steps": len(result.steps)}
+def _checkpointing(trainer: Trainer, path: Path, interrupted: Callable[[], bool]) -> Callable[[bool], None]:
+    """Make the function that saves the run when it is due: at an epoch's end, after some minutes, at Ctrl-C."""
+    seconds = checkpoint_minutes() * 60
+    group, last = trainer.group, time.monotonic()
+    # Processes have to agree, which costs a message: they ask one another only now and then.
+    interval = 1 if group.world == 1 else 20
+
+    def checkpoint(at_epoch_end: bool) -> None:
+        nonlocal last
+        if not at_epoch_end and trainer.step % interval:
+            return
+        stop = group.any(interrupted(), trainer.device)
+        if not (stop or at_epoch_end or group.any(time.monotonic() - last >= seconds, trainer.device)):
+            return
+        state = trainer.state_dict()
+        if group.is_main:
+            save_checkpoint(path, state)
+        last = time.monotonic()
+        if stop:
+            if group.is_main:
+                say(f"train: stopped in epoch {trainer.epoch}; the same command goes on from {path}")
+            raise KeyboardInterrupt
+
+    return checkpoint
+
+
+def _write_results(history: History, parameters: int) -> None:
+    best_epoch = int(history.best["epoch"])
+    metrics = {name: value for name, value in history.best.items() if name not in ("epoch", "lr")}
+    steps = pd.DataFrame(history.step_rows().numpy(), columns=list(STEP_COLUMNS))
+    steps.insert(0, "step", range(1, len(steps) + 1))
+    counts = {"best_epoch": best_epoch, "epochs": len(history.epochs), "steps": len(steps)}
     write_json(METRICS / "train.json", {**counts, "parameters": parameters, **metrics})
-    steps = pd.DataFrame(result.steps)
     with replacing(PLOTS / "steps.csv") as beside:
         steps.to_csv(beside, index=False, float_format="%.6g")
-    plot_curves(PLOTS / "curves.png", pd.DataFrame(result.epochs), steps, best_epoch)
+    plot_curves(PLOTS / "curves.png", pd.DataFrame(history.epochs), steps, best_epoch)

@@ -4,6 +4,7 @@ import datetime
 import re
 from copy import deepcopy
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 from hypothesis import example, given, settings
@@ -89,6 +90,11 @@ def test_every_parameter_says_which_values_it_may_have(key):
     assert "section" not in allowed
 
 
+@pytest.mark.parametrize("key", [key for key, field in FIELDS.items() if get_origin(field.annotation) is Literal])
+def test_every_choice_is_listed(key):
+    assert allowed_values(tuple(key.split("."))) == ", ".join(map(str, get_args(FIELDS[key].annotation)))
+
+
 @pytest.mark.parametrize("written", ["3e-05", "0.00003", "3.0E-5"])
 def test_a_small_number_is_read_however_dvc_writes_it(workspace, written):
     assert load(with_lr(written)).train.lr == 0.00003
@@ -140,18 +146,19 @@ def test_a_wrong_value_is_named_with_what_is_allowed(key, value, allowed):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "place", "found"),
+    ("key", "value", "place", "found", "allowed"),
     [
-        ("augment.transforms", [{"name": "Affine"}, 5], 1, 5),
-        ("augment.transforms", [{"scale": 2}], 0, {"scale": 2}),
-        ("data.classes", ["cat", "dog", 3], 2, 3),
+        ("augment.transforms", [{"name": "Affine"}, 5], 1, 5, "name"),
+        ("augment.transforms", [{"scale": 2}], 0, {"scale": 2}, "name"),
+        ("data.classes", ["cat", "dog", 3], 2, 3, "text"),
         # Too few names, too, but only because one of them is no text.
-        ("data.classes", ["cat", 3], 1, 3),
+        ("data.classes", ["cat", 3], 1, 3, "text"),
     ],
 )
-def test_a_wrong_item_of_a_list_is_named_by_its_place_in_one_line(key, value, place, found):
+def test_a_wrong_item_of_a_list_is_named_by_its_place_in_one_line(key, value, place, found, allowed):
     message = complaint(changed(key, value))
     assert message.startswith(f"params.yaml: {key}.{place}: got {found!r}, allowed is ")
+    assert allowed in message.partition(" allowed is ")[2]
     assert len(message.splitlines()) == 1
 
 
@@ -166,7 +173,7 @@ def test_each_wrong_key_has_its_own_line():
     [
         ("sead", "did you mean seed?"),
         ("trian", "did you mean train?"),
-        ("train.learning_rate_", "remove it"),
+        ("train.zzz", "remove it"),
         ("train.batchsize", "did you mean batch_size?"),
         ("data.valid_fractions", "did you mean valid_fraction?"),
     ],
@@ -174,7 +181,8 @@ def test_each_wrong_key_has_its_own_line():
 def test_unknown_key_is_refused_with_a_hint(key, hint):
     section, _, name = key.partition(".")
     content = changed(section, {**CONTENT[section], name: 1} if name else 1)
-    allowed = ", ".join(CONTENT[section] if name else CONTENT)
+    inside = [known.removeprefix(f"{section}.") for known in FIELDS if known.startswith(f"{section}.")]
+    allowed = ", ".join(inside if name else Params.model_fields)
     assert complaint(content) == f"params.yaml: {key}: unknown key, allowed are {allowed}; {hint}"
 
 
@@ -328,6 +336,7 @@ def test_random_values_are_accepted_or_refused_by_the_rules(junk):
     JUNK,
 )
 @example("train", None, 1)
+@example(None, "", 1)
 @example(None, "\ud800", 1)
 def test_random_keys_are_refused_by_the_rules(section, key, value):
     content = deepcopy(CONTENT)

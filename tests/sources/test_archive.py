@@ -230,7 +230,7 @@ class TestUrl:
 
     def test_that_is_no_address_is_refused(self, cache, data_params):
         message = complaint(data_params("archive", location="http://[photos.zip", sha256="0" * 64))
-        assert message.startswith("data.location: http://[photos.zip could not be fetched (")
+        assert message.startswith("data.location: 'http://[photos.zip' is no URL (")
 
     def test_a_damaged_copy_in_the_cache_is_fetched_again(self, site, cache, data_params):
         path = pack("zip")

@@ -189,10 +189,14 @@ class TestUnlabelledTestSplit:
         message = complaint([*(f"train/{name}" for name in FOLDERS), "test/cat/a.jpg", stray])
         assert f"{stray} lies in no folder of a training class (cat, dog)" in message
 
-    @pytest.mark.parametrize("names", [["0_a.jpg", "b.jpg"], ["cat/a.jpg", "b.jpg"]], ids=["prefixed", "folders"])
-    def test_an_unlabelled_image_in_another_split_is_refused(self, names):
-        train = PREFIXED if "/" not in names[0] else FOLDERS
-        assert "valid/b.jpg" in complaint([*(f"train/{name}" for name in train), *(f"valid/{name}" for name in names)])
+    @pytest.mark.parametrize(
+        ("names", "says"),
+        [(PREFIXED, "has no class index before an underscore"), (FOLDERS, "lies in no class's folder")],
+        ids=["prefixed", "folders"],
+    )
+    def test_an_unlabelled_image_in_another_split_is_refused(self, names, says):
+        paths = [f"{split}/{name}" for split in ("train", "valid") for name in names]
+        assert f"valid/b.jpg {says}; " in complaint([*paths, "valid/b.jpg"])
 
 
 class TestRefused:
@@ -231,14 +235,22 @@ class TestRefused:
 PARTS = st.sampled_from(["train", "val", "Test", "evaluation", "cat", "dog", "0", "2", "set", "__MACOSX"])
 NAMES = st.sampled_from(["0_a.jpg", "1_b.JPG", "2_a.png", "a.jpg", "b.png", "classes.txt", ".DS_Store", "notes.md"])
 PATHS = st.builds(lambda folders, name: "/".join([*folders, name]), st.lists(PARTS, max_size=3), NAMES)
-SPLIT = st.sampled_from(["train/", "training/"])
-LIKELY = st.builds(
-    lambda above, split, names: [f"{above}{split}{name}" for name in names],
-    st.sampled_from(["", "set/"]),
-    SPLIT,
-    st.lists(st.sampled_from([*PREFIXED, "3_a.jpg"]), unique=True)
-    | st.lists(st.sampled_from([*FOLDERS, "10/a.jpg", "cat/x/a.jpg"]), unique=True),
-)
+CLASSES = st.none() | st.sampled_from([("cat", "dog"), ("dog", "cat", "10", "eel")])
+
+
+@st.composite
+def data_sets(draw):
+    """The paths of a data set as people have them, with two classes or more."""
+    names, more = draw(
+        st.sampled_from([(PREFIXED, ["0_x.JPG", "3_a.jpg"]), (FOLDERS, ["10/a.jpg", "cat/x/a.jpg", "eel/a.jpg"])])
+    )
+    above = draw(st.sampled_from(["", "set/", "set/1/"]))
+    if draw(st.booleans()):
+        return [above + name for name in names + draw(st.lists(st.sampled_from(more), unique=True))]
+    paths = [f"training/{name}" for name in names]
+    paths += draw(st.lists(st.sampled_from([f"val/{name}" for name in names + more]), unique=True))
+    paths += draw(st.lists(st.sampled_from(["test/0001.jpg", "test/0_1.jpg"]), unique=True))
+    return [above + path for path in [*paths, *draw(st.sampled_from([[], ["classes.txt"], ["notes.md"]]))]]
 
 
 def outcome(paths, classes):
@@ -252,8 +264,8 @@ def outcome(paths, classes):
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(PATHS, unique=True, max_size=6) | LIKELY,
-    st.sampled_from([None, ("cat", "dog"), ("dog", "cat", "0", "2")]),
+    st.lists(PATHS, unique=True, max_size=6) | data_sets(),
+    CLASSES,
     st.data(),
 )
 def test_the_order_of_the_paths_never_matters(paths, classes, data):
@@ -261,13 +273,8 @@ def test_the_order_of_the_paths_never_matters(paths, classes, data):
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    LIKELY,
-    st.lists(PATHS, max_size=2),
-    st.sampled_from([None, ("cat", "dog"), ("dog", "cat", "0", "2")]),
-)
-def test_every_image_is_kept_and_its_label_is_below_the_number_of_classes(paths, others, classes):
-    paths = list(dict.fromkeys(paths + others))
+@given(data_sets() | st.lists(PATHS, unique=True, max_size=6), CLASSES)
+def test_every_image_is_kept_and_its_label_is_below_the_number_of_classes(paths, classes):
     found = outcome(paths, classes)
     if isinstance(found, str):
         return

@@ -29,18 +29,39 @@ AUGMENT = {
     "views": 2,
     "transforms": [{"name": "RandomResizedCrop", "scale": [0.6, 1.0]}, {"name": "HorizontalFlip"}],
 }
-MODEL = {"name": "classifier", "width": 4}
+MODEL = {"name": "classifier", "width": 4, "dropout": 0.0, "stem": "default", "pretrained": False}
+# A setting for each parameter, plain where there is a choice; tests change those that they are about.
 TRAIN = {
     "epochs": 3,
     "batch_size": 8,
     "lr": 0.003,
     "optimizer": "adam",
+    "momentum": 0.9,
+    "nesterov": False,
     "weight_decay": 0.0,
-    "schedule": "constant",
-    "warmup_epochs": 0,
-    "loss": "cross_entropy",
+    "norm_weight_decay": 0.0,
     "clip_norm": 10.0,
+    "schedule": "constant",
+    "lr_step_size": 1,
+    "lr_gamma": 0.5,
+    "lr_min": 0.0,
+    "warmup_epochs": 0.0,
+    "warmup_method": "linear",
+    "warmup_decay": 0.1,
+    "loss": "cross_entropy",
+    "label_smoothing": 0.0,
+    "class_weights": "none",
+    "hflip": 0.0,
+    "random_resized_crop": 1.0,
+    "color_jitter": 0.0,
+    "random_erase": 0.0,
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
+    "ema_decay": 0.0,
     "patience": 0,
+    "precision": "auto",
+    "deterministic": True,
+    "compile": False,
 }
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 

@@ -46,7 +46,7 @@ def test_best_epoch_is_kept_and_training_stops_when_patience_ends(dataset):
 def test_every_step_is_logged_with_loss_gradient_norm_and_learning_rate(dataset):
     run()
     steps = pd.read_csv(PLOTS / "steps.csv")
-    assert list(steps["step"]) == list(range(9))
+    assert list(steps["step"]) == list(range(1, 10))
     assert (steps[["loss", "gradient_norm", "lr"]] > 0).all(axis=None)
     assert (PLOTS / "curves.png").stat().st_size > 10_000
 

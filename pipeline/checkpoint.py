@@ -1,0 +1,62 @@
+"""Checkpoints: what a training run needs to go on as if it had never been stopped.
+
+They are no output of the stage, since DVC removes outputs before it runs: they lie in a folder that git ignores,
+under a fingerprint of all that decides the result, and are removed when the run is complete.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.files import replacing
+
+FOLDER = Path(".checkpoints")
+
+
+def fingerprint(**facts: Any) -> str:
+    """A name for a run: the facts (parameters, dataset, device ...), torch's version and the pipeline's loaded code."""
+    code = {
+        name: hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+        for name, module in sorted(sys.modules.items())
+        if name.split(".")[0] == "pipeline" and getattr(module, "__file__", None)
+    }
+    content = json.dumps({**facts, "torch": torch.__version__, "code": code}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:20]
+
+
+def checkpoint_path(name: str) -> Path:
+    """Where the checkpoint of a fingerprint lies.
+
+    An experiment's temporary workspace (``dvc exp run --temp`` or ``--queue``) is removed when it fails: there the
+    folder is that of the repository around it.
+    """
+    here = Path.cwd()
+    root = next((parent.parent.parent for parent in here.parents if parent.parts[-2:] == (".dvc", "tmp")), here)
+    return root / FOLDER / f"{name}.pt"
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint beside the old one, bring it to the disk, and put it in the old one's place."""
+    with replacing(path) as beside, beside.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """Read a checkpoint, None where there is none; only tensors and plain values are ever loaded."""
+    if not path.exists():
+        return None
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a complete run's checkpoint, and the folder with the last one."""
+    path.unlink(missing_ok=True)
+    if path.parent.exists() and not any(path.parent.iterdir()):
+        path.parent.rmdir()

@@ -1,0 +1,107 @@
+"""Paths of the torch optimizers down an error surface of two weights: flat along the first, steep along the second."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import sqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
+from torch.optim.lr_scheduler import LambdaLR
+
+# A factor of the learning rate, by the number of steps already taken: what LambdaLR calls lr_lambda.
+Factor = Callable[[int], float]
+
+# Far along the flat weight, but only a step or two of an adaptive optimizer from the floor of the valley: so little
+# steep gradient adds up that AdaGrad leaps sideways while it is still on its way.
+START = (25.0, 1.0)
+
+
+def surface_error(weights: Tensor, condition_number: float) -> Tensor:
+    """The error ``(w1² / condition_number + w2²) / 2`` of weights ``(..., 2)``: a long bowl, its minimum 0 at (0, 0).
+
+    Its curvature is 1 along w2, so gradient descent diverges from a learning rate of 2 on, and 1 / condition_number
+    along w1.
+    """
+    w1, w2 = weights.unbind(-1)
+    return (w1**2 / condition_number + w2**2) / 2
+
+
+def descend(
+    make_optimizer: Callable[[list[Tensor]], Optimizer], factor: Factor, steps: int, condition_number: float
+) -> np.ndarray:
+    """Walk down the surface from ``START``, the learning rate of each step multiplied by ``factor``.
+
+    Returns:
+        The weights before the first step and after each, ``(steps + 1, 2)``, float64; they overflow to inf or NaN
+        where the path diverges.
+    """
+    weights = torch.tensor(START, dtype=torch.float64, requires_grad=True)
+    optimizer = make_optimizer([weights])
+    scheduler = LambdaLR(optimizer, factor)
+    path = [weights.detach().clone()]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        surface_error(weights, condition_number).backward()
+        optimizer.step()
+        scheduler.step()
+        path.append(weights.detach().clone())
+    return torch.stack(path).numpy()
+
+
+def constant() -> Factor:
+    """The same rate at every step."""
+    return lambda step: 1.0
+
+
+def inverse_sqrt(decay_steps: int) -> Factor:
+    """Decay as ``1 / sqrt(1 + t / decay_steps)``; with ``decay_steps`` 1 the ``1 / sqrt(t)`` of AdaGrad's analysis."""
+    return lambda step: 1 / sqrt(1 + step / decay_steps)
+
+
+def warmed_up(warmup_steps: int, then: Factor) -> Factor:
+    """Rise linearly to the full rate at step ``warmup_steps`` (Goyal et al. 2017), then follow ``then``."""
+    return lambda step: (step + 1) / warmup_steps if step < warmup_steps else then(step + 1 - warmup_steps)
+
+
+def root_mean(factor: Factor) -> Factor:
+    """What turns AdaGrad's root of the sum of all squared gradients into the root of their mean.
+
+    ``lr * sqrt(t) / sqrt(sum)`` is ``lr / sqrt(sum / t)``, so that is torch's own AdaGrad with a rate that grows.
+    """
+    return lambda step: factor(step) * sqrt(step + 1)
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimizer with its learning rate, as the figure and the table name it."""
+
+    name: str
+    lr: float
+    make: Callable[[list[Tensor]], Optimizer]
+    adapt: Callable[[Factor], Factor] = lambda factor: factor
+
+
+def methods(lr: float, gd_lr_large: float, gd_lr_small: float) -> tuple[Method, ...]:
+    """The optimizers, from the simplest on.
+
+    AdaGrad comes twice. Courses that lead from it to RMSProp divide by the root of the *mean* of all squared
+    gradients; as published (Duchi et al. 2011) and in torch it divides by the root of their *sum*, which is the
+    former with a decay of 1 / sqrt(t) built in. RMSProp (Hinton 2012) has alpha 0.9, Adam (Kingma & Ba 2015) torch's defaults.
+    """
+    return (
+        Method("gradient descent (large)", gd_lr_large, partial(SGD, lr=gd_lr_large)),
+        Method("gradient descent (small)", gd_lr_small, partial(SGD, lr=gd_lr_small)),
+        Method("AdaGrad (mean)", lr, partial(Adagrad, lr=lr), root_mean),
+        Method("AdaGrad (sum)", lr, partial(Adagrad, lr=lr)),
+        Method("RMSProp", lr, partial(RMSprop, lr=lr, alpha=0.9)),
+        Method("Adam", lr, partial(Adam, lr=lr)),
+    )
+
+
+def schedules(decay_steps: int, warmup_steps: int) -> dict[str, Factor]:
+    """The schedules by name."""
+    decay = inverse_sqrt(decay_steps)
+    return {"constant": constant(), "decay": decay, "warm-up and decay": warmed_up(warmup_steps, decay)}

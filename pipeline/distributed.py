@@ -1,0 +1,106 @@
+"""Several processes that train one network: what they agree on.
+
+Started by ``torchrun`` (or by ``PIPELINE_PROCESSES``, see ``cli``); a single process is a group of one.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's place among the processes.
+
+    Attributes:
+        rank: its number, 0 is the one that writes.
+        world: how many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the outputs."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set in any process."""
+        return flag if self.world == 1 else bool(self.sum(torch.tensor(int(flag), device=device)).item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, by rank."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Let the processes share gradients, and the statistics of batch norms."""
+        if self.world == 1:
+            return model
+        if device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            return nn.parallel.DistributedDataParallel(model, device_ids=[device.index])
+        _sync_batch_norms(model)
+        return nn.parallel.DistributedDataParallel(model)
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[Group]:
+    """Join the processes that ``torchrun`` started, and leave them at the end."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Group()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield Group(dist.get_rank(), world)
+    finally:
+        dist.destroy_process_group()
+
+
+class _SyncedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes, on any device: torch's own runs on GPUs alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(images)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        count = images.numel() / images.shape[1]
+        sums = torch.stack([images.sum(dim=(0, 2, 3)), images.square().sum(dim=(0, 2, 3))])
+        sums = torch.cat([sums.flatten(), sums.new_tensor([count])])
+        total = all_reduce(sums)
+        count = total[-1]
+        mean, square = (total[:-1] / count).view(2, -1)
+        variance = square - mean.square()
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return images * scale.view(1, -1, 1, 1) + (self.bias - mean * scale).view(1, -1, 1, 1)
+
+
+def _sync_batch_norms(model: nn.Module) -> None:
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = _SyncedBatchNorm

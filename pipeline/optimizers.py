@@ -1,0 +1,65 @@
+"""The optimizers by name, all from ``torch.optim``."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from pipeline.params.train import TrainParams
+
+Group = dict[str, Any]
+
+
+def build_optimizers(model: nn.Module, params: TrainParams, device: torch.device) -> list[Optimizer]:
+    """Build what ``train.optimizer`` names: one optimizer, or for ``muon`` Muon and AdamW.
+
+    The weights of norms and all biases get ``norm_weight_decay``, as in torchvision's references: shrinking them
+    has no regularising effect (He et al. 2019, Bag of Tricks).
+    """
+    if params.optimizer == "muon":
+        matrices = _hidden_matrices(model)
+        muon = torch.optim.Muon(
+            matrices,
+            lr=params.lr,
+            momentum=params.momentum,
+            nesterov=params.nesterov,
+            weight_decay=params.weight_decay,
+            # Makes one learning rate fit both (Liu et al. 2025, Muon is Scalable for LLM Training).
+            adjust_lr_fn="match_rms_adamw",
+        )
+        return [muon, _BUILDERS["adamw"](_groups(model, params, set(matrices)), params, _fused(device))]
+    return [_BUILDERS[params.optimizer](_groups(model, params, set()), params, _fused(device))]
+
+
+_BUILDERS: dict[str, Callable[[list[Group], TrainParams, bool], Optimizer]] = {
+    "sgd": lambda groups, p, fused: torch.optim.SGD(
+        groups, lr=p.lr, momentum=p.momentum, nesterov=p.nesterov and p.momentum > 0, fused=fused
+    ),
+    "adagrad": lambda groups, p, fused: torch.optim.Adagrad(groups, lr=p.lr),
+    # alpha as in the article: a tenth of each new squared gradient.
+    "rmsprop": lambda groups, p, fused: torch.optim.RMSprop(groups, lr=p.lr, alpha=0.9, momentum=p.momentum),
+    "adam": lambda groups, p, fused: torch.optim.Adam(groups, lr=p.lr, fused=fused),
+    "adamw": lambda groups, p, fused: torch.optim.AdamW(groups, lr=p.lr, fused=fused),
+}
+
+
+def _fused(device: torch.device) -> bool:
+    """One kernel for all weights, where torch has it."""
+    return device.type in ("cpu", "cuda")
+
+
+def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that Muon is made for: of linear layers, all but the last."""
+    return [module.weight for module in model.modules() if isinstance(module, nn.Linear)][:-1]
+
+
+def _groups(model: nn.Module, params: TrainParams, without: set[nn.Parameter]) -> list[Group]:
+    """Two groups, with their own weight decay: the weights of layers, and those of norms with all biases."""
+    rest = [weights for weights in model.parameters() if weights not in without]
+    groups = [
+        {"params": [weights for weights in rest if weights.ndim > 1], "weight_decay": params.weight_decay},
+        {"params": [weights for weights in rest if weights.ndim <= 1], "weight_decay": params.norm_weight_decay},
+    ]
+    return [group for group in groups if group["params"]]
