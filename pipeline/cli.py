@@ -69,6 +69,17 @@ def train() -> None:
     stage(params.model, params.train, params.seed)
 
 
+@app.command("learning_rates")
+def learning_rates() -> None:
+    """Draw what the learning rate does to gradient descent, AdaGrad, RMSProp and Adam on an error surface."""
+    from pipeline.params.file import load_params
+
+    params = load_params(PARAMS)
+    from pipeline.stages.learning_rates import learning_rates as stage
+
+    stage(params.learning_rates)
+
+
 @app.command()
 def lr_find(
     steps: Annotated[int, typer.Option(min=10, help="Steps of the test.")] = 100,

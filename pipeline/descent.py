@@ -89,7 +89,8 @@ def methods(lr: float, gd_lr_large: float, gd_lr_small: float) -> tuple[Method, 
 
     AdaGrad comes twice. Courses that lead from it to RMSProp divide by the root of the *mean* of all squared
     gradients; as published (Duchi et al. 2011) and in torch it divides by the root of their *sum*, which is the
-    former with a decay of 1 / sqrt(t) built in. RMSProp (Hinton 2012) has alpha 0.9, Adam (Kingma & Ba 2015) torch's defaults.
+    former with a decay of 1 / sqrt(t) built in. RMSProp (Hinton 2012) has alpha 0.9, Adam (Kingma & Ba 2015) the
+    defaults of torch.
     """
     return (
         Method("gradient descent (large)", gd_lr_large, partial(SGD, lr=gd_lr_large)),

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from pipeline.batches import Batches
 from pipeline.device import choose_device
 from pipeline.errors import PipelineError
-from pipeline.losses import class_logits
-from pipeline.models import ModelSpec
+from pipeline.models import ModelSpec, class_logits
 from pipeline.packed import PackedDataset, PackedSplit
 from pipeline.progress import progress
 

@@ -27,16 +27,6 @@ def outputs_for(loss: str, classes: int) -> int:
     return 1
 
 
-def class_logits(outputs: Tensor) -> Tensor:
-    """The logits ``(n, classes)`` whose softmax gives the class probabilities.
-
-    A single output z is the second class's logit against 0: softmax of (0, z) is (1 - sigmoid(z), sigmoid(z)).
-    """
-    if outputs.shape[1] > 1:
-        return outputs
-    return torch.cat([torch.zeros_like(outputs), outputs], dim=1)
-
-
 def class_weights(labels: Tensor, classes: int, params: TrainParams, device: torch.device) -> Tensor | None:
     """Weights ``(classes,)`` inverse to each class's share of ``labels``, 1 on average over the images."""
     if params.class_weights == "none":

@@ -144,6 +144,16 @@ def _shrink_stem(model: nn.Module, name: str) -> None:
         model.maxpool = nn.Identity()
 
 
+def class_logits(outputs: Tensor) -> Tensor:
+    """The logits ``(n, classes)`` whose softmax gives the class probabilities.
+
+    A single output z is the second class's logit against 0: softmax of (0, z) is (1 - sigmoid(z), sigmoid(z)).
+    """
+    if outputs.shape[1] > 1:
+        return outputs
+    return torch.cat([torch.zeros_like(outputs), outputs], dim=1)
+
+
 def find_layer(model: nn.Module, name: str, key: str) -> nn.Module:
     """Find a layer by its dotted name.
 

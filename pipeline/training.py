@@ -12,12 +12,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.batch_augmentation import augment_pixels, mix, random_erase
 from pipeline.batches import Batches, shuffled_plan, steps_per_epoch
-from pipeline.device import choose_precision
 from pipeline.distributed import Group
 from pipeline.errors import PipelineError
-from pipeline.losses import build_loss, class_logits, class_weights
+from pipeline.losses import build_loss, class_weights
+from pipeline.models import class_logits
 from pipeline.optimizers import build_optimizers
 from pipeline.params.train import TrainParams
+from pipeline.precision import choose_precision
 from pipeline.progress import progress
 from pipeline.schedules import build_schedule
 

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from pipeline.errors import PipelineError
-from pipeline.losses import build_loss, class_logits, class_weights, outputs_for
+from pipeline.losses import build_loss, class_weights, outputs_for
+from pipeline.models import class_logits
 from pipeline.params.train import TrainParams
 from tests.stages.conftest import TRAIN
 

@@ -6,6 +6,7 @@ from pipeline.params.augment import AugmentParams
 from pipeline.params.base import Section
 from pipeline.params.data import DataParams
 from pipeline.params.evaluate import EvaluateParams
+from pipeline.params.learning_rates import LearningRatesParams
 from pipeline.params.model import ModelParams
 from pipeline.params.predict import PredictParams
 from pipeline.params.train import TrainParams
@@ -23,3 +24,4 @@ class Params(Section):
     evaluate: EvaluateParams
     tsne: TsneParams
     predict: PredictParams
+    learning_rates: LearningRatesParams

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.batches import Batches
 from pipeline.checkpoint import checkpoint_path, fingerprint, load_checkpoint, remove_checkpoint, save_checkpoint
-from pipeline.device import choose_device, choose_precision, describe_device, describe_precision, set_up_torch
+from pipeline.device import choose_device, describe_device, set_up_torch
 from pipeline.distributed import process_group
 from pipeline.files import replacing, write_json
 from pipeline.interrupt import interruptible
@@ -23,6 +23,7 @@ from pipeline.params.model import ModelParams
 from pipeline.params.train import TrainParams
 from pipeline.paths import DATASET, METRICS, MODEL, PLOTS
 from pipeline.plots.curves import plot_curves
+from pipeline.precision import choose_precision, describe_precision
 from pipeline.progress import say
 from pipeline.training import STEP_COLUMNS, History, Row, Trainer
 from pipeline.weights import save_model
