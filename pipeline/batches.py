@@ -11,6 +11,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from pipeline.errors import PipelineError
 from pipeline.packed import PackedSplit
 
 Plan = Iterable[tuple[Tensor, Tensor]]
@@ -41,14 +42,15 @@ class Batches:
         self.device = device
         self.shape = split.images.shape
         self.labels = torch.tensor(split.labels)
-        self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self.scale = 1 / torch.tensor(std, device=device).view(1, 3, 1, 1)
+        self.shift = -torch.tensor(mean, device=device).view(1, 3, 1, 1) * self.scale
         self.resident = fits(split.images.nbytes, device) if resident is None else resident
         if self.resident:
             with warnings.catch_warnings():
                 # The memory map is read-only, and so is our use of it.
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-                self.images = torch.from_numpy(split.images).to(device)
+                # A row a copy, so that a batch is whole rows.
+                self.images = torch.from_numpy(split.images).to(device).flatten(0, 1)
             self.labels = self.labels.to(device)
         else:
             self.file = split.images.filename
@@ -60,26 +62,31 @@ class Batches:
     def load(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
         """Give the batches of a plan of (rows, copies): images ``uint8`` ``(n, height, width, 3)`` and labels
         ``(n,)``, on the device."""
-        if self.resident:
-            for rows, copies in plan:
-                rows, copies = rows.to(self.device), copies.to(self.device)
-                yield self.images[rows, copies], self.labels[rows]
-        else:
-            yield from self._stream(plan)
+        return self._take(plan) if self.resident else self._stream(plan)
 
     def as_pixels(self, images: Tensor) -> Tensor:
         """``uint8`` ``(n, h, w, 3)`` to floats in 0 to 1, ``(n, 3, h, w)``, ``channels_last``: only strides change."""
-        return images.permute(0, 3, 1, 2).float().mul_(1 / 255)
+        return images.permute(0, 3, 1, 2) * (1 / 255)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Floats in 0 to 1 to the network's input, of mean 0 and standard deviation 1 over the training split."""
-        return (pixels - self.mean).mul_(self.scale)
+        return torch.addcmul(self.shift, pixels, self.scale)
 
     def in_order(self, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Give the normalised plain images in the order of the index and their labels; a rank's share of them."""
         rows = torch.arange(len(self))[rank::world].split(batch_size)
         for images, labels in self.load((some, torch.zeros_like(some)) for some in rows):
             yield self.normalise(self.as_pixels(images)), labels
+
+    def _take(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        """Send the whole plan to the device at once: sent batch by batch, the host would wait at each step."""
+        batches = list(plan)
+        if not batches:
+            return
+        rows, copies = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        places = (rows * self.shape[1] + copies).to(self.device)
+        for place in places.split([len(rows) for rows, _ in batches]):
+            yield self.images.index_select(0, place), self.labels.index_select(0, place // self.shape[1])
 
     def _stream(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
         """Read ahead in a thread, at most ``PREFETCH`` batches, so that memory does not grow with the split."""
@@ -121,7 +128,8 @@ class Batches:
         batch = torch.empty((len(rows), *self.shape[2:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         size = batch[0].numel()
         for target, row, copy in zip(batch.numpy(), rows.tolist(), copies.tolist(), strict=True):
-            os.preadv(file, [target.data], self.offset + (row * self.shape[1] + copy) * size)
+            if os.preadv(file, [target.data], self.offset + (row * self.shape[1] + copy) * size) != size:
+                raise PipelineError(f"{self.file}: ends before image {row}; run dvc repro --force augment")
         return batch
 
 

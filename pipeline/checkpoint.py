@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipeline.errors import PipelineError
 from pipeline.files import replacing
 
 FOLDER = Path(".checkpoints")
@@ -41,11 +42,21 @@ def checkpoint_path(name: str) -> Path:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint beside the old one, bring it to the disk, and put it in the old one's place."""
-    with replacing(path) as beside, beside.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a checkpoint beside the old one, bring it to the disk, and put it in the old one's place.
+
+    Raises:
+        PipelineError: the disk is full, or the folder cannot be written to; the old checkpoint stays.
+    """
+    try:
+        with replacing(path) as beside, beside.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+        reason = str(error).splitlines()[0]
+        raise PipelineError(
+            f"{path}: could not be written ({reason}); make room and run the same command again, it goes on"
+        ) from None
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:

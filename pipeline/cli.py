@@ -2,12 +2,15 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import PipelineError
 from pipeline.paths import PARAMS
+
+if TYPE_CHECKING:
+    from pipeline.params.schema import Params
 
 app = typer.Typer(
     help="Images to a trained, evaluated, explained and exported CNN; dvc repro runs every stage.",
@@ -33,14 +36,20 @@ def main() -> None:
         sys.exit(130)
 
 
+def read_params() -> "Params":
+    """Validate the whole file, before anything else is imported or done."""
+    from pipeline.params.file import load_params
+
+    return load_params(PARAMS)
+
+
 @app.command()
 def download() -> None:
     """Bring the images of data.source into data/raw.zip."""
-    from pipeline.params.file import load_params
+    params = read_params()
     from pipeline.stages.download import download as stage
     from pipeline.transforms import augmented_view
 
-    params = load_params(PARAMS)
     # A wrong transform is told before a long download, not after it.
     augmented_view(params.augment)
     stage(params.data)
@@ -49,9 +58,7 @@ def download() -> None:
 @app.command()
 def augment() -> None:
     """Decode, resize and augment the images into data/dataset/."""
-    from pipeline.params.file import load_params
-
-    params = load_params(PARAMS)
+    params = read_params()
     from pipeline.stages.augment import augment as stage
 
     stage(params.augment, params.seed)
@@ -60,9 +67,7 @@ def augment() -> None:
 @app.command()
 def train() -> None:
     """Train the network and keep its best epoch."""
-    from pipeline.params.file import load_params
-
-    params = load_params(PARAMS)
+    params = read_params()
     start_processes()
     from pipeline.stages.train import train as stage
 
@@ -72,9 +77,7 @@ def train() -> None:
 @app.command("learning_rates")
 def learning_rates() -> None:
     """Draw what the learning rate does to gradient descent, AdaGrad, RMSProp and Adam on an error surface."""
-    from pipeline.params.file import load_params
-
-    params = load_params(PARAMS)
+    params = read_params()
     from pipeline.stages.learning_rates import learning_rates as stage
 
     stage(params.learning_rates)
@@ -87,9 +90,7 @@ def lr_find(
     high: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1.0,
 ) -> None:
     """Run the learning rate range test and draw it, with a suggestion for train.lr."""
-    from pipeline.params.file import load_params
-
-    params = load_params(PARAMS)
+    params = read_params()
     from pipeline.lr_finder import lr_find as find
 
     find(params.model, params.train, params.seed, steps, low, high)
@@ -108,9 +109,7 @@ def start_processes() -> None:
 @app.command()
 def evaluate() -> None:
     """Measure accuracy and draw the confusion matrix."""
-    from pipeline.params.file import load_params
-
-    params = load_params(PARAMS)
+    params = read_params()
     from pipeline.stages.evaluate import evaluate as stage
 
     stage(params.evaluate)
@@ -119,9 +118,7 @@ def evaluate() -> None:
 @app.command()
 def tsne() -> None:
     """Draw what a layer of the network learned."""
-    from pipeline.params.file import load_params
-
-    params = load_params(PARAMS)
+    params = read_params()
     from pipeline.stages.tsne import tsne as stage
 
     stage(params.tsne, params.seed)
@@ -130,9 +127,7 @@ def tsne() -> None:
 @app.command()
 def predict() -> None:
     """Write submission.csv and the table of probabilities."""
-    from pipeline.params.file import load_params
-
-    params = load_params(PARAMS)
+    params = read_params()
     from pipeline.stages.predict import predict as stage
 
     stage(params.predict)

@@ -52,6 +52,13 @@ class Group:
             dist.all_gather_object(values, value)
         return values
 
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value."""
+        values = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
         """Let the processes share gradients, and the statistics of batch norms."""
         if self.world == 1:

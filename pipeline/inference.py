@@ -1,6 +1,7 @@
 """Running a trained network over a packed split."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.models import ModelSpec, class_logits
 from pipeline.packed import PackedDataset, PackedSplit
 from pipeline.progress import progress
+from pipeline.weights import load_model
 
 BATCH_SIZE = 256
 
@@ -28,6 +30,18 @@ def check_fits(spec: ModelSpec, dataset: PackedDataset) -> None:
             f"{dataset.folder}: holds {len(manifest.classes)} classes at {manifest.image_size} pixels, the model was "
             f"trained on {len(spec.classes)} at {spec.image_size}; run dvc repro"
         )
+
+
+def open_trained(dataset_folder: Path, model_file: Path) -> tuple[PackedDataset, nn.Module, ModelSpec]:
+    """Open a packed dataset and the network that was trained on it.
+
+    Raises:
+        PipelineError: one of them is missing, or they do not belong together.
+    """
+    dataset = PackedDataset(dataset_folder)
+    model, spec = load_model(model_file)
+    check_fits(spec, dataset)
+    return dataset, model, spec
 
 
 @torch.inference_mode()

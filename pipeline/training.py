@@ -78,7 +78,7 @@ class Trainer:
         self.loss = build_loss(params, class_weights(train.labels, classes, params, self.device))
         self.history = History()
         self.epoch, self.step = 1, 0
-        self.log = torch.zeros(self.steps, len(STEP_COLUMNS), device=self.device)
+        self.log, self.rates = torch.zeros(self.steps, 3, device=self.device), torch.zeros(self.steps)
         if params.batch_size % group.world:
             raise PipelineError(
                 f"params.yaml: train.batch_size: got {params.batch_size}, allowed is a multiple of the "
@@ -99,7 +99,8 @@ class Trainer:
         """
         while self.epoch <= self.params.epochs and not self._out_of_patience():
             self._train_epoch(on_step)
-            rows = self.group.sum(self.log).cpu() / self.group.world
+            shown = self.group.sum(self.log).cpu() / self.group.world
+            rows = torch.cat([shown, self.rates.unsqueeze(1)], dim=1)
             self._refuse_divergence(rows)
             row = {"epoch": self.epoch, **_means(rows), **self._validate()}
             self.history.steps.append(rows)
@@ -121,9 +122,8 @@ class Trainer:
         label = f"epoch {self.epoch} of {self.params.epochs}"
         batches = progress(self.train.load(plan), self.steps - self.step, label, "steps", quiet=not self.group.is_main)
         for images, labels in batches:
-            row = self.log[self.step]
-            row[:3] = self.train_step(images, labels)
-            row[3].fill_(self.schedules[0].get_last_lr()[0])
+            self.log[self.step] = self.train_step(images, labels)
+            self.rates[self.step] = self.schedules[0].get_last_lr()[0]
             for schedule in self.schedules:
                 schedule.step()
             self.step += 1
@@ -202,6 +202,7 @@ class Trainer:
             "history": vars(self.history),
             "position": (self.epoch, self.step),
             "log": self.log,
+            "rates": self.rates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -218,7 +219,7 @@ class Trainer:
         self.history.steps = [rows.cpu() for rows in self.history.steps]
         self.history.best_state = {name: tensor.cpu() for name, tensor in self.history.best_state.items()}
         self.epoch, self.step = state["position"]
-        self.log = state["log"]
+        self.log, self.rates = state["log"], state["rates"].cpu()
         random = state["random"][self.group.rank]
         torch.set_rng_state(random["cpu"].cpu())
         if self.device.type in random and self.device.type != "cpu":

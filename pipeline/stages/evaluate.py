@@ -6,13 +6,11 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 
 from pipeline.errors import PipelineError
 from pipeline.files import replacing, write_json
-from pipeline.inference import check_fits, predict_probabilities
-from pipeline.packed import PackedDataset
+from pipeline.inference import open_trained, predict_probabilities
 from pipeline.params.evaluate import EvaluateParams
 from pipeline.paths import DATASET, METRICS, MODEL, PLOTS
 from pipeline.plots.confusion import plot_confusion
 from pipeline.progress import say
-from pipeline.weights import load_model
 
 
 def evaluate(params: EvaluateParams) -> None:
@@ -21,9 +19,7 @@ def evaluate(params: EvaluateParams) -> None:
     Raises:
         PipelineError: there is no model, it does not fit the dataset, or the split has no labels.
     """
-    dataset = PackedDataset(DATASET)
-    model, spec = load_model(MODEL)
-    check_fits(spec, dataset)
+    dataset, model, spec = open_trained(DATASET, MODEL)
     split = dataset.labelled_split(params.split)
     probabilities = predict_probabilities(model, spec, split, "evaluate")
     metrics, by_class = compute_metrics(split.labels, probabilities, spec.classes, params.top_k)

@@ -4,12 +4,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.files import replacing
-from pipeline.inference import check_fits, predict_probabilities
-from pipeline.packed import PackedDataset
+from pipeline.inference import open_trained, predict_probabilities
 from pipeline.params.predict import PredictParams
 from pipeline.paths import DATASET, MODEL, PREDICTIONS
 from pipeline.progress import say
-from pipeline.weights import load_model
 
 
 def predict(params: PredictParams) -> None:
@@ -18,9 +16,7 @@ def predict(params: PredictParams) -> None:
     Raises:
         PipelineError: there is no model, it does not fit the dataset, or there is no such split.
     """
-    dataset = PackedDataset(DATASET)
-    model, spec = load_model(MODEL)
-    check_fits(spec, dataset)
+    dataset, model, spec = open_trained(DATASET, MODEL)
     name = params.split if params.split != "auto" else "test" if "test" in dataset else "valid"
     split = dataset.split(name)
     probabilities = predict_probabilities(model, spec, split, "predict")

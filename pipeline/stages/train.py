@@ -12,6 +12,7 @@ from pipeline.batches import Batches
 from pipeline.checkpoint import checkpoint_path, fingerprint, load_checkpoint, remove_checkpoint, save_checkpoint
 from pipeline.device import choose_device, describe_device, set_up_torch
 from pipeline.distributed import process_group
+from pipeline.errors import PipelineError
 from pipeline.files import replacing, write_json
 from pipeline.interrupt import interruptible
 from pipeline.live import live_metrics
@@ -98,7 +99,8 @@ def _announce(trainer: Trainer, spec: ModelSpec, device: torch.device) -> None:
 def _run(trainer: Trainer, path: Path) -> History:
     """Train with live metrics and checkpoints, from the last one where there is one."""
     group = trainer.group
-    state = load_checkpoint(path, trainer.device)
+    # Read by the process that wrote it: the others may run on hosts with disks of their own.
+    state = group.broadcast(load_checkpoint(path, trainer.device) if group.is_main else None)
     if state is not None:
         trainer.load_state_dict(state)
         if group.is_main:
@@ -117,7 +119,13 @@ def _run(trainer: Trainer, path: Path) -> History:
                 )
             checkpoint(True)
 
-        return trainer.fit(lambda: checkpoint(False), on_epoch)
+        try:
+            return trainer.fit(lambda: checkpoint(False), on_epoch)
+        except torch.OutOfMemoryError as error:
+            raise PipelineError(
+                f"train: {trainer.device} is out of memory ({str(error).splitlines()[0]}); lower train.batch_size "
+                f"({trainer.params.batch_size} now), augment.image_size or model.width"
+            ) from None
 
 
 def _checkpointing(trainer: Trainer, path: Path, interrupted: Callable[[], bool]) -> Callable[[bool], None]:

@@ -6,14 +6,12 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 
 from pipeline.files import replacing, write_json
-from pipeline.inference import check_fits, extract_features
+from pipeline.inference import extract_features, open_trained
 from pipeline.models import find_layer
-from pipeline.packed import PackedDataset
 from pipeline.params.tsne import TsneParams
 from pipeline.paths import DATASET, METRICS, MODEL, PLOTS
 from pipeline.plots.scatter import plot_tsne
 from pipeline.progress import say
-from pipeline.weights import load_model
 
 
 def tsne(params: TsneParams, seed: int) -> None:
@@ -22,9 +20,7 @@ def tsne(params: TsneParams, seed: int) -> None:
     Raises:
         PipelineError: there is no model, it does not fit the dataset, it has no such layer, or no labels.
     """
-    dataset = PackedDataset(DATASET)
-    model, spec = load_model(MODEL)
-    check_fits(spec, dataset)
+    dataset, model, spec = open_trained(DATASET, MODEL)
     layer = find_layer(model, params.layer, "tsne.layer")
     split = dataset.labelled_split(params.split)
     features = extract_features(model, spec, split, "tsne", layer)

@@ -1,0 +1,151 @@
+"""Peak memory of training on the CPU with 10,000 and 100,000 images of 128 px, resident and streamed.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --steps 1562    # a whole epoch of the larger set
+
+Each line is a fresh process that opens a packed dataset as the stage ``train`` does and trains a narrow network (width
+4) with batch 64, the images drawn at random from the whole set. The datasets are sparse files of zeros: they take no
+disk. *Resident* on a CPU is a memory map: its pages count in the RSS, though they belong to the page cache and go as
+soon as someone needs the memory. *Streamed* reads by position, a few batches ahead. So what training itself needs is
+the anonymous part, sampled every few milliseconds. Linux only.
+
+Measured:
+
+    (not yet)
+"""
+
+import csv
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from pipeline.packed import INDEX_COLUMNS, Manifest
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = (10_000, 100_000)
+IMAGE_SIZE = 128
+BATCH_SIZE = 64
+WIDTH = 4
+CLASSES = tuple(str(label) for label in range(11))
+MIB = 2**20
+
+
+def make_dataset(folder: Path, images: int) -> None:
+    """Write a packed dataset of black images."""
+    shapes = {"train": (images, 1, IMAGE_SIZE, IMAGE_SIZE, 3), "valid": (BATCH_SIZE, 1, IMAGE_SIZE, IMAGE_SIZE, 3)}
+    with (folder / "index.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(INDEX_COLUMNS)
+        for split, shape in shapes.items():
+            # Not create_array, which takes the disk space at once.
+            np.lib.format.open_memmap(folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
+            for row in range(shape[0]):
+                label = row % len(CLASSES)
+                table.writerow([split, row, f"{row:06}", label, CLASSES[label], f"{split}/{label}_{row:06}.jpg"])
+    Manifest(CLASSES, IMAGE_SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), shapes, "").write(folder)
+
+
+def train(folder: Path, resident: bool, steps: int) -> int:
+    """Train on the dataset in ``folder`` and return how many steps there were; less than asked for in a small set."""
+    import torch
+
+    from pipeline.batches import Batches, shuffled_plan
+    from pipeline.device import set_up_torch
+    from pipeline.distributed import Group
+    from pipeline.models import ModelSpec, build_model
+    from pipeline.packed import PackedDataset
+    from pipeline.params.file import read_yaml
+    from pipeline.params.train import TrainParams
+    from pipeline.training import Trainer
+
+    device = torch.device("cpu")
+    content = read_yaml(ROOT / "params.yaml")["train"] | read_yaml(ROOT / "recipes" / "food11.yaml")["train"]
+    params = TrainParams(**(content | {"batch_size": BATCH_SIZE, "precision": "auto", "compile": False}))
+    set_up_torch(0, params.deterministic)
+    dataset = PackedDataset(folder)
+    mean, std = dataset.manifest.mean, dataset.manifest.std
+    spec = ModelSpec("classifier", WIDTH, 0.0, "default", len(CLASSES), IMAGE_SIZE, CLASSES, mean, std)
+    batches, valid = (Batches(dataset.split(split), mean, std, device, resident) for split in ("train", "valid"))
+    trainer = Trainer(build_model(spec), batches, valid, len(CLASSES), params, 0, Group())
+    plan = shuffled_plan(len(batches), 1, BATCH_SIZE, seed=0, epoch=1)
+    done = 0
+    for images, labels in batches.load(itertools.islice(plan, steps)):
+        trainer.train_step(images, labels)
+        done += 1
+    return done
+
+
+def anonymous_bytes() -> int:
+    """The memory of this process that no file stands behind."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+
+def measure(folder: Path, resident: bool, steps: int) -> dict[str, int]:
+    """Train in this process and say what it took, in bytes."""
+    peak, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.005):
+            peak = max(peak, anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        steps = train(folder, resident, steps)
+    finally:
+        done.set()
+        watcher.join()
+    return {
+        "steps": steps,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "anonymous_peak": peak,
+        "anonymous_end": anonymous_bytes(),
+    }
+
+
+def measure_apart(folder: Path, resident: bool, steps: int) -> dict[str, int]:
+    """Do it in a fresh process.
+
+    A child's ru_maxrss begins with its parent's: this process must stay smaller, hence imports no torch.
+    """
+    mode = "--resident" if resident else "--no-resident"
+    command = [sys.executable, __file__, "--steps", str(steps), "--folder", str(folder), mode]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def main(
+    steps: Annotated[int, typer.Option(help="at most; an epoch of the smaller set has 156")] = 300,
+    folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    resident: Annotated[bool, typer.Option(hidden=True)] = True,
+) -> None:
+    """Print a line for each size and mode; with --folder, only measure that dataset, in this process."""
+    if folder is not None:
+        print(json.dumps(measure(folder, resident, steps)))
+        return
+    print(f"{'MiB':>14}{'pixels':>8}{'steps':>7}  {'mode':8}{'peak RSS':>10}{'peak anonymous':>16}{'at the end':>12}")
+    for count in SIZES:
+        with tempfile.TemporaryDirectory() as name:
+            make_dataset(Path(name), count)
+            for mode in ("resident", "streamed"):
+                found = measure_apart(Path(name), mode == "resident", steps)
+                print(
+                    f"{count:7,} images{count * IMAGE_SIZE**2 * 3 / MIB:8,.0f}{found['steps']:7,}  {mode}"
+                    f"{found['peak'] / MIB:10,.0f}{found['anonymous_peak'] / MIB:16,.0f}"
+                    f"{found['anonymous_end'] / MIB:12,.0f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    typer.run(main)
