@@ -126,9 +126,8 @@ class OurEngine:
         trainer.model.train()
         plan = shuffled_plan(len(trainer.train), trainer.train.shape[1], self.batch_size, SEED, trainer.epoch)
         for step, (images, labels) in enumerate(trainer.train.load(itertools.islice(plan, steps))):
-            row = trainer.log[step]
-            row[:3] = trainer.train_step(images, labels)
-            row[3].fill_(trainer.schedules[0].get_last_lr()[0])
+            trainer.log[step] = trainer.train_step(images, labels)
+            trainer.rates[step] = trainer.schedules[0].get_last_lr()[0]
             for schedule in trainer.schedules:
                 schedule.step()
         trainer.log.cpu()

@@ -17,7 +17,11 @@ def decode(content: bytes) -> np.ndarray:
     """
     if not content:
         raise ValueError("the file is empty")
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        # Of more pixels than OpenCV allows, most often because the header is damaged.
+        raise ValueError(" ".join(str(error).split())) from None
     return image if image is not None else _decode_with_pillow(content)
 
 

@@ -20,7 +20,7 @@ def choose_device() -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise PipelineError(f"PIPELINE_DEVICE: got {name!r}, allowed is a device of this machine ({reason})") from None
@@ -46,6 +46,8 @@ def set_up_torch(seed: int, deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # A layer of some torchvision model may have no such kernel: a warning serves its user better than an end.
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # Only a program that reads memory it never wrote would need it, and it takes a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True

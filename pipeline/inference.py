@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.batches import Batches
 from pipeline.device import choose_device
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, listed
 from pipeline.models import ModelSpec, class_logits
 from pipeline.packed import PackedDataset, PackedSplit
 from pipeline.progress import progress
@@ -27,8 +27,8 @@ def check_fits(spec: ModelSpec, dataset: PackedDataset) -> None:
     manifest = dataset.manifest
     if (spec.classes, spec.image_size) != (manifest.classes, manifest.image_size):
         raise PipelineError(
-            f"{dataset.folder}: holds {len(manifest.classes)} classes at {manifest.image_size} pixels, the model was "
-            f"trained on {len(spec.classes)} at {spec.image_size}; run dvc repro"
+            f"{dataset.folder}: holds {listed(manifest.classes)} at {manifest.image_size} pixels, the model was "
+            f"trained on {listed(spec.classes)} at {spec.image_size}; run dvc repro"
         )
 
 
@@ -61,16 +61,28 @@ def predict_probabilities(model: nn.Module, spec: ModelSpec, split: PackedSplit,
     return run_model(model, spec, split, label, lambda model, images: class_logits(model(images)).softmax(dim=1))
 
 
+def _flat(output: Tensor) -> Tensor:
+    """``(n, features)``: maps are averaged over space, whether the channels stand second or, as in swin_t, last."""
+    if output.ndim != 4:
+        return output.flatten(1)
+    a, b, c = output.shape[1:]
+    return output.mean(dim=(1, 2)) if a == b != c else output.mean(dim=(2, 3))
+
+
 def extract_features(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, layer: nn.Module) -> np.ndarray:
     """The output of ``layer`` for each image, ``float32``, ``(images, features)``; maps are averaged over space."""
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not isinstance(output, Tensor):
+            raise PipelineError("params.yaml: tsne.layer: this layer gives no tensor; choose another one")
         # A copy: the layer that follows may work in place.
-        seen.append(output.mean(dim=(2, 3)) if output.ndim == 4 else output.flatten(1).clone())
+        seen[:] = [_flat(output).clone()]
 
     def output(model: nn.Module, images: Tensor) -> Tensor:
         model(images)
+        if not seen:
+            raise PipelineError("params.yaml: tsne.layer: the network does not run this layer; choose another one")
         return seen.pop()
 
     handle = layer.register_forward_hook(keep)

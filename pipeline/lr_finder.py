@@ -30,8 +30,8 @@ def lr_find(model_params: ModelParams, params: TrainParams, seed: int, steps: in
     Raises:
         PipelineError: there is no dataset, or ``low`` is not below ``high``.
     """
-    if low >= high:
-        raise PipelineError(f"lr-find: got --low {low:g} and --high {high:g}, allowed is a low below the high")
+    if not 0 < low < high < math.inf:
+        raise PipelineError(f"lr-find: got --low {low:g} and --high {high:g}, allowed is a low below a finite high")
     device = choose_device()
     set_up_torch(seed, params.deterministic)
     dataset = PackedDataset(DATASET)
@@ -39,6 +39,8 @@ def lr_find(model_params: ModelParams, params: TrainParams, seed: int, steps: in
     model = build_model(spec, model_params.pretrained).to(device)
     trainer = Trainer(model, *open_batches(dataset, spec, device), len(spec.classes), params, seed, Group())
     table = range_test(trainer, steps, low, high)
+    if len(table) < 2:
+        raise PipelineError(f"lr-find: the loss explodes at once with --low {low:g}; lower it")
     suggestion = suggest(table)
     with replacing(PLOTS / "lr_find.csv") as beside:
         table.to_csv(beside, index=False, float_format="%.6g")
@@ -65,9 +67,11 @@ def range_test(trainer: Trainer, steps: int, low: float, high: float) -> pd.Data
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         smoothed = average / (1 - SMOOTHING ** (step + 1))
         best = min(best, smoothed)
-        if step + 1 == steps or not math.isfinite(loss) or smoothed > DIVERGED * best:
+        if not math.isfinite(loss) or smoothed > DIVERGED * best:
             break
         rows.append((lr, loss, smoothed))
+        if step + 1 == steps:
+            break
     return pd.DataFrame(rows, columns=["lr", "loss", "smoothed"])
 
 

@@ -23,7 +23,7 @@ def process_count() -> int:
 
 def _whole_number(name: str, default: int) -> int:
     value = os.environ.get(name, str(default))
-    if not value.isdigit() or int(value) < 1:
+    if not value.isdecimal() or int(value) < 1:
         raise PipelineError(f"{name}: got {value!r}, allowed is a whole number ≥ 1; unset it for {default}")
     return int(value)
 

@@ -107,12 +107,21 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
     arguments: dict[str, Any] = {"dropout": spec.dropout} if spec.dropout else {}
     if spec.name in ("googlenet", "inception_v3") and not pretrained:
         arguments |= {"aux_logits": False, "init_weights": True}
+    if spec.name.startswith("vit_"):
+        arguments["image_size"] = spec.image_size
     try:
         if pretrained:
             model = models.get_model(spec.name, weights="DEFAULT", **arguments)
+            if getattr(model, "AuxLogits", None) is not None:
+                # Its second output serves the training from scratch alone.
+                model.aux_logits, model.AuxLogits = False, None
             _replace_head(model, spec.outputs)
         else:
             model = models.get_model(spec.name, weights=None, num_classes=spec.outputs, **arguments)
+    except ValueError as error:  # a vision transformer's patches do not fit the image, or its weights another size
+        raise PipelineError(
+            f"params.yaml: augment.image_size: {spec.name} refuses {spec.image_size} ({error})"
+        ) from None
     except TypeError:
         raise PipelineError(f"params.yaml: model.dropout: {spec.name} has no dropout; set it to 0") from None
     except OSError as error:
@@ -126,10 +135,15 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
 
 
 def _replace_head(model: nn.Module, outputs: int) -> None:
-    """Put a fresh last linear layer in the place of ImageNet's."""
-    name, head = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    """Put a fresh last layer in the place of ImageNet's; squeezenet's is a convolution."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    name, head = layers[-1]
+    if isinstance(head, nn.Linear):
+        fresh: nn.Module = nn.Linear(head.in_features, outputs)
+    else:
+        fresh = nn.Conv2d(head.in_channels, outputs, kernel_size=1)
     parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, nn.Linear(head.in_features, outputs))
+    setattr(model.get_submodule(parent), child, fresh)
 
 
 def _shrink_stem(model: nn.Module, name: str) -> None:

@@ -73,7 +73,8 @@ def _build(transform: Transform, number: int, image_size: int) -> Any:
     """Build one transform; albumentations itself only warns of an unknown argument."""
     key = f"augment.transforms.{number}"
     kind = getattr(albumentations, transform.name, None)
-    if not (inspect.isclass(kind) and issubclass(kind, albumentations.BasicTransform)):
+    concrete = inspect.isclass(kind) and not kind.__module__.endswith("transforms_interface")
+    if not (concrete and issubclass(kind, albumentations.BasicTransform)):
         raise PipelineError(f"{key}: got {transform.name!r}, allowed is the name of an albumentations 2.0.8 transform")
     allowed = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
     arguments = transform.arguments
@@ -85,9 +86,24 @@ def _build(transform: Transform, number: int, image_size: int) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return kind(**arguments)
-    except (TypeError, ValueError, Warning) as error:
+            built = kind(**arguments)
+    except (NotImplementedError, TypeError, ValueError, Warning) as error:
         raise PipelineError(f"{key}: {transform.name}: {_complaint(error)}") from None
+    given = _type_given(kind, arguments)
+    if given != np.uint8:
+        raise PipelineError(
+            f"{key}: {transform.name} gives {given}, allowed are transforms that give uint8 pixels; remove it, "
+            "training normalises by itself"
+        )
+    return built
+
+
+def _type_given(kind: Any, arguments: dict[str, Any]) -> np.dtype:
+    """The type of the pixels that a transform gives for those of a photo, tried on a black one."""
+    try:
+        return kind(**arguments | {"p": 1})(image=np.zeros((640, 640, 3), np.uint8))["image"].dtype
+    except Exception:  # it may want another size or more than an image, which the real photos have to show
+        return np.dtype(np.uint8)
 
 
 def _complaint(error: Exception) -> str:

@@ -31,11 +31,12 @@ def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
     try:
         with safe_open(path, "pt") as file:
             content = json.loads((file.metadata() or {})["spec"])
+        spec = ModelSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+        model = build_model(spec)
+        model.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file; run dvc repro train") from None
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise PipelineError(f"{path}: no weights file of this project ({error}); run dvc repro train") from None
-    spec = ModelSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
-    model = build_model(spec)
-    model.load_state_dict(load_file(path))
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise PipelineError(f"{path}: no weights file of this project ({reason}); run dvc repro train") from None
     return model.eval(), spec

@@ -58,7 +58,9 @@ class TrainParams(Section):
         ge=0, description="alpha of cutmix (Yun et al. 2019); 0 does not; with mixup, either by turns"
     )
     ema_decay: float = Field(ge=0, lt=1, description="decay of the moving average of the weights; 0 keeps none")
-    patience: int = Field(ge=0, description="epochs without a better valid accuracy before stopping; 0 never stops")
+    patience: int = Field(
+        ge=0, description="epochs without a better valid accuracy (or loss at the same) before stopping; 0 never stops"
+    )
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         description="auto takes bf16 on a GPU that has it, else fp16 there, fp32 on the CPU"
