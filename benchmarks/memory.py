@@ -11,7 +11,15 @@ the anonymous part, sampled every few milliseconds. Linux only.
 
 Measured:
 
-    (not yet)
+    2 CPU cores, torch 2.15.0, 150 steps, MiB:
+
+               images  pixels  mode      peak RSS  peak anonymous
+               10,000     469  resident     1,346             563
+               10,000     469  streamed       956             614
+              100,000   4,688  resident     1,905             616
+              100,000   4,688  streamed       978             636
+
+    Resident on the CPU is a memory map: its pages count in RSS, but are the page cache's and given back on demand.
 """
 
 import csv

@@ -12,7 +12,13 @@ of 512 px stands in for them. Two CPU cores, then a GPU, the usual batch and the
 
 Measured:
 
-    (not yet)
+    2 CPU cores (x86-64, shared machine), torch 2.15.0, 128 px, width 64, batch 64, photos of 512 px, 2 workers,
+    4 steps an epoch, 3 rounds: the usual loop 12.2 images a second (10.6 to 12.7), ours 20.7 (19.7 to 21.9), 1.72 times
+    as many; deterministic 18.7 (18.3 to 21.0), 1.65 times. That was before deterministic stopped filling new tensors.
+    With THP_MEM_ALLOC_ENABLE=1, which the product sets for itself, 2 rounds: 14.3, 23.2 and 22.4.
+    Of our time convolutions took 70 %, batch norms 17 %, max pooling 5 % (the profile).
+
+    A GPU: not measured.
 """
 
 import itertools

@@ -130,11 +130,11 @@ def test_a_dataset_of_the_networks_classes_and_size_fits(tmp_path):
     [
         (
             {"classes": 4},
-            "holds blue, green, red, white at 32 pixels, the model was trained on blue, green, red at 32; run dvc repro",
+            "holds blue, green, red, white at 32 pixels, the model was trained on blue, green, red at 32",
         ),
         (
             {"size": 64},
-            "holds blue, green, red at 64 pixels, the model was trained on blue, green, red at 32; run dvc repro",
+            "holds blue, green, red at 64 pixels, the model was trained on blue, green, red at 32",
         ),
     ],
 )
