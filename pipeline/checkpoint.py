@@ -59,11 +59,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         ) from None
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """Read a checkpoint, None where there is none; only tensors and plain values are ever loaded."""
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint into the CPU's memory, None where there is none; only tensors and plain values are loaded."""
     if not path.exists():
         return None
-    return torch.load(path, map_location=device, weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def remove_checkpoint(path: Path) -> None:

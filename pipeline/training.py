@@ -216,14 +216,12 @@ class Trainer:
             schedule.load_state_dict(saved)
         self.scaler.load_state_dict(state["scaler"])
         self.history = History(**state["history"])
-        self.history.steps = [rows.cpu() for rows in self.history.steps]
-        self.history.best_state = {name: tensor.cpu() for name, tensor in self.history.best_state.items()}
         self.epoch, self.step = state["position"]
-        self.log, self.rates = state["log"], state["rates"].cpu()
+        self.log, self.rates = state["log"].to(self.device), state["rates"]
         random = state["random"][self.group.rank]
-        torch.set_rng_state(random["cpu"].cpu())
+        torch.set_rng_state(random["cpu"])
         if self.device.type in random and self.device.type != "cpu":
-            torch.get_device_module(self.device).set_rng_state(random[self.device.type].cpu())
+            torch.get_device_module(self.device).set_rng_state(random[self.device.type])
 
 
 def _score(row: Row) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from pipeline.plots.style import saved_figure
 
@@ -25,3 +26,7 @@ def plot_curves(path: Path, epochs: pd.DataFrame, steps: pd.DataFrame, best_epoc
             axis.set(xlabel="step", title={"gradient_norm": "gradient norm", "lr": "learning rate"}.get(name, name))
             if name != "lr":
                 axis.set_yscale("log")
+                # Less than a decade apart, powers of ten alone would leave the axis without a number.
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.yaxis.set_minor_formatter(NullFormatter())

@@ -100,7 +100,7 @@ def _run(trainer: Trainer, path: Path) -> History:
     """Train with live metrics and checkpoints, from the last one where there is one."""
     group = trainer.group
     # Read by the process that wrote it: the others may run on hosts with disks of their own.
-    state = group.broadcast(load_checkpoint(path, trainer.device) if group.is_main else None)
+    state = group.broadcast(load_checkpoint(path) if group.is_main else None)
     if state is not None:
         trainer.load_state_dict(state)
         if group.is_main:
