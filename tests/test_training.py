@@ -14,21 +14,10 @@ from pipeline.distributed import Group
 from pipeline.losses import outputs_for
 from pipeline.models import Classifier
 from pipeline.training import Trainer
+from tests.stages.conftest import EVERYTHING
 from tests.tiny_datasets import MEAN, STD, train_params, write_split
 
 CPU = torch.device("cpu")
-# Everything that draws random numbers or keeps a state.
-EVERYTHING = {
-    "schedule": "cosine",
-    "warmup_epochs": 1.0,
-    "hflip": 0.5,
-    "random_resized_crop": 0.6,
-    "color_jitter": 0.2,
-    "random_erase": 0.3,
-    "mixup_alpha": 0.2,
-    "cutmix_alpha": 1.0,
-    "ema_decay": 0.9,
-}
 
 
 class StoppedError(Exception):

@@ -63,6 +63,18 @@ TRAIN = {
     "deterministic": True,
     "compile": False,
 }
+# What draws random numbers or keeps a state, all of it on.
+EVERYTHING = {
+    "schedule": "cosine",
+    "warmup_epochs": 1.0,
+    "hflip": 0.5,
+    "random_resized_crop": 0.6,
+    "color_jitter": 0.2,
+    "random_erase": 0.3,
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1.0,
+    "ema_decay": 0.9,
+}
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 

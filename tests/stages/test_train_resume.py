@@ -11,24 +11,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.paths import LIVE, METRICS, MODEL, PLOTS
+from tests.stages.conftest import EVERYTHING, TRAIN
 from tests.stages.conftest import MODEL as MODEL_PARAMS
-from tests.stages.conftest import TRAIN
 
 ROOT = Path(__file__).parents[2]
-# Everything that draws random numbers or keeps a state.
-EVERYTHING = {
-    **TRAIN,
-    "epochs": 25,
-    "schedule": "cosine",
-    "warmup_epochs": 1.0,
-    "hflip": 0.5,
-    "random_resized_crop": 0.6,
-    "color_jitter": 0.2,
-    "random_erase": 0.3,
-    "mixup_alpha": 0.2,
-    "cutmix_alpha": 1.0,
-    "ema_decay": 0.9,
-}
+STATEFUL = {**TRAIN, **EVERYTHING, "epochs": 25}
 DROPOUT = {**MODEL_PARAMS, "dropout": 0.2}
 
 
@@ -63,7 +50,7 @@ def outputs() -> dict[str, str]:
 @pytest.mark.usefixtures("dataset")
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_killed_at_random_moments_it_ends_in_the_same_bits(optimizer):
-    params = {**EVERYTHING, "optimizer": optimizer}
+    params = {**STATEFUL, "optimizer": optimizer}
     assert killed_runs(DROPOUT, params, kills=0, seed=0, minutes="10")["exitcode"] == 0
     expected = outputs()
     # A checkpoint after every step: a good share of the kills falls into its writing.
@@ -101,7 +88,7 @@ def params_yaml() -> str:
     from ruamel.yaml import YAML
 
     params = YAML(typ="safe").load(ROOT / "params.yaml")
-    params["train"] = {**EVERYTHING, "epochs": 60}
+    params["train"] = {**STATEFUL, "epochs": 60}
     params["model"] = DROPOUT
     return json.dumps(params)
 
