@@ -28,6 +28,12 @@ class AugmentParams(Section):
         description="how a photo becomes square: stretch, or crop (short side, then centre)"
     )
     views: int = Field(ge=0, le=64, description="augmented copies of each training image, beside the plain one")
+    test_views: int = Field(
+        ge=0, le=64, description="augmented copies of each valid and test image, for test-time augmentation"
+    )
+    preset: Literal["none", "light", "medium", "strong"] = Field(
+        description="transforms that draw a view: none, light, medium or strong"
+    )
     transforms: Annotated[tuple[Transform, ...], Field(strict=False)] = Field(
-        description="albumentations transforms that draw a view, in order, with their arguments"
+        description="albumentations transforms after the preset's, in order, with their arguments"
     )

@@ -17,16 +17,22 @@ from pipeline.stages.train import train
 DATA = {
     "source": "folder",
     "location": "photos",
+    "mirrors": [],
+    "revision": None,
     "sha256": None,
     "classes": None,
     "valid_fraction": 0.25,
     "test_fraction": 0.25,
     "split_seed": 0,
+    "on_bad_image": "error",
+    "on_leak": "warn",
 }
 AUGMENT = {
     "image_size": 32,
     "resize": "stretch",
     "views": 2,
+    "test_views": 0,
+    "preset": "none",
     "transforms": [{"name": "RandomResizedCrop", "scale": [0.6, 1.0]}, {"name": "HorizontalFlip"}],
 }
 MODEL = {"name": "classifier", "width": 4, "dropout": 0.0, "stem": "default", "pretrained": False}
