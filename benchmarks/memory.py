@@ -59,7 +59,7 @@ def make_dataset(folder: Path, images: int) -> None:
             for row in range(shape[0]):
                 label = row % len(CLASSES)
                 table.writerow([split, row, f"{row:06}", label, CLASSES[label], f"{split}/{label}_{row:06}.jpg"])
-    Manifest(CLASSES, IMAGE_SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), shapes, "").write(folder)
+    Manifest(CLASSES, IMAGE_SIZE, "stretch", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), shapes, "").write(folder)
 
 
 def train(folder: Path, resident: bool, steps: int) -> int:
@@ -81,7 +81,7 @@ def train(folder: Path, resident: bool, steps: int) -> int:
     set_up_torch(0, params.deterministic)
     dataset = PackedDataset(folder)
     mean, std = dataset.manifest.mean, dataset.manifest.std
-    spec = ModelSpec("classifier", WIDTH, 0.0, "default", len(CLASSES), IMAGE_SIZE, CLASSES, mean, std)
+    spec = ModelSpec("classifier", WIDTH, 0.0, "default", len(CLASSES), IMAGE_SIZE, "stretch", CLASSES, mean, std)
     batches, valid = (Batches(dataset.split(split), mean, std, device, resident) for split in ("train", "valid"))
     trainer = Trainer(build_model(spec), batches, valid, len(CLASSES), params, 0, Group())
     plan = shuffled_plan(len(batches), 1, BATCH_SIZE, seed=0, epoch=1)

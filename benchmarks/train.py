@@ -118,7 +118,7 @@ class OurEngine:
         train |= {"batch_size": batch_size, "precision": "auto", "deterministic": False, "compile": False}
         params = TrainParams(**(train | changes))
         names = tuple(str(label) for label in range(CLASSES))
-        spec = ModelSpec("classifier", width, 0.0, "default", CLASSES, batches.shape[2], names, MEAN, STD)
+        spec = ModelSpec("classifier", width, 0.0, "default", CLASSES, batches.shape[2], "stretch", names, MEAN, STD)
         model = build_model(spec).to(batches.device)
         self.trainer = Trainer(model, batches, batches, CLASSES, params, SEED, Group())
 

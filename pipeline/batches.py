@@ -72,10 +72,15 @@ class Batches:
         """Floats in 0 to 1 to the network's input, of mean 0 and standard deviation 1 over the training split."""
         return torch.addcmul(self.shift, pixels, self.scale)
 
-    def in_order(self, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the normalised plain images in the order of the index and their labels; a rank's share of them."""
+    def in_order(
+        self, batch_size: int, rank: int = 0, world: int = 1, copy: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the normalised images in the order of the index and their labels; a rank's share of them.
+
+        Copy 0 is the plain image, the others are its views.
+        """
         rows = torch.arange(len(self))[rank::world].split(batch_size)
-        for images, labels in self.load((some, torch.zeros_like(some)) for some in rows):
+        for images, labels in self.load((some, torch.full_like(some, copy)) for some in rows):
             yield self.normalise(self.as_pixels(images)), labels
 
     def _take(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:

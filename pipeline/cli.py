@@ -63,7 +63,7 @@ def augment() -> None:
     params = read_params()
     from pipeline.stages.augment import augment as stage
 
-    stage(params.augment, params.seed)
+    stage(params.augment, params.seed, params.data.on_bad_image, params.data.on_leak)
 
 
 @app.command()

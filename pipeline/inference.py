@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from pipeline.batches import Batches
@@ -46,19 +47,36 @@ def open_trained(dataset_folder: Path, model_file: Path) -> tuple[PackedDataset,
 
 @torch.inference_mode()
 def run_model(
-    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, output: Callable[[nn.Module, Tensor], Tensor]
+    model: nn.Module,
+    spec: ModelSpec,
+    split: PackedSplit,
+    label: str,
+    output: Callable[[nn.Module, Tensor], Tensor],
+    copy: int = 0,
 ) -> np.ndarray:
-    """Apply ``output(model, batch)`` to the plain images of a split; ``float32``, ``(images, ...)``."""
+    """Apply ``output(model, batch)`` to a copy of each image of a split, 0 the plain one; ``float32``,
+    ``(images, ...)``."""
     device = choose_device()
     model.to(device).eval()
     batches = Batches(split, spec.mean, spec.std, device)
-    steps = progress(batches.in_order(BATCH_SIZE), len(split), label, step=BATCH_SIZE)
+    steps = progress(batches.in_order(BATCH_SIZE, copy=copy), len(split), label, step=BATCH_SIZE)
     return torch.cat([output(model, images).float() for images, _ in steps]).cpu().numpy()
 
 
-def predict_probabilities(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str) -> np.ndarray:
-    """Class probabilities, ``float32``, ``(images, classes)``; each row sums to 1."""
-    return run_model(model, spec, split, label, lambda model, images: class_logits(model(images)).softmax(dim=1))
+def predict_logits(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, copy: int = 0) -> np.ndarray:
+    """Logits of the classes, whose softmax are the probabilities, ``float32``, ``(images, classes)``."""
+    return run_model(model, spec, split, label, lambda model, images: class_logits(model(images)), copy)
+
+
+def predict_probabilities(
+    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, tta: bool = False
+) -> np.ndarray:
+    """Class probabilities, ``float32``, ``(images, classes)``; each row sums to 1.
+
+    With ``tta`` (test-time augmentation) they are the mean over the plain image and all its views.
+    """
+    copies = range(split.images.shape[1] if tta else 1)
+    return np.mean([softmax(predict_logits(model, spec, split, label, copy), axis=1) for copy in copies], axis=0)
 
 
 def _flat(output: Tensor) -> Tensor:

@@ -6,18 +6,17 @@ import numpy as np
 import pandas as pd
 
 from pipeline.batches import Plan, shuffled_plan
-from pipeline.device import choose_device, set_up_torch
+from pipeline.device import choose_device
 from pipeline.distributed import Group
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
-from pipeline.models import build_model
 from pipeline.packed import PackedDataset
 from pipeline.params.model import ModelParams
 from pipeline.params.train import TrainParams
 from pipeline.paths import DATASET, PLOTS
 from pipeline.plots.lr_range import plot_lr_range
 from pipeline.progress import progress, say
-from pipeline.stages.train import open_batches, specify
+from pipeline.stages.train import open_trainer
 from pipeline.training import Trainer
 
 SMOOTHING = 0.9
@@ -32,12 +31,7 @@ def lr_find(model_params: ModelParams, params: TrainParams, seed: int, steps: in
     """
     if not 0 < low < high < math.inf:
         raise PipelineError(f"lr-find: got --low {low:g} and --high {high:g}, allowed is a low below a finite high")
-    device = choose_device()
-    set_up_torch(seed, params.deterministic)
-    dataset = PackedDataset(DATASET)
-    spec = specify(model_params, params, dataset)
-    model = build_model(spec, model_params.pretrained).to(device)
-    trainer = Trainer(model, *open_batches(dataset, spec, device), len(spec.classes), params, seed, Group())
+    trainer, _ = open_trainer(PackedDataset(DATASET), model_params, params, seed, choose_device(), Group())
     table = range_test(trainer, steps, low, high)
     if len(table) < 2:
         raise PipelineError(f"lr-find: the loss explodes at once with --low {low:g}; lower it")

@@ -19,6 +19,7 @@ class ModelSpec:
         name, width, dropout, stem: as in the section ``model``.
         outputs: how many the network has: one a class, or a single one for two classes.
         image_size: height and width of the input in pixels.
+        resize: ``stretch`` or ``crop``: how a photo becomes that square.
         classes: the class names in the order of their indices.
         mean, std: of each input channel in 0 to 1; the input is normalised by them.
     """
@@ -29,6 +30,7 @@ class ModelSpec:
     stem: str
     outputs: int
     image_size: int
+    resize: str
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

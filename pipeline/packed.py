@@ -6,9 +6,11 @@ others are augmented views. ``index.csv`` has a row an image; ``manifest.json`` 
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,7 @@ class Manifest:
     Attributes:
         classes: the class names in the order of their indices.
         image_size: height and width in pixels.
+        resize: ``stretch`` or ``crop``: how a photo became that square.
         mean, std: of each channel over the plain training images, in 0 to 1.
         shapes: of each split's array.
         digest: of all pixels and the index, to know the dataset by without reading it.
@@ -33,6 +36,7 @@ class Manifest:
 
     classes: tuple[str, ...]
     image_size: int
+    resize: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     shapes: dict[str, tuple[int, ...]]
@@ -56,6 +60,7 @@ class Manifest:
         return cls(
             tuple(content["classes"]),
             content["image_size"],
+            content["resize"],
             tuple(content["mean"]),
             tuple(content["std"]),
             {split: tuple(shape) for split, shape in content["shapes"].items()},
@@ -139,9 +144,7 @@ class PackedDataset:
 def create_array(path: Path, shape: tuple[int, ...]) -> int:
     """Create a ``uint8`` array file of the given shape and return the offset of its first byte."""
     with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        offset = file.tell()
+        offset = _write_header(file, shape)
         # Asked for now, a full disk is told before the work and not after it.
         size = offset + int(np.prod(shape, dtype=np.int64))
         if hasattr(os, "posix_fallocate"):
@@ -149,3 +152,21 @@ def create_array(path: Path, shape: tuple[int, ...]) -> int:
         else:
             file.truncate(size)
     return offset
+
+
+def keep_rows(path: Path, rows: Sequence[int]) -> None:
+    """Keep those rows of an array file alone, in ascending order, moving them up in place."""
+    array = np.load(path, mmap_mode="r+")
+    for place, row in enumerate(rows):
+        if place != row:
+            array[place] = array[row]
+    array.flush()
+    with path.open("r+b") as file:
+        # A header has room for any length of the first dimension, so it stays as long as it was.
+        offset = _write_header(file, (len(rows), *array.shape[1:]))
+        file.truncate(offset + len(rows) * array[0].nbytes)
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.tell()

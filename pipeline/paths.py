@@ -9,6 +9,8 @@ RAW_ARCHIVE = Path("data/raw.zip")
 DATASET = Path("data/dataset")
 
 MODEL = Path("results/model.safetensors")
+AUDIT_PAGE = Path("results/audit.html")
+AUDIT_TABLE = Path("results/audit.csv")
 METRICS = Path("results/metrics")
 PLOTS = Path("results/plots")
 PREDICTIONS = Path("results/predictions")

@@ -34,6 +34,30 @@ def _import_albumentations() -> ModuleType:
 albumentations = _import_albumentations()
 Pixels = np.ndarray
 
+# The crop comes first: the others then have few pixels to change. What a turn uncovers is filled by reflection (4).
+PRESETS: dict[str, list[dict[str, Any]]] = {
+    "none": [],
+    "light": [
+        {"name": "RandomResizedCrop", "scale": [0.7, 1.0], "ratio": [0.85, 1.18]},
+        {"name": "HorizontalFlip", "p": 0.5},
+    ],
+    "medium": [
+        {"name": "RandomResizedCrop", "scale": [0.5, 1.0]},
+        {"name": "HorizontalFlip", "p": 0.5},
+        {"name": "Rotate", "limit": [-15, 15], "border_mode": 4, "p": 0.5},
+        {"name": "ColorJitter", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.03, "p": 0.8},
+    ],
+    "strong": [
+        {"name": "RandomResizedCrop", "scale": [0.25, 1.0]},
+        {"name": "HorizontalFlip", "p": 0.5},
+        {"name": "Affine", "rotate": [-25, 25], "shear": [-10, 10], "border_mode": 4, "p": 0.7},
+        {"name": "ColorJitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.06, "p": 0.8},
+        {"name": "ToGray", "p": 0.1},
+        {"name": "GaussianBlur", "p": 0.1},
+        {"name": "CoarseDropout", "hole_height_range": [0.1, 0.3], "hole_width_range": [0.1, 0.3], "p": 0.5},
+    ],
+}
+
 
 def plain_copy(params: AugmentParams) -> Callable[[Pixels], Pixels]:
     """Make the function that resizes a photo, ``(h, w, 3)`` to ``(image_size, image_size, 3)``, both ``uint8``."""
@@ -47,8 +71,10 @@ def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
     Raises:
         PipelineError: ``augment.transforms`` names an unknown transform or a wrong argument.
     """
-    transforms = [_build(transform, number, params.image_size) for number, transform in enumerate(params.transforms)]
-    pipeline = albumentations.Compose([*transforms, *_resizing(params)])
+    size = params.image_size
+    preset = [_build(Transform(**keys), f"augment.preset {params.preset}", size) for keys in PRESETS[params.preset]]
+    own = [_build(keys, f"augment.transforms.{number}", size) for number, keys in enumerate(params.transforms)]
+    pipeline = albumentations.Compose([*preset, *own, *_resizing(params)])
 
     def draw(image: Pixels, seed: int) -> Pixels:
         # Compose ignores the global seeds; seeded for each view, it does not matter which process draws it.
@@ -69,9 +95,8 @@ def _resizing(params: AugmentParams) -> list[Any]:
     ]
 
 
-def _build(transform: Transform, number: int, image_size: int) -> Any:
+def _build(transform: Transform, key: str, image_size: int) -> Any:
     """Build one transform; albumentations itself only warns of an unknown argument."""
-    key = f"augment.transforms.{number}"
     kind = getattr(albumentations, transform.name, None)
     concrete = inspect.isclass(kind) and not kind.__module__.endswith("transforms_interface")
     if not (concrete and issubclass(kind, albumentations.BasicTransform)):

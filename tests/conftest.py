@@ -17,7 +17,18 @@ def data_params():
     """Build a section ``data`` from what matters to the test."""
 
     def build(source, **changes):
-        unset = {"location": None, "sha256": None, "classes": None}
-        return DataParams(source=source, valid_fraction=0.2, test_fraction=0.2, split_seed=0, **{**unset, **changes})
+        unset = {
+            "location": None,
+            "mirrors": (),
+            "revision": None,
+            "sha256": None,
+            "classes": None,
+            "valid_fraction": 0.2,
+            "test_fraction": 0.2,
+            "split_seed": 0,
+            "on_bad_image": "error",
+            "on_leak": "warn",
+        }
+        return DataParams(source=source, **{**unset, **changes})
 
     return build

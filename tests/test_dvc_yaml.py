@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.params.data import DataParams
+
 ROOT = Path(__file__).parent.parent
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
@@ -40,6 +42,8 @@ def needed_modules(stage: str) -> set[str]:
         if path not in seen:
             seen.add(path)
             waiting += imported_modules(path)
+    # A template lies beside the module that fills it in.
+    seen |= {template for path in list(seen) for template in path.parent.glob("*.jinja")}
     names = {path.relative_to(ROOT).as_posix() for path in seen}
     # A package's own file holds a docstring alone, which the test below makes sure of.
     return {name for name in names if not name.endswith("__init__.py")} - WITHOUT_EFFECT
@@ -71,4 +75,13 @@ def test_stage_takes_no_parameters_but_those_its_command_passes_on(stage):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "stage"
     )
     passed = {ast.unparse(argument).removeprefix("params.") for argument in call.args}
+    if stage == "download":
+        # It gets the whole section, but what only the next stage reads must not make it run again.
+        passed = {f"data.{name}" for name in DataParams.model_fields} - set(STAGES["augment"]["params"])
     assert set(STAGES[stage].get("params", [])) == passed
+
+
+def test_download_reads_no_parameter_that_it_does_not_depend_on():
+    modules = [ROOT / name for name in needed_modules("download") if name != "pipeline/params/data.py"]
+    text = "".join(module.read_text("utf-8") for module in modules)
+    assert not any(name.removeprefix("data.") in text for name in STAGES["augment"]["params"] if "." in name)

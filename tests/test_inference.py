@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from pipeline.errors import PipelineError
-from pipeline.inference import BATCH_SIZE, check_fits, extract_features, predict_probabilities
+from pipeline.inference import BATCH_SIZE, check_fits, extract_features, predict_logits, predict_probabilities
 from pipeline.models import build_model, find_layer
 from tests.test_models import SPEC
 from tests.tiny_datasets import MEAN, STD, write_dataset, write_split
@@ -48,6 +49,15 @@ def test_probabilities_are_those_of_the_network_and_sum_to_1(split, outputs):
         logits = model.eval()(inputs(split))
     expected = logits.softmax(1) if outputs > 1 else torch.cat([1 - logits.sigmoid(), logits.sigmoid()], 1)
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
+
+
+def test_test_time_augmentation_averages_the_probabilities_of_all_copies(split):
+    model, spec = build()
+    each = [softmax(predict_logits(model, spec, split, "test", copy), axis=1) for copy in range(2)]
+    averaged = predict_probabilities(model, spec, split, "test", tta=True)
+    np.testing.assert_allclose(averaged, (each[0] + each[1]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(averaged.sum(1), 1, rtol=1e-5)
+    assert not np.allclose(averaged, predict_probabilities(model, spec, split, "test"))
 
 
 def test_features_of_a_convolution_are_averaged_over_space(split):

@@ -17,7 +17,16 @@ from pipeline.models import ConvBlock, ModelSpec, build_model, class_logits, fin
 
 ROOT = Path(__file__).parent.parent
 SPEC = ModelSpec(
-    "classifier", 4, 0.0, "default", 3, 32, ("blue", "green", "red"), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)
+    "classifier",
+    4,
+    0.0,
+    "default",
+    3,
+    32,
+    "stretch",
+    ("blue", "green", "red"),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.2, 0.2, 0.2),
 )
 
 

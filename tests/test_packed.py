@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.packed import UNLABELLED, Manifest, PackedDataset, create_array
+from pipeline.packed import UNLABELLED, Manifest, PackedDataset, create_array, keep_rows
 from tests.tiny_datasets import write_dataset
 
 
@@ -81,7 +81,9 @@ def test_a_folder_without_a_dataset_says_what_to_run(tmp_path):
 
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path):
-    manifest = Manifest(("blé", "Grün"), 64, (0.1, 0.2, 1 / 3), (0.4, 0.5, 0.6), {"train": (5, 2, 64, 64, 3)}, "abc")
+    manifest = Manifest(
+        ("blé", "Grün"), 64, "crop", (0.1, 0.2, 1 / 3), (0.4, 0.5, 0.6), {"train": (5, 2, 64, 64, 3)}, "abc"
+    )
     manifest.write(tmp_path)
     assert Manifest.read(tmp_path) == manifest
     assert "Grün" in (tmp_path / "manifest.json").read_text("utf-8")
@@ -98,3 +100,21 @@ def test_a_created_array_is_an_npy_file_whose_bytes_begin_at_the_offset(tmp_path
     opened = np.load(path, mmap_mode="r")
     assert opened.flags["C_CONTIGUOUS"]
     np.testing.assert_array_equal(opened, values)
+
+
+@pytest.mark.parametrize("rows", [[0], [4], [1, 2, 9], list(range(10)), [0, 1, 2, 3, 4, 5, 6, 7, 8]])
+def test_kept_rows_move_up_and_the_file_shrinks(tmp_path, rows):
+    path = tmp_path / "train.npy"
+    offset = create_array(path, (10, 2, 4, 4, 3))
+    content = np.random.default_rng(0).integers(0, 256, (10, 2, 4, 4, 3), dtype=np.uint8)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(content.tobytes())
+    keep_rows(path, rows)
+    np.testing.assert_array_equal(np.load(path), content[rows])
+    assert path.stat().st_size == offset + len(rows) * 96
+
+
+def test_a_header_has_room_for_any_number_of_images(tmp_path):
+    offsets = {create_array(tmp_path / "x.npy", (count, 1, 1, 1, 3)) for count in (1, 10, 999, 100_000, 10_000_000)}
+    assert len(offsets) == 1

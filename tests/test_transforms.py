@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipeline.errors import PipelineError
 from pipeline.params.augment import AugmentParams
-from pipeline.transforms import augmented_view, plain_copy
+from pipeline.transforms import PRESETS, augmented_view, plain_copy
 from tests.stages.conftest import AUGMENT
 
 TRANSFORMS = [
@@ -101,8 +102,41 @@ def test_a_transform_with_a_size_gets_that_of_the_dataset_unless_it_names_its_ow
 
 
 def test_without_transforms_a_view_is_the_plain_copy():
-    plain, view = plain_copy(params()), augmented_view(params(transforms=[]))
+    plain, view = plain_copy(params()), augmented_view(params(transforms=[], views=0))
     np.testing.assert_array_equal(view(photo(), 3), plain(photo()))
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "none"])
+@pytest.mark.parametrize("size", [32, 96])
+def test_a_preset_draws_views_that_differ_by_seed_alone(name, size):
+    draw = augmented_view(params(preset=name, transforms=[], image_size=size))
+    views = [draw(photo(), seed) for seed in range(8)]
+    assert {view.shape for view in views} == {(size, size, 3)}
+    assert len({view.tobytes() for view in views}) == 8
+    np.testing.assert_array_equal(draw(photo(), 3), views[3])
+
+
+def test_presets_change_more_from_light_to_strong():
+    # Smooth, so that a crop alone changes it little.
+    ramp = np.stack(np.broadcast_arrays(np.arange(0, 240, 4)[:, None], np.arange(0, 240, 4), 128), -1).astype(np.uint8)
+    plain = plain_copy(params())(ramp).astype(int)
+    change = []
+    for name in ("light", "medium", "strong"):
+        draw = augmented_view(params(preset=name, transforms=[]))
+        change.append(np.mean([np.abs(draw(ramp, seed) - plain).mean() for seed in range(60)]))
+    assert change[0] < change[1] < change[2]
+
+
+def test_listed_transforms_come_after_the_preset():
+    one_pixel = [{"name": "CenterCrop", "height": 1, "width": 1}]
+    view = augmented_view(params(preset="medium", transforms=one_pixel))(photo(), 0)
+    assert len(np.unique(view.reshape(-1, 3), axis=0)) == 1
+
+
+@pytest.mark.parametrize("views", [{"views": 2, "test_views": 0}, {"views": 0, "test_views": 1}])
+def test_views_without_transforms_are_refused(views):
+    with pytest.raises(ValidationError, match=r"views need transforms: set augment\.preset, "):
+        params(preset="none", transforms=[], **views)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The section ``augment``: the packed dataset and its augmented views."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from pipeline.params.base import Section
 
@@ -37,3 +37,9 @@ class AugmentParams(Section):
     transforms: Annotated[tuple[Transform, ...], Field(strict=False)] = Field(
         description="albumentations transforms after the preset's, in order, with their arguments"
     )
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> Self:
+        if (self.views or self.test_views) and self.preset == "none" and not self.transforms:
+            raise ValueError("views need transforms: set augment.preset, list transforms, or set the views to 0")
+        return self

@@ -37,7 +37,7 @@ class DataParams(Section):
     )
     split_seed: int = Field(ge=0, lt=2**32, description="seed of that split; apart from seed, so runs stay comparable")
     on_bad_image: Literal["error", "skip"] = Field(
-        description="error stops at files that cannot be decoded, and lists them all; skip leaves them out, in the audit"
+        description="error stops at files that cannot be decoded, and lists all; skip leaves them out, in the audit"
     )
     on_leak: Literal["warn", "drop", "error"] = Field(
         description="for images that are in two splits: warn, drop them from train (or valid), or stop with an error"

@@ -1,31 +1,27 @@
 """A folder of images on this machine."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.params.data import DataParams
+from pipeline.sources.file_tree import folder_tree
 from pipeline.sources.image_set import ImageSet
 from pipeline.sources.layout import read_layout
+from pipeline.sources.nested import with_nested
 
 
 @contextmanager
 def open_folder(params: DataParams) -> Iterator[ImageSet]:
-    """Yield the images below ``data.location``; links to folders are not followed."""
+    """Yield the images below ``data.location``; links to folders are not followed.
+
+    Raises:
+        PipelineError: no such folder, a layout that is not known, or an archive in it that cannot be read.
+    """
     root = Path(params.location or "")
     if not root.is_dir():
         found = "is a file, use data.source archive for it" if root.exists() else "does not exist"
         raise PipelineError(f"data.location: the folder {root} {found}; set it to a folder of images")
-    paths = [
-        (Path(folder) / name).relative_to(root).as_posix()
-        for folder, _, names in os.walk(root, onerror=_refuse)
-        for name in names
-    ]
-    yield read_layout(str(root), paths, lambda path: (root / path).read_bytes(), params.classes)
-
-
-def _refuse(error: OSError) -> None:
-    """A folder that cannot be read is told, not passed over."""
-    raise error
+    with with_nested(folder_tree(root)) as tree:
+        yield read_layout(tree.name, tree.sizes, tree.read, params.classes)

@@ -11,20 +11,10 @@ from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
 from pipeline.errors import PipelineError, listed
+from pipeline.progress import say
 from pipeline.raw_archive import CLASSES_FILE, LABELLED
+from pipeline.sources.file_names import IMAGE_ENDINGS, SPLIT_FOLDERS, decoration, is_image, is_junk
 from pipeline.sources.image_set import ImageSet, SourceImage
-
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "val": "valid",
-    "validation": "valid",
-    "test": "test",
-    "testing": "test",
-    "evaluation": "test",
-}
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
 Parts = tuple[str, ...]
 _BOTH_LAYOUTS = "allowed are {class}_{name}.jpg or a folder a class, with or without train/, valid/ and test/ above"
@@ -44,11 +34,11 @@ def read_layout(
     Raises:
         PipelineError: no images, fewer than two classes, or a layout that is neither of the two.
     """
-    files = sorted(path for path in paths if not _is_junk(PurePosixPath(path).parts))
+    files = sorted(path for path in paths if not is_junk(path))
     strange = [path for path in files if not path.isprintable()]
     if strange:
         raise PipelineError(f"{source}: the name {strange[0]!r} is not UTF-8 or cannot be printed; rename the file")
-    images = [path for path in files if PurePosixPath(path).suffix.lower() in IMAGE_ENDINGS]
+    images = _of_data_set(source, [path for path in files if is_image(path)])
     if not images:
         raise PipelineError(f"{source}: holds no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}")
     depth = _enclosing_folders([PurePosixPath(path).parts for path in images])
@@ -67,8 +57,33 @@ def read_layout(
     return ImageSet(names, tuple(labelled), read)
 
 
-def _is_junk(parts: Parts) -> bool:
-    return any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini") for part in parts)
+def _of_data_set(source: str, images: list[str]) -> list[str]:
+    """Leave out what stands around the one folder that holds both train and valid or test, such as a README's pictures.
+
+    Beside the splits' folders stay other folders with images: one may be a split with a wrong name, which is told.
+    """
+    splits = defaultdict(set)
+    for path in images:
+        parts = PurePosixPath(path).parts
+        for depth, part in enumerate(parts[:-1]):
+            if part.lower() in SPLIT_FOLDERS:
+                splits[parts[:depth]].add(SPLIT_FOLDERS[part.lower()])
+    folders = [folder for folder, found in splits.items() if "train" in found and len(found) > 1]
+    if len(folders) != 1:
+        return images
+    above = "".join(f"{part}/" for part in folders[0])
+    inside = [path.removeprefix(above) for path in images if path.startswith(above)]
+    beside = [path for path in inside if path.split("/")[0].lower() not in SPLIT_FOLDERS]
+    pictures = {above + path for path in beside if "/" not in path} | {above + path for path in decoration(beside)}
+    pictures |= {path for path in images if not path.startswith(above) and not _names_split(path)}
+    if pictures:
+        example, around = min(pictures), above or "the splits' folders"
+        say(f"{source}: passed over {len(pictures):,} images outside {around}, such as {example}")
+    return [path for path in images if path not in pictures]
+
+
+def _names_split(path: str) -> bool:
+    return any(part.lower() in SPLIT_FOLDERS for part in PurePosixPath(path).parts[:-1])
 
 
 def _enclosing_folders(images: list[Parts]) -> int:

@@ -11,7 +11,7 @@ import torch
 from pipeline.batches import Batches
 from pipeline.checkpoint import checkpoint_path, fingerprint, load_checkpoint, remove_checkpoint, save_checkpoint
 from pipeline.device import choose_device, describe_device, set_up_torch
-from pipeline.distributed import process_group
+from pipeline.distributed import Group, process_group
 from pipeline.errors import PipelineError
 from pipeline.files import replacing, write_json
 from pipeline.interrupt import interruptible
@@ -40,12 +40,9 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
         KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint is written first.
     """
     device = choose_device()
-    set_up_torch(seed, params.deterministic)
-    dataset = PackedDataset(DATASET)
-    spec = specify(model_params, params, dataset)
     with process_group(device) as group:
-        model = build_model(spec, model_params.pretrained).to(device)
-        trainer = Trainer(model, *open_batches(dataset, spec, device), len(spec.classes), params, seed, group)
+        dataset = PackedDataset(DATASET)
+        trainer, spec = open_trainer(dataset, model_params, params, seed, device, group)
         facts = {"model": asdict(spec), "pretrained": model_params.pretrained, "train": params.model_dump()}
         path = checkpoint_path(
             fingerprint(**facts, seed=seed, data=dataset.manifest.digest, device=device.type, world=group.world)
@@ -55,32 +52,38 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
         history = _run(trainer, path)
         if group.is_main:
             save_model(MODEL, history.best_state, spec)
-            _write_results(history, sum(weights.numel() for weights in model.parameters()))
+            _write_results(history, sum(weights.numel() for weights in trainer.model.parameters()))
             remove_checkpoint(path)
             best = history.best
             say(f"train: {MODEL} is of epoch {best['epoch']:.0f}, valid accuracy {best['valid_accuracy']:.4f}")
 
 
-def specify(model_params: ModelParams, params: TrainParams, dataset: PackedDataset) -> ModelSpec:
-    """Say what network the parameters and the dataset ask for."""
+def open_trainer(
+    dataset: PackedDataset,
+    model_params: ModelParams,
+    params: TrainParams,
+    seed: int,
+    device: torch.device,
+    group: Group,
+) -> tuple[Trainer, ModelSpec]:
+    """Seed torch, build the network that the parameters and the dataset ask for, and open both splits."""
+    set_up_torch(seed, params.deterministic)
     manifest = dataset.manifest
-    return ModelSpec(
+    spec = ModelSpec(
         name=model_params.name,
         width=model_params.width,
         dropout=model_params.dropout,
         stem=model_params.stem,
         outputs=outputs_for(params.loss, len(manifest.classes)),
         image_size=manifest.image_size,
+        resize=manifest.resize,
         classes=manifest.classes,
         mean=manifest.mean,
         std=manifest.std,
     )
-
-
-def open_batches(dataset: PackedDataset, spec: ModelSpec, device: torch.device) -> tuple[Batches, Batches]:
-    """Open the training and the validation split."""
-    train_split, valid_split = dataset.split("train"), dataset.split("valid")
-    return Batches(train_split, spec.mean, spec.std, device), Batches(valid_split, spec.mean, spec.std, device)
+    model = build_model(spec, model_params.pretrained).to(device)
+    batches = [Batches(dataset.split(name), spec.mean, spec.std, device) for name in ("train", "valid")]
+    return Trainer(model, *batches, len(spec.classes), params, seed, group), spec
 
 
 def _announce(trainer: Trainer, spec: ModelSpec, device: torch.device) -> None:

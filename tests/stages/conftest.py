@@ -107,7 +107,7 @@ def photos(tmp_path, monkeypatch):
 def dataset(photos):
     """The packed dataset of the photos, in the working folder."""
     download(DataParams(**DATA))
-    augment(AugmentParams(**AUGMENT), seed=1)
+    augment(AugmentParams(**AUGMENT), seed=1, on_bad_image="error", on_leak="warn")
 
 
 @pytest.fixture

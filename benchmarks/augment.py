@@ -1,0 +1,261 @@
+"""Images a second of the stage ``augment`` against what a user would write, side by side in one run; then its time and
+memory as the dataset grows.
+
+    OMP_NUM_THREADS=1 python benchmarks/augment.py speed photos.zip
+    OMP_NUM_THREADS=1 python benchmarks/augment.py growth photos.zip
+    python benchmarks/augment.py quality photos.zip
+
+*speed*: decode and resize to 128 px: (a) PIL and torchvision's ``Resize`` in a ``DataLoader``, and ours. With the
+preset medium: (b) cv2 and albumentations in a ``DataLoader``, each photo decoded for its plain copy and for each of its
+4 views, as five epochs do, (c) the same with one decoding for all five, and ours. Every one with 2 worker processes,
+started anew in each round. Ours also measures for the audit, and writes the arrays; the loaders throw their batches away.
+
+*growth*: the whole stage, audit and page included, on the photos repeated, in a fresh process each; memory is the peak
+over time of the sum of all its processes' anonymous memory, so pages of the files that are written do not count.
+
+*quality*: what decoding a JPEG at a half, quarter or eighth of its scale changes in the resized copy, against what the
+choice of the library changes (cv2 by area against PIL by an antialiased bilinear filter, both decoded in full).
+
+Measured:
+
+"""
+
+import io
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import typer
+
+from pipeline.decoding import decode
+from pipeline.packing import create_arrays, pack
+from pipeline.params.augment import AugmentParams
+from pipeline.paths import RAW_ARCHIVE
+from pipeline.raw_archive import read_raw_archive, write_raw_archive
+from pipeline.transforms import PRESETS, albumentations, plain_copy
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKERS = 2
+BATCH_SIZE = 64
+IMAGE_SIZE = 128
+VIEWS = 4
+CLASSES = 10
+
+app = typer.Typer(add_completion=False)
+
+
+def augment_params(views: int) -> AugmentParams:
+    """The section ``augment`` of the benchmark."""
+    preset = "medium" if views else "none"
+    return AugmentParams(
+        image_size=IMAGE_SIZE, resize="stretch", views=views, test_views=0, preset=preset, transforms=()
+    )
+
+
+def repeat_photos(photos: Path, count: int) -> None:
+    """Write ``data/raw.zip`` of so many photos, all in the training split."""
+    with zipfile.ZipFile(photos) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
+        entries = {f"train/{row % CLASSES}_{row:06}.jpg": names[row % len(names)] for row in range(count)}
+        RAW_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+        write_raw_archive(RAW_ARCHIVE, [str(label) for label in range(CLASSES)], entries, archive.read)
+
+
+class PillowPhotos:
+    """(a): a ``Dataset`` of files as torchvision's ``ImageFolder`` reads them."""
+
+    def __init__(self, files: list[Path]) -> None:
+        from torchvision import transforms
+
+        self.files = files
+        self.transform = transforms.Compose([transforms.Resize((IMAGE_SIZE, IMAGE_SIZE)), transforms.ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int):
+        from PIL import Image
+
+        return self.transform(Image.open(self.files[row]).convert("RGB"))
+
+
+class AlbumentationsPhotos:
+    """(b), (c): a ``Dataset`` that gives a plain copy and views of a photo, decoded anew for each or once."""
+
+    def __init__(self, files: list[Path], decode_once: bool) -> None:
+        size = {"size": (IMAGE_SIZE, IMAGE_SIZE)}
+        resize = albumentations.Resize(IMAGE_SIZE, IMAGE_SIZE)
+        own = [
+            getattr(albumentations, keys["name"])(
+                **{name: value for name, value in keys.items() if name != "name"},
+                **(size if keys["name"] == "RandomResizedCrop" else {}),
+            )
+            for keys in PRESETS["medium"]
+        ]
+        self.files, self.decode_once = files, decode_once
+        self.plain, self.view = albumentations.Compose([resize]), albumentations.Compose([*own, resize])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        photo = self._read(row)
+        copies = [self.plain(image=photo)["image"]]
+        for _ in range(VIEWS):
+            copies.append(self.view(image=photo if self.decode_once else self._read(row))["image"])
+        return np.stack(copies)
+
+    def _read(self, row: int) -> np.ndarray:
+        return cv2.cvtColor(cv2.imread(str(self.files[row])), cv2.COLOR_BGR2RGB)
+
+
+def load_all(photos) -> None:
+    """Draw every batch of a loader."""
+    from torch.utils.data import DataLoader
+
+    for _ in DataLoader(photos, BATCH_SIZE, num_workers=WORKERS):
+        pass
+
+
+def pack_all(views: int) -> None:
+    """Fill the arrays as the stage does."""
+    with zipfile.ZipFile(RAW_ARCHIVE) as archive:
+        _, images = read_raw_archive(archive)
+    with tempfile.TemporaryDirectory() as folder:
+        params = augment_params(views)
+        pack(create_arrays(Path(folder), images, params), params, seed=0)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@app.command()
+def speed(photos: Path, images: int = 1200, rounds: int = 3) -> None:
+    """Print images a second of each way, the median over the rounds, and the ratios."""
+    import os
+
+    os.environ["PIPELINE_WORKERS"] = str(WORKERS)
+    photos = photos.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        repeat_photos(photos, images)
+        with zipfile.ZipFile(photos) as archive:
+            files = [Path(archive.extract(name, "files")) for name in archive.namelist() if name.endswith(".jpg")]
+        files = [files[row % len(files)] for row in range(images)]
+        ways: dict[str, Callable[[], None]] = {
+            "(a) PIL, torchvision": lambda: load_all(PillowPhotos(files)),
+            "ours, no views": lambda: pack_all(0),
+            "(b) albumentations": lambda: load_all(AlbumentationsPhotos(files, decode_once=False)),
+            "(c) decoded once": lambda: load_all(AlbumentationsPhotos(files, decode_once=True)),
+            f"ours, {VIEWS} views": lambda: pack_all(VIEWS),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, work in ways.items():
+                rates[name].append(images / _seconds(work))
+        os.chdir(ROOT)
+    for name, found in rates.items():
+        print(f"{name:22}{statistics.median(found):8.0f} photos a second ({min(found):.0f} to {max(found):.0f})")
+    middle = {name: statistics.median(found) for name, found in rates.items()}
+    for ours, other in (("ours, no views", "(a)"), (f"ours, {VIEWS} views", "(b)"), (f"ours, {VIEWS} views", "(c)")):
+        theirs = next(rate for name, rate in middle.items() if name.startswith(other))
+        print(f"{ours} / {other}: {middle[ours] / theirs:.2f}")
+
+
+@app.command()
+def growth(photos: Path, sizes: Annotated[str, typer.Option(help="numbers of images")] = "1000,10000,50000") -> None:
+    """Print time and peak memory of the whole stage for each number of images."""
+    photos = photos.resolve()
+    print(f"{'images':>8}{'seconds':>9}{'ms an image':>13}{'peak memory':>13}")
+    for count in (int(size) for size in sizes.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, str(Path(__file__).resolve()), "stage", str(photos), str(count)]
+            result = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+        found = json.loads(result.stdout.splitlines()[-1])
+        print(
+            f"{count:8,}{found['seconds']:9.1f}{1000 * found['seconds'] / count:13.2f}{found['peak'] / 2**20:9.0f} MiB",
+            flush=True,
+        )
+
+
+@app.command(hidden=True)
+def stage(photos: Path, count: int) -> None:
+    """Run the stage once in the current folder, and print what it took as JSON."""
+    from pipeline.stages.augment import augment
+
+    repeat_photos(photos, count)
+    peak, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.05):
+            peak = max(peak, _anonymous_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        seconds = _seconds(lambda: augment(augment_params(0), 0, on_bad_image="error", on_leak="warn"))
+    finally:
+        done.set()
+        watcher.join()
+    print(json.dumps({"seconds": seconds, "peak": peak}))
+
+
+def _anonymous_memory() -> int:
+    """Bytes of this process and its children, what they share counted once (proportional set size)."""
+    children = Path("/proc/self/task")
+    pids = ["self", *(pid for task in children.iterdir() for pid in (task / "children").read_text().split())]
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:  # it has just ended
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:"))
+    return total
+
+
+@app.command()
+def quality(photos: Path) -> None:
+    """Print PSNR and mean absolute difference of the resized copies, median and worst over the photos."""
+    from PIL import Image
+    from torchvision import transforms
+
+    resize = plain_copy(augment_params(0))
+    usual = transforms.Resize((IMAGE_SIZE, IMAGE_SIZE))
+    compared: dict[str, list[tuple[float, float]]] = {"reduced decode": [], "another library": []}
+    with zipfile.ZipFile(photos) as archive:
+        for name in (name for name in archive.namelist() if name.endswith(".jpg")):
+            content = archive.read(name)
+            full = resize(decode(content))
+            pillow = np.asarray(usual(Image.open(io.BytesIO(content)).convert("RGB")))
+            compared["reduced decode"].append(_difference(full, resize(decode(content, IMAGE_SIZE))))
+            compared["another library"].append(_difference(full, pillow))
+    for what, pairs in compared.items():
+        psnr, mean = np.array(pairs).T
+        print(
+            f"{what:16} PSNR {np.median(psnr):.1f} dB (worst {psnr.min():.1f}), "
+            f"mean difference {np.median(mean):.2f} of 255 (worst {mean.max():.2f})"
+        )
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    difference = one.astype(float) - other.astype(float)
+    return 10 * np.log10(255**2 / max(float((difference**2).mean()), 1e-9)), float(np.abs(difference).mean())
+
+
+if __name__ == "__main__":
+    app()

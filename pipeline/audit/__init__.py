@@ -1,0 +1,1 @@
+"""What is wrong with a dataset: bad files, duplicates and leaks, contradictory labels, unfit images."""

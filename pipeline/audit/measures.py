@@ -1,0 +1,65 @@
+"""What the audit knows of an image: taken while it is decoded anyway, in the worker processes."""
+
+import hashlib
+
+import cv2
+import imagehash
+import numpy as np
+from PIL import Image
+
+# At this size, or at that of the plain copy where it is smaller, an image is judged.
+JUDGED_SIZE = 128
+HASH_BITS = 64
+# The side to which a perceptual hash shrinks an image: a smaller one holds too little to be told from another.
+HASH_SIDE = 32
+
+MEASURES = np.dtype(
+    [
+        ("content", "V16"),  # digest of the file
+        ("hash", "u8"),  # perceptual hash
+        ("mirrored_hash", "u8"),  # that of the mirrored image
+        ("short_side", "u4"),  # pixels
+        ("low", "u1"),  # 5th percentile of the luma
+        ("high", "u1"),  # 95th percentile of the luma
+        ("sharpness", "f4"),  # variance of the Laplacian over the variance, which contrast does not change
+        ("moments", "i8", (2, 3)),  # the channels' sums and sums of squares over the plain copy
+    ]
+)
+
+
+def measure(content: bytes, photo: np.ndarray, plain: np.ndarray) -> np.ndarray:
+    """Measure an image.
+
+    Args:
+        content: the file's bytes.
+        photo: as decoded, ``uint8``, ``(height, width, 3)``.
+        plain: its plain copy, ``uint8``, ``(image_size, image_size, 3)``.
+
+    Returns:
+        An array of type ``MEASURES`` without dimensions.
+    """
+    luma = cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY)
+    if len(luma) > JUDGED_SIZE:
+        luma = cv2.resize(luma, (JUDGED_SIZE, JUDGED_SIZE), interpolation=cv2.INTER_AREA)
+    low, high = np.percentile(luma, [5, 95])
+    small = cv2.resize(luma, (HASH_SIDE, HASH_SIDE), interpolation=cv2.INTER_AREA)
+    pixels = plain.reshape(-1, 3).astype(np.int64)
+    return np.array(
+        (
+            hashlib.blake2b(content, digest_size=16).digest(),
+            _perceptual_hash(small),
+            _perceptual_hash(small[:, ::-1]),
+            min(photo.shape[:2]),
+            low,
+            high,
+            cv2.Laplacian(luma, cv2.CV_32F).var() / (luma.var() + 1),
+            np.stack([pixels.sum(0), (pixels**2).sum(0)]),
+        ),
+        MEASURES,
+    )
+
+
+def _perceptual_hash(luma: np.ndarray) -> int:
+    """The signs of the lowest 8×8 frequencies against their median (imagehash's ``phash``)."""
+    bits = imagehash.phash(Image.fromarray(luma)).hash
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -1,0 +1,96 @@
+"""Parts of a file as files of their own, and the one temporary file that holds what cannot be read in place."""
+
+import io
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.errors import PipelineError
+from pipeline.paths import RAW_ARCHIVE
+
+CHUNK = 1024 * 1024  # bytes
+
+
+class Slice(io.RawIOBase):
+    """Some bytes of a larger file, as a file; ``lock`` is shared by all that move the larger file's position."""
+
+    def __init__(self, file: BinaryIO, lock: threading.RLock, start: int, size: int):
+        self._file, self._lock, self._start, self._size, self._position = file, lock, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"cannot seek to {base + offset}")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        with self._lock:
+            self._file.seek(self._start + self._position)
+            content = self._file.read(wanted)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+class Spool:
+    """A temporary file without a name in ``data/``, made when it is first needed, which keeps files end to end."""
+
+    def __init__(self):
+        self._file: BinaryIO | None = None
+        self._end = 0
+        self._lock = threading.RLock()
+
+    def add(self, file: BinaryIO, size: int, name: str) -> tuple[int, int]:
+        """Copy a file of ``size`` bytes, and return its place: where it starts and how long it is.
+
+        Raises:
+            PipelineError: the disk has no room for it.
+            EOFError: the file is shorter.
+        """
+        with self._lock:
+            if self._file is None:
+                RAW_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=RAW_ARCHIVE.parent)  # noqa: SIM115
+            need_room(RAW_ARCHIVE.parent, size, name)
+            start = self._end
+            while left := start + size - self._end:
+                content = file.read(min(CHUNK, left))
+                if not content:
+                    raise EOFError(f"it ends {left:,} bytes early")
+                # What is read may be a part of the same temporary file: each write goes to its end anew.
+                self._file.seek(self._end)
+                self._file.write(content)
+                self._end += len(content)
+            return start, size
+
+    def open(self, place: tuple[int, int]) -> BinaryIO:
+        """Open what was kept at a place."""
+        assert self._file is not None
+        return io.BufferedReader(Slice(self._file, self._lock, *place))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def need_room(folder: Path, size: int, name: str) -> None:
+    """Refuse to begin what cannot end: ``size`` bytes of ``name`` for the disk of ``folder``.
+
+    Raises:
+        PipelineError: there is less room.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise PipelineError(
+            f"{name}: needs {size / 1e6:,.0f} MB, but {folder} has {free / 1e6:,.0f} MB free; make room there"
+        )
