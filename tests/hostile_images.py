@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -201,7 +201,8 @@ def _tiffs() -> dict[str, HostileFile]:
 
 
 def _avifs() -> dict[str, HostileFile]:
-    if not features.check_module("avif"):
+    Image.init()
+    if "AVIF" not in Image.SAVE:  # Pillow before 11.3
         return {}
     options = {"kind": "AVIF", "quality": 100, "subsampling": "4:4:4"}
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.params.data import DataParams, is_url
 from pipeline.sources.archive_tree import archive_tree
-from pipeline.sources.fetching import fetch
+from pipeline.sources.fetching import fetch, printable
 from pipeline.sources.image_set import ImageSet
 from pipeline.sources.layout import read_layout
 from pipeline.sources.nested import with_nested
@@ -25,6 +25,7 @@ def open_archive(params: DataParams) -> Iterator[ImageSet]:
     location = params.location or ""
     if is_url(location):
         path = fetch([location, *params.mirrors], params.sha256 or "")
+        location = printable(location)  # what is wrong in the archive is told without the URL's password
     else:
         path = Path(location)
         if not path.is_file():

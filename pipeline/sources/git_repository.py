@@ -129,7 +129,7 @@ def _reason(said: str) -> str:
     """Choose the line that says why, of the many that git prints."""
     dull = re.compile(r"\s*$|warning:|hint:|error: failed to fetch some objects")
     lines = [line for line in said.splitlines() if not dull.match(line)] or [*said.splitlines(), "git gave no reason"]
-    return printable(next((line for line in lines if line.startswith("fatal:")), lines[0]))[:300]
+    return printable(next((line for line in lines if line.startswith("fatal:")), lines[0]))[:500]
 
 
 def _fetch_commit(repository: Path, url: str, commit: str) -> None:

@@ -28,7 +28,7 @@ class Slice(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise ValueError(f"cannot seek to {base + offset}")
+            raise OSError(f"cannot seek to {base + offset}")  # as files do; zipfile counts on it
         self._position = base + offset
         return self._position
 

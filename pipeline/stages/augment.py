@@ -68,7 +68,7 @@ def _tell_leaks(found: Audit, on_leak: str) -> None:
     if not found.leaks:
         return
     first = listed([" = ".join(found.images[row].entry for row in group.rows[:3]) for group in found.leaks], 3)
-    what = f"{len(found.leaks):,} pictures lie in more than one split ({first})"
+    what = f"{len(found.leaks):,} leaks, the same picture in more than one split ({first})"
     if on_leak == "error":
         raise PipelineError(f"{RAW_ARCHIVE}: {what}; remove them, or set data.on_leak to drop or warn")
     if on_leak == "drop":

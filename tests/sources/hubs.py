@@ -1,4 +1,4 @@
-"""A hub on this machine: real git repositories with real git-lfs objects, in a folder or behind HTTP, and the hub's API."""
+"""A hub on this machine: git repositories with git-lfs objects, in a folder or behind HTTP, and the hub's own API."""
 
 import hashlib
 import json

@@ -157,6 +157,13 @@ class TestJunk:
             "desktop.ini",
             "README.md",
             "labels/train.csv",
+            "train/@eaDir/0_a.jpg/SYNOFILE_THUMB.jpg",
+            "$RECYCLE.BIN/S-1-5/0_a.jpg",
+            "System Volume Information/0_a.jpg",
+            "train/.ipynb_checkpoints/0_a-checkpoint.jpg",
+            "#recycle/0_a.jpg",
+            "lost+found/0_a.jpg",
+            ".git/0_a.jpg",
         ],
     )
     def test_files_that_systems_leave_behind_change_nothing(self, junk):
@@ -166,6 +173,38 @@ class TestJunk:
     def test_junk_beside_an_enclosing_folder_changes_nothing(self):
         paths = [f"photos/{name}" for name in FOLDERS]
         assert layout([*paths, "__MACOSX/photos/cat/._a.jpg"]).images == layout(paths).images
+
+
+class TestPicturesAroundTheSplits:
+    SPLITS = tuple(f"hw3_data/{split}/{name}" for split in ("train", "valid") for name in PREFIXED)
+
+    @pytest.mark.parametrize("above", ["", "LeeDL/", "a/b/"])
+    @pytest.mark.parametrize("picture", ["cover.png", "assets/cover.png", "notebooks/plots/1.png", "x/cat/1.jpg"])
+    def test_that_lie_outside_are_passed_over_and_told(self, above, picture, capsys):
+        paths = [above + path for path in self.SPLITS]
+        assert layout([*paths, above + picture, above + "README.md"]).images == layout(paths).images
+        said = capsys.readouterr().out
+        assert said == f"photos: passed over 1 images outside {above}hw3_data/, such as {above}{picture}\n"
+
+    @pytest.mark.parametrize("picture", ["cover.png", "assets/cover.png", "docs/figures/1.png"])
+    def test_that_lie_beside_the_splits_are_passed_over_if_their_place_says_what_they_are(self, picture, capsys):
+        paths = [path.removeprefix("hw3_data/") for path in self.SPLITS]
+        assert layout([*paths, picture]).images == layout(paths).images
+        assert f"passed over 1 images outside the splits' folders, such as {picture}" in capsys.readouterr().out
+
+    def test_a_folder_beside_the_splits_that_may_be_one_with_a_wrong_name_is_refused(self):
+        assert "vaild stands beside the splits' folders" in complaint([*self.SPLITS, "hw3_data/vaild/0_a.jpg"])
+
+    def test_as_many_pictures_as_a_data_set_has_are_refused(self):
+        pictures = [f"hw3_data/assets/{index}.jpg" for index in range(21)]
+        assert "assets stands beside the splits' folders" in complaint([*self.SPLITS, *pictures])
+
+    def test_a_split_outside_is_refused(self):
+        assert "hw3_data stands beside the splits' folders" in complaint([*self.SPLITS, "test/0001.jpg"])
+
+    def test_a_class_may_have_the_name_of_a_readmes_folder(self):
+        paths = [f"{split}/{name}/1.jpg" for split in ("train", "valid") for name in ("docs", "assets")]
+        assert len(layout(paths).images) == 4
 
 
 class TestUnlabelledTestSplit:
@@ -282,4 +321,9 @@ def test_every_image_is_kept_and_its_label_is_below_the_number_of_classes(paths,
     assert all(image.label is None or 0 <= image.label < len(names) for image in images)
     assert all(image.label is not None for image in images if image.split != "test")
     is_image = {path for path in paths if path.lower().endswith((".jpg", ".jpeg", ".png")) and "__MACOSX" not in path}
-    assert {image.path for image in images} == is_image
+    taken = {image.path for image in images}
+    assert taken <= is_image
+    # Around the one folder with train and another split, pictures are passed over; a split never is.
+    splits = {"train", "val", "test", "training", "evaluation"}
+    assert all(not splits & set(path.lower().split("/")[:-1]) for path in is_image - taken)
+    assert taken == is_image or len({image.split for image in images}) > 1

@@ -57,6 +57,8 @@ LAYOUTS = {
     "zips in a zip": AROUND
     | {"hw3_data.zip": zipped({f"hw3_data/{s}.zip": zipped(of_split(s)) for s in ("train", "valid", "test")})},
 }
+
+
 def described(images):
     """Split, label and content of each image, without where it lies."""
     return sorted((split or "", -1 if label is None else label, content) for split, label, content in images)
@@ -97,7 +99,7 @@ def without_client(monkeypatch):
 
 WAYS = [
     pytest.param("file"),
-    pytest.param("http"),
+    pytest.param("http", marks=pytest.mark.slow),
     pytest.param("client", marks=needs_client),
 ]
 
@@ -333,6 +335,7 @@ class TestGit:
             hub.protocol = ""  # the oldest: a commit that no branch stands at is refused
             monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
             assert modelscope(revision=old) == WANTED
+        assert "refs/heads/master" in git(cache / "modelscope" / f"{DATASET}.git", "for-each-ref")
 
 
 @needs_client
