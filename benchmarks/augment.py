@@ -38,7 +38,7 @@ import numpy as np
 import typer
 
 from pipeline.decoding import decode
-from pipeline.packing import create_arrays, pack
+from pipeline.packing import PLAIN_DETAIL, create_arrays, pack
 from pipeline.params.augment import AugmentParams
 from pipeline.paths import RAW_ARCHIVE
 from pipeline.raw_archive import read_raw_archive, write_raw_archive
@@ -242,7 +242,7 @@ def quality(photos: Path) -> None:
             content = archive.read(name)
             full = resize(decode(content))
             pillow = np.asarray(usual(Image.open(io.BytesIO(content)).convert("RGB")))
-            compared["reduced decode"].append(_difference(full, resize(decode(content, IMAGE_SIZE))))
+            compared["reduced decode"].append(_difference(full, resize(decode(content, round(PLAIN_DETAIL * IMAGE_SIZE)))))
             compared["another library"].append(_difference(full, pillow))
     for what, pairs in compared.items():
         psnr, mean = np.array(pairs).T

@@ -2,12 +2,13 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import PipelineError
-from pipeline.paths import PARAMS
+from pipeline.paths import MODEL, PARAMS
 
 if TYPE_CHECKING:
     from pipeline.params.schema import Params
@@ -127,12 +128,43 @@ def tsne() -> None:
 
 
 @app.command()
-def predict() -> None:
-    """Write submission.csv and the table of probabilities."""
+def predict(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH", help="Images, and folders of them.", show_default=False),
+    ] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(help=f"Weights file, {MODEL} if none is named; of several the mean of the probabilities counts."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV file to write; without it a table is printed.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Classes that the table shows for an image, 3 if unset.")
+    ] = None,
+    tta: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Test-time augmentation: views to average over, beside the image.")
+    ] = None,
+) -> None:
+    """Predict the images and folders named; without any, write submission.csv and the table of probabilities."""
+    if paths:
+        from pipeline.file_prediction import predict_paths
+
+        return predict_paths(paths, model or [MODEL], output, top or 3, tta or 0)
+    if (model, output, top, tta) != (None,) * 4:
+        raise PipelineError("predict: its options need images or folders to predict: python -m pipeline predict photos")
     params = read_params()
     from pipeline.stages.predict import predict as stage
 
     stage(params.predict)
+
+
+@app.command()
+def export() -> None:
+    """Write the network as ONNX, checked against torch, and a model card."""
+    params = read_params()
+    from pipeline.stages.export import export as stage
+
+    stage(params.data, params.augment, params.model, params.train, params.seed)
 
 
 @recipe_app.command("list")

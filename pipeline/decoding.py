@@ -1,7 +1,7 @@
 """From the bytes of an image file to pixels.
 
-Pillow reads every format, OpenCV none: at a reduced scale both take as long to read a JPEG, and OpenCV's libraries
-write their complaints about a damaged file straight to stderr.
+Pillow reads every format, OpenCV none: it would decode a JPEG of 512 px at a reduced scale in 0.54 instead of 0.65 ms,
+but its libraries write what they think of a damaged file straight to stderr.
 """
 
 import contextlib
@@ -16,12 +16,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
-
-# The results must not depend on it, and the worker processes already use every core.
-cv2.setNumThreads(1)
 
 # Where nobody configured logging, it would write to stderr what it also raises.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -91,6 +87,11 @@ def decode(content: bytes, least: int = 0) -> np.ndarray:
         raise ValueError(_reason(content, error)) from None
 
 
+def depends_on_scale(content: bytes) -> bool:
+    """Whether ``least`` can change what ``decode`` gives: of a JPEG alone."""
+    return content.startswith(b"\xff\xd8\xff")
+
+
 @functools.cache
 def _formats() -> list[str]:
     """The formats that are tried on files nobody vouches for: of Pillow's forty, those that people have."""
@@ -123,7 +124,7 @@ def _check_header(image: Image.Image, content: bytes) -> None:
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation in the EXIF data, 1 (upright) where there is none; 20 times as fast as Pillow's ``getexif()``."""
+    """The orientation in the EXIF data, 1 where there is none. Pillow's ``getexif()`` takes ten times as long."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = "<" if exif[:1] == b"I" else ">"
     with contextlib.suppress(struct.error):  # damaged EXIF data are no reason to refuse the picture

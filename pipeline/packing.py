@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.audit.measures import MEASURES, measure
-from pipeline.decoding import decode
+from pipeline.decoding import decode, depends_on_scale
 from pipeline.machine import worker_count
 from pipeline.packed import create_array
 from pipeline.params.augment import AugmentParams
@@ -22,7 +22,10 @@ from pipeline.raw_archive import SPLITS, RawImage
 from pipeline.transforms import augmented_view, plain_copy
 
 CHUNK = 64
-# Views are drawn from a photo of this many times the size, so that a crop of a quarter of it still has full detail.
+# A JPEG is decoded at the least scale that keeps so many times the size on both sides: for the plain copy, so that what
+# the scale changes stays within what the choice of a library does (benchmarks/augment.py quality); for the views, so
+# that a crop of a quarter of the photo still has full detail.
+PLAIN_DETAIL = 1.5
 VIEW_DETAIL = 2
 
 
@@ -127,24 +130,24 @@ class _Worker:
             image = self.arrays.images[place]
             content = self.archive.read(image.entry)
             try:
-                photo = decode(content, self.size)
+                photo = decode(content, round(PLAIN_DETAIL * self.size))
             except ValueError as error:
                 result.bad[place] = str(error)
                 result.digests.append(b"")
                 continue
-            copies = np.stack([self.resize(photo), *self._views(content, image)])
+            copies = np.stack([self.resize(photo), *self._views(content, photo, image)])
             result.measures[number] = measure(content, photo, copies[0])
             result.digests.append(hashlib.blake2b(copies.data, digest_size=16).digest())
             position = self.arrays.offsets[image.split] + self.arrays.rows[place] * copies.nbytes
             os.pwrite(self.files[image.split], copies.data, position)
         return result
 
-    def _views(self, content: bytes, image: RawImage) -> Iterator[np.ndarray]:
+    def _views(self, content: bytes, photo: np.ndarray, image: RawImage) -> Iterator[np.ndarray]:
         count = self.arrays.shapes[image.split][1]
-        if count > 1:
+        if count > 1 and depends_on_scale(content):
             photo = decode(content, VIEW_DETAIL * self.size)
-            for view in range(1, count):
-                yield self.draw(photo, view_seed(self.seed, image.entry, view))
+        for view in range(1, count):
+            yield self.draw(photo, view_seed(self.seed, image.entry, view))
 
 
 _worker: _Worker

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -32,6 +32,8 @@ def _import_albumentations() -> ModuleType:
 
 
 albumentations = _import_albumentations()
+# The results must not depend on it, and the worker processes already use every core.
+cv2.setNumThreads(1)
 Pixels = np.ndarray
 
 # The crop comes first: the others then have few pixels to change. What a turn uncovers is filled by reflection (4).
@@ -59,7 +61,16 @@ PRESETS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def plain_copy(params: AugmentParams) -> Callable[[Pixels], Pixels]:
+class Square(Protocol):
+    """What a plain copy depends on: the section ``augment`` says it, and so does the specification of a network."""
+
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def resize(self) -> str: ...
+
+
+def plain_copy(params: Square) -> Callable[[Pixels], Pixels]:
     """Make the function that resizes a photo, ``(h, w, 3)`` to ``(image_size, image_size, 3)``, both ``uint8``."""
     pipeline = albumentations.Compose(_resizing(params))
     return lambda image: pipeline(image=image)["image"]
@@ -84,7 +95,7 @@ def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
     return draw
 
 
-def _resizing(params: AugmentParams) -> list[Any]:
+def _resizing(params: Square) -> list[Any]:
     # Averaging over the pixels that fall together keeps fine detail from aliasing when a photo shrinks.
     smooth = {"interpolation": cv2.INTER_CUBIC, "area_for_downscale": "image"}
     if params.resize == "stretch":

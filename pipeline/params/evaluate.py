@@ -1,6 +1,6 @@
 """The section ``evaluate``: on what, and by which measures, the network is judged."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,3 +14,8 @@ class EvaluateParams(Section):
         description="auto takes test where it is labelled, else valid"
     )
     top_k: int = Field(ge=2, description="a top-k hit has the true class among the k most probable")
+    tta: bool = Field(description="judge also the mean over each image and its augment.test_views views")
+    # Fewer resamples than 100 leave two or three beyond each end of a 95 % interval.
+    bootstrap: Literal[0] | Annotated[int, Field(ge=100, le=100_000)] = Field(
+        description="resamples behind the 95 % intervals; 0 computes none"
+    )

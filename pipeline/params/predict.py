@@ -13,3 +13,4 @@ class PredictParams(Section):
     split: Literal["auto", "test", "valid", "train"] = Field(
         description="auto takes test where there is one, else valid"
     )
+    tta: bool = Field(description="test-time augmentation: average over each image and its augment.test_views views")

@@ -16,7 +16,7 @@ from pipeline.sources.archive_safety import Allowance, tar_members, zip_members
 from pipeline.sources.disguises import HEAD, what_it_is
 from pipeline.sources.file_names import is_part
 from pipeline.sources.file_tree import FileTree, Unpacking, damage_told
-from pipeline.sources.spool import Slice, Spool
+from pipeline.sources.spool import CHUNK, Slice, Spool
 
 LARGEST_HEADERS = 16 * 2**20  # bytes between two members of a tar: names, times and the like
 _DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
@@ -92,7 +92,7 @@ def _compressed_tar_tree(
     file.seek(0)
     meter = _Meter(decompress(file), name, unpacking.allowance)
     places: dict[str, tuple[int, int]] = {}
-    with tarfile.open(fileobj=meter, mode="r|", tarinfo=_StrictTarInfo) as archive:
+    with tarfile.open(fileobj=meter, mode="r:", tarinfo=_StrictTarInfo) as archive:
         for path, member in tar_members(archive, name, unpacking.allowance):
             meter.expect(member.size)
             if is_part(path):
@@ -123,20 +123,32 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 class _Meter:
-    """The tar in a compressed file: what it gives is counted as it comes, so that no bomb goes off first."""
+    """The tar in a compressed file, read from its begin to its end: what it gives is counted as it comes.
+
+    So no bomb goes off first. It moves forward only, and more quickly than tarfile's own stream, which copies more.
+    """
 
     def __init__(self, stream: BinaryIO, name: str, allowance: Allowance):
-        self._stream, self._name, self._allowance, self._left = stream, name, allowance, LARGEST_HEADERS
+        self._stream, self._name, self._allowance = stream, name, allowance
+        self._position, self._left = 0, LARGEST_HEADERS
 
     def expect(self, size: int) -> None:
         """Allow for a member of ``size`` bytes, and what stands before the next one."""
         self._left = size + LARGEST_HEADERS
 
     def read(self, size: int) -> bytes:
-        content = self._stream.read(size)
-        self._allowance.take(self._name, len(content))
+        content = self._stream.read(min(size, self._left + 1))
+        self._position += len(content)
         self._left -= len(content)
+        self._allowance.take(self._name, len(content))
         if self._left < 0:
             most = f"{LARGEST_HEADERS / 2**20:g} MiB"
             raise PipelineError(f"{self._name}: a member's name and rights take more than {most}; pack it again")
         return content
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        while self._position < position and self.read(min(position - self._position, CHUNK)):
+            pass

@@ -15,7 +15,7 @@ SPLIT_FOLDERS = {
     "testing": "test",
     "evaluation": "test",
 }
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"}
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 # Left behind by macOS, Windows, NAS systems and disk checks; whatever begins with a dot is passed over, too.
 JUNK = {

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -219,8 +219,9 @@ class _Blobs:
             PipelineError: the repository in the cache is damaged.
         """
         with self._lock:
-            self._process.stdin.write(f"{blob}\n".encode())
-            self._process.stdin.flush()
+            with suppress(BrokenPipeError):  # then there is no answer
+                self._process.stdin.write(f"{blob}\n".encode())
+                self._process.stdin.flush()
             answer = self._process.stdout.readline().split()
             if len(answer) == 3:
                 content = self._process.stdout.read(int(answer[2]) + 1)[:-1]
@@ -229,6 +230,7 @@ class _Blobs:
         raise PipelineError(f"{self._repository}: git cannot read {blob} there; remove that folder and run again")
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()

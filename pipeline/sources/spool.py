@@ -33,13 +33,20 @@ class Slice(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._position))
+        content = self._read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def readall(self) -> bytes:
+        # The one that is inherited asks for 8 KiB at a time.
+        return self._read(self._size)
+
+    def _read(self, size: int) -> bytes:
         with self._lock:
             self._file.seek(self._start + self._position)
-            content = self._file.read(wanted)
-        buffer[: len(content)] = content
+            content = self._file.read(max(0, min(size, self._size - self._position)))
         self._position += len(content)
-        return len(content)
+        return content
 
 
 class Spool:

@@ -1,0 +1,130 @@
+"""Images a second of ``python -m pipeline predict FOLDER`` against the loops that a user would write, side by side.
+
+    OMP_NUM_THREADS=2 python benchmarks/predict.py photos.zip --width 16
+    OMP_NUM_THREADS=2 python benchmarks/predict.py photos.zip --width 64
+
+The folder holds 1,000 photos: those of the zip, repeated. All run the network ``classifier`` at 128 pixels, with
+weights as they are drawn, on the same device. (a) opens a photo with PIL, resizes it with torchvision and runs the
+network, one photo after the other; (b) does so in a ``DataLoader`` with 2 workers and batches of 64; ours is what the
+command does from the folder's listing to the probabilities in memory, which is the time that it states. Starting
+Python, importing torch and reading the weights count for none of them.
+
+Measured:
+
+"""
+
+import os
+import statistics
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import typer
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from pipeline.device import choose_device, describe_device
+from pipeline.file_prediction import find_images, load_models, predict_files
+from pipeline.models import ModelSpec, build_model
+from pipeline.weights import save_model
+
+WORKERS = 2
+BATCH_SIZE = 64
+CLASSES = 11
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+class Photos(Dataset):
+    """A ``Dataset`` of image files, as tutorials write it."""
+
+    def __init__(self, files: list[Path], size: int) -> None:
+        self.files = files
+        self.transform = transforms.Compose(
+            [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.transform(Image.open(self.files[row]).convert("RGB"))
+
+
+def write_photos(archive: Path, folder: Path, count: int) -> None:
+    """Write so many photos into a folder, those of a zip repeated."""
+    with zipfile.ZipFile(archive) as photos:
+        contents = [photos.read(name) for name in sorted(photos.namelist()) if name.endswith(".jpg")]
+    for number in range(count):
+        (folder / f"{number:05}.jpg").write_bytes(contents[number % len(contents)])
+
+
+def save_network(path: Path, width: int, size: int) -> None:
+    """Write a weights file of the network ``classifier``, untrained."""
+    torch.manual_seed(0)
+    names = tuple(f"class {number}" for number in range(CLASSES))
+    spec = ModelSpec("classifier", width, 0.0, "default", CLASSES, size, "stretch", names, MEAN, STD)
+    save_model(path, build_model(spec).state_dict(), spec)
+
+
+@torch.inference_mode()
+def one_by_one(network: torch.nn.Module, photos: Photos, device: torch.device) -> None:
+    """(a)."""
+    for row in range(len(photos)):
+        network(photos[row][None].to(device)).softmax(1).cpu()
+
+
+@torch.inference_mode()
+def in_batches(network: torch.nn.Module, photos: Photos, device: torch.device) -> None:
+    """(b)."""
+    for images in DataLoader(photos, BATCH_SIZE, num_workers=WORKERS):
+        network(images.to(device)).softmax(1).cpu()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main(photos: Path, images: int = 1000, rounds: int = 5, width: int = 16, size: int = 128) -> None:
+    """Print images a second of each way, the median over the rounds and the extremes, and the ratios."""
+    os.environ["PIPELINE_WORKERS"] = str(WORKERS)
+    device = choose_device()
+    print(
+        f"{describe_device(device)}, torch {torch.__version__}, width {width}, {size} px, load {os.getloadavg()[0]:.1f}"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "photos"
+        folder.mkdir()
+        write_photos(photos, folder, images)
+        save_network(Path(name) / "model.safetensors", width, size)
+        models = load_models([Path(name) / "model.safetensors"])
+        network = models[0][0].model
+        usual = Photos(sorted(folder.iterdir()), size)
+        ways: dict[str, Callable[[], object]] = {
+            "(a) one by one": lambda: one_by_one(network, usual, device),
+            "(b) DataLoader": lambda: in_batches(network, usual, device),
+            "ours": lambda: predict_files(find_images([folder])[0], models, quiet=True),
+        }
+        rates: dict[str, list[float]] = {way: [] for way in ways}
+        for number in range(rounds + 1):
+            for way, work in ways.items():
+                rate = images / seconds(work)
+                # The first round warms the caches up.
+                if number:
+                    rates[way].append(rate)
+    medians = {way: statistics.median(found) for way, found in rates.items()}
+    for way, found in rates.items():
+        print(f"{way:16}{medians[way]:8.0f} images a second ({min(found):.0f} to {max(found):.0f})")
+    for way in list(ways)[:2]:
+        print(f"ours / {way}: {medians['ours'] / medians[way]:.2f}")
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,355 @@
+"""Predicting image files with one or several weights files: all that is needed is in them, not in ``params.yaml``."""
+
+import csv
+import os
+import stat
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.decoding import decode
+from pipeline.device import choose_device
+from pipeline.errors import PipelineError, listed
+from pipeline.files import replacing
+from pipeline.machine import worker_count
+from pipeline.models import ModelSpec
+from pipeline.onnx_model import PixelClassifier
+from pipeline.packing import VIEW_DETAIL, view_seed
+from pipeline.params.augment import AugmentParams
+from pipeline.params.file import load_params
+from pipeline.paths import PARAMS
+from pipeline.progress import progress, say
+from pipeline.sources.file_names import IMAGE_ENDINGS, is_image, is_junk
+from pipeline.transforms import augmented_view, plain_copy
+from pipeline.weights import load_model
+
+BATCH_SIZE = 64
+# Larger images come in smaller batches: what the layers hold grows with the pixels.
+BATCH_PIXELS = BATCH_SIZE * 256**2
+COLUMNS = ["path", "predicted", "confidence"]
+
+
+@dataclass(frozen=True)
+class Views:
+    """What test-time augmentation draws beside the plain image.
+
+    Attributes:
+        params: ``views``, ``preset`` and ``transforms`` count; the image's size is the network's.
+        seed: with a file's name and a view's number it makes the seed of a view.
+    """
+
+    params: AugmentParams
+    seed: int
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was predicted.
+
+    Attributes:
+        classes: the class names.
+        paths: of the files that could be read, in order.
+        probabilities: of each of them, ``float32``, ``(files, classes)``.
+        failures: for each of the others, why not.
+        seconds: from the first file's opening to the last one's result.
+    """
+
+    classes: tuple[str, ...]
+    paths: list[Path]
+    probabilities: np.ndarray
+    failures: dict[Path, str]
+    seconds: float
+
+
+def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Path | None, top: int, tta: int) -> None:
+    """Predict files and folders; print a table, or write a CSV.
+
+    Args:
+        paths: image files, whatever their ending, and folders, of which all images are taken.
+        model_files: weights files; of several the mean of the probabilities counts.
+        output: the CSV file; None prints the table.
+        top: how many classes the table shows for an image.
+        tta: how many views of an image are predicted beside the plain one, and averaged; 0 for none.
+
+    Raises:
+        PipelineError: a model is missing or does not fit the others, ``output`` cannot be, or, after the others are
+            predicted and written, for each file that cannot be read.
+    """
+    if output is not None and (output.suffix.lower() != ".csv" or output.is_dir()):
+        raise PipelineError(f"--output: got {str(output)!r}, allowed is the name of a file that ends in .csv")
+    files, failures = find_images(paths)
+    models = load_models(model_files)
+    views = choose_views(tta) if tta else None
+    # Into a pipe goes the table alone; a bar on stderr does no harm.
+    quiet = output is None and not sys.stderr.isatty()
+    found = predict_files(files, models, views, quiet)
+    failures = {**failures, **found.failures}
+    if found.paths and output is not None:
+        write_csv(output, found)
+    elif found.paths:
+        print_table(found, top)
+    if found.paths:
+        where = f", written to {output}" if output is not None else ""
+        say(
+            f"predict: {len(found.paths):,} images in {found.seconds:.2f} s, "
+            f"{len(found.paths) / found.seconds:,.0f} images a second{where}"
+        )
+    if failures:
+        count = f"{len(failures):,} of {len(failures) + len(found.paths):,} could not be predicted"
+        lines = [f"{_shown(path)}: {reason}" for path, reason in failures.items()]
+        raise PipelineError("\n".join(lines if len(lines) == 1 else [f"predict: {count}", *lines]))
+
+
+def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """List the files to predict, each once, and for each path that gives none, why not.
+
+    Of a folder all files are taken that end like an image, in folders within it, too; hidden ones are passed over,
+    and so are links to folders.
+    """
+    files: dict[str, Path] = {}
+    failures: dict[Path, str] = {}
+    for path in paths:
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except OSError as error:
+            failures[path] = error.strerror or str(error)
+            continue
+        found = _images_below(path, failures) if is_folder else [path]
+        for file in found:
+            files.setdefault(os.path.abspath(file), file)  # noqa: PTH100  (resolve() would follow links)
+        if not found and path not in failures:
+            failures[path] = f"holds no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}"
+    return list(files.values()), failures
+
+
+def _images_below(root: Path, failures: dict[Path, str]) -> list[Path]:
+    def note(error: OSError) -> None:
+        failures[Path(error.filename)] = error.strerror or str(error)
+
+    found = []
+    for folder, _, names in os.walk(root, onerror=note):
+        files = (Path(folder) / name for name in names)
+        found += [file for file in files if is_image(file.name) and not is_junk(file.relative_to(root).as_posix())]
+    return sorted(found)
+
+
+def load_models(paths: Sequence[Path]) -> list[tuple[PixelClassifier, ModelSpec]]:
+    """Open weights files of the same classes, on the device.
+
+    Raises:
+        PipelineError: one cannot be read, or the classes differ.
+    """
+    device = choose_device()
+    models = []
+    for path in paths:
+        if path.is_dir():
+            raise PipelineError(f"{path}: is a folder, allowed is a weights file, such as {path / 'model.safetensors'}")
+        network, spec = load_model(path)
+        models.append((PixelClassifier(network, spec).to(device).eval(), spec))
+    first = models[0][1].classes
+    for path, (_, spec) in zip(paths, models, strict=True):
+        if spec.classes != first:
+            raise PipelineError(
+                f"{path}: its classes are {listed(spec.classes)}, those of {paths[0]} are {listed(first)}; models that "
+                "predict together need the same classes in the same order: leave one out"
+            )
+    return models
+
+
+def choose_views(count: int) -> Views:
+    """What test-time augmentation draws: views as ``params.yaml`` has them, or the preset light; says which.
+
+    Raises:
+        PipelineError: ``params.yaml`` is there and wrong.
+    """
+    preset, transforms, seed, why = "light", (), 0, f"no {PARAMS} here"
+    if PARAMS.exists():
+        params = load_params(PARAMS)
+        seed, why = params.seed, f"{PARAMS} names no transforms"
+        if params.augment.preset != "none" or params.augment.transforms:
+            preset, transforms, why = params.augment.preset, params.augment.transforms, f"as in {PARAMS}"
+    say(f"predict: {count} views beside the plain image, preset {preset} and {len(transforms)} transforms ({why})")
+    augment = AugmentParams(
+        image_size=32, resize="stretch", views=count, test_views=0, preset=preset, transforms=transforms
+    )
+    return Views(augment, seed)
+
+
+def predict_files(
+    files: Sequence[Path],
+    models: Sequence[tuple[PixelClassifier, ModelSpec]],
+    views: Views | None = None,
+    quiet: bool = False,
+) -> Predictions:
+    """Decode files in threads and predict them batch by batch, while the next ones are being decoded.
+
+    Args:
+        files: the image files.
+        models: as ``load_models`` gives them; the mean of their probabilities counts.
+        views: what to average over beside the plain image.
+        quiet: show no progress.
+
+    Raises:
+        PipelineError: a transform of the views is wrong.
+    """
+    # Models that see the same pixels share the decoding.
+    sizes = list(dict.fromkeys((spec.image_size, spec.resize) for _, spec in models))
+    batch_size = max(1, min(BATCH_SIZE, BATCH_PIXELS // max(size for size, _ in sizes) ** 2))
+    known: list[Path] = []
+    failures: dict[Path, str] = {}
+    rows = [np.empty((0, len(models[0][1].classes)), np.float32)]
+    start = time.perf_counter()
+    # Set once around all threads: each of them sets and resets the filters, which they share.
+    with warnings.catch_warnings(action="ignore"):
+        photos = progress(_read_ahead(files, sizes, views, 2 * batch_size), len(files), "predict", quiet=quiet)
+        for batch in _batches(zip(files, photos, strict=True), batch_size, failures):
+            known += [file for file, _ in batch]
+            arrays = [np.stack(arrays) for arrays in zip(*(photo for _, photo in batch), strict=True)]
+            rows.append(_mean_probabilities(dict(zip(sizes, arrays, strict=True)), models))
+    return Predictions(models[0][1].classes, known, np.concatenate(rows), failures, time.perf_counter() - start)
+
+
+Photo = list[np.ndarray]
+
+
+def _read_ahead(
+    files: Sequence[Path], sizes: Sequence[tuple[int, str]], views: Views | None, ahead: int
+) -> Iterator[Photo | str]:
+    """Give each file's copies, for each of ``sizes`` ``uint8`` ``(copies, size, size, 3)``, or why it has none."""
+    local = threading.local()
+
+    def read(file: Path) -> Photo | str:
+        # The transforms hold a state, so every thread has its own.
+        if not hasattr(local, "readers"):
+            local.readers = [_make_reader(size, resize, views) for size, resize in sizes]
+        try:
+            if not file.is_file():
+                return "is no plain file"
+            content = file.read_bytes()
+            return [reader(content, file.name) for reader in local.readers]
+        except OSError as error:
+            return error.strerror or str(error)
+        except ValueError as error:
+            return str(error)
+
+    pool = ThreadPoolExecutor(worker_count())
+    try:
+        waiting: deque[Future[Photo | str]] = deque()
+        for file in files:
+            waiting.append(pool.submit(read, file))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Square:
+    image_size: int
+    resize: str
+
+
+def _make_reader(size: int, resize: str, views: Views | None) -> Callable[[bytes, str], np.ndarray]:
+    """Make the function from a file's bytes and name to its plain copy and views, just as ``augment`` makes them."""
+    plain = plain_copy(_Square(size, resize))
+    if views is None:
+        return lambda content, name: plain(decode(content, size))[None]
+    draw = augmented_view(views.params.model_copy(update={"image_size": size, "resize": resize}))
+    numbers = range(1, views.params.views + 1)
+
+    def read(content: bytes, name: str) -> np.ndarray:
+        copies = [plain(decode(content, size))]
+        photo = decode(content, VIEW_DETAIL * size)
+        return np.stack([*copies, *(draw(photo, view_seed(views.seed, name, number)) for number in numbers)])
+
+    return read
+
+
+def _batches(
+    photos: Iterable[tuple[Path, Photo | str]], size: int, failures: dict[Path, str]
+) -> Iterator[list[tuple[Path, Photo]]]:
+    """Gather the readable files; why the others are none is noted in ``failures``."""
+    batch: list[tuple[Path, Photo]] = []
+    for file, photo in photos:
+        if isinstance(photo, str):
+            failures[file] = photo
+            continue
+        batch.append((file, photo))
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _mean_probabilities(
+    pixels: dict[tuple[int, str], np.ndarray], models: Sequence[tuple[PixelClassifier, ModelSpec]]
+) -> np.ndarray:
+    """Average over models and copies; ``pixels`` are ``uint8``, ``(n, copies, size, size, 3)``."""
+    of_each = []
+    for network, spec in models:
+        images = torch.from_numpy(pixels[spec.image_size, spec.resize]).to(network.scale.device)
+        of_each += [network(copy)[0] for copy in images.unbind(1)]
+    return torch.stack(of_each).mean(0).cpu().numpy()
+
+
+def write_csv(path: Path, found: Predictions) -> None:
+    """Write a row a file: ``COLUMNS``, then the probability of each class, to six decimals."""
+    best = found.probabilities.argmax(axis=1)
+    # A file's name may hold bytes that are no UTF-8: they come out as they are.
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*COLUMNS, *found.classes])
+        for name, index, row in zip(found.paths, best, found.probabilities, strict=True):
+            numbers = [f"{probability:.6f}" for probability in row]
+            writer.writerow([name, found.classes[index], numbers[index], *numbers])
+
+
+def print_table(found: Predictions, top: int) -> None:
+    """Print a row a file: its class, how probable that is, and the next best; as wide as the terminal, or in a pipe
+    one line each."""
+    order = np.argsort(-found.probabilities, axis=1, kind="stable")[:, :top]
+    header = ["file", "class", "probability", *(["next best"] if order.shape[1] > 1 else [])]
+    rows = []
+    for path, best, row in zip(found.paths, order, found.probabilities, strict=True):
+        first, *others = (f"{_shown(found.classes[index])} {row[index]:.1%}" for index in best)
+        name, _, share = first.rpartition(" ")
+        rows.append([_shown(path), name, share, *([", ".join(others)] if others else [])])
+    if sys.stdout.isatty():
+        _print_grid(header, rows)
+        return
+    widths = [max(cell_len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    for row in [header, *rows]:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(padded).rstrip())
+
+
+def _print_grid(header: list[str], rows: list[list[str]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold", no_wrap=name == "probability", justify="left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def _shown(name: Path | str) -> str:
+    """A name that cannot disturb the terminal: what is not printable becomes a question mark."""
+    text = os.fsencode(name).decode("utf-8", "replace")
+    return "".join(character if character.isprintable() else "?" for character in text)

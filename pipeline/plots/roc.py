@@ -1,0 +1,46 @@
+"""ROC and precision-recall curves by class."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from pipeline.plots.fonts import shortened
+from pipeline.plots.style import class_colours, saved_figure
+
+# With more classes than this, only the worst few have a colour and a name.
+ALL_COLOURED, WORST = 20, 8
+
+
+def plot_curves_by_class(
+    path: Path, roc: pd.DataFrame, precision_recall: pd.DataFrame, areas: pd.DataFrame, title: str
+) -> None:
+    """Draw the tables of ``pipeline.metrics.curves_by_class``: a panel each, a line a class."""
+    with saved_figure(path, 15, 6.5, texts=areas["class"]) as figure:
+        figure.suptitle(title)
+        left, right = figure.subplots(1, 2)
+        _draw(left, roc, areas.set_index("class")["roc_auc"], "area")
+        _draw(right, precision_recall, areas.set_index("class")["average_precision"], "average precision")
+        left.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
+        left.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC: each class against all others")
+        right.set(xlabel="recall", ylabel="precision", title="Precision and recall")
+
+
+def _draw(axis: Axes, curves: pd.DataFrame, areas: pd.Series, measure: str) -> None:
+    """Draw the second column of ``curves`` over the first, by class."""
+    areas = areas.dropna()
+    axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    if areas.empty:
+        axis.text(0.5, 0.5, "no class has images beside those of others", ha="center", va="center")
+        return
+    named = areas.index if len(areas) <= ALL_COLOURED else areas.nsmallest(WORST).index
+    colours = dict(zip(named, class_colours(len(named)), strict=True))
+    x, y = curves.columns[1:]
+    lines = {name: curve for name, curve in curves.groupby("class", sort=False)}
+    for name in sorted(lines, key=lambda name: name in colours):
+        style = {"color": colours[name], "linewidth": 1.3} if name in colours else {"color": "0.85", "linewidth": 0.6}
+        axis.plot(lines[name][x], lines[name][y], drawstyle="steps-post" if y == "tpr" else "steps-pre", **style)
+    handles = [axis.plot([], [], color=colours[name])[0] for name in named]
+    labels = [f"{shortened(name, 24)}  {areas[name]:.4f}" for name in named]
+    heading = measure if len(areas) <= ALL_COLOURED else f"{measure}, lowest {WORST} of {len(areas):,}"
+    axis.legend(handles, labels, title=heading, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
