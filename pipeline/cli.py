@@ -167,6 +167,59 @@ def export() -> None:
     stage(params.data, params.augment, params.model, params.train, params.seed)
 
 
+@app.command()
+def compare(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="Experiment, branch, tag or commit; workspace for the files here.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same; is it better than A?")],
+    top: Annotated[int, typer.Option(min=0, help="Classes and images shown of each kind of change.")] = 5,
+    csv: Annotated[Path | None, typer.Option(help="CSV file to write: all images whose prediction changed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead.")] = False,
+) -> None:
+    """Is B better than A? The paired difference, McNemar's test, the classes and images that changed."""
+    from pipeline.comparison import changed_images
+    from pipeline.comparison_text import comparison_json, comparison_lines
+    from pipeline.experiments import compare_revisions
+    from pipeline.files import replacing
+
+    comparison, pairs, split = compare_revisions(a, b)
+    lines = comparison_lines((a, b), split, comparison, pairs, top)
+    typer.echo(comparison_json((a, b), split, comparison) if as_json else "\n".join(lines))
+    if csv:
+        with replacing(csv) as beside:
+            changed_images(pairs).to_csv(beside, index=False)
+
+
+@app.command()
+def seeds(
+    n: Annotated[int, typer.Option("--n", min=2, max=1000, help="Seeds to run.")] = 5,
+    first: Annotated[int, typer.Option(min=0, help="The first seed; the others follow it.")] = 1,
+    set_param: Annotated[
+        list[str] | None, typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="As for dvc exp run.")
+    ] = None,
+) -> None:
+    """Run the configuration under several seeds, each an experiment of DVC; mean and standard deviation."""
+    read_params()
+    from pipeline.comparison_text import seed_lines
+    from pipeline.seeds import run_seeds
+
+    results, failures = run_seeds(range(first, first + n), set_param or [])
+    if len(results):
+        typer.echo("\n".join(seed_lines(results)))
+    if failures:
+        raise PipelineError("\n".join(failures))
+
+
+@app.command()
+def report() -> None:
+    """Bring everything that the other stages found into one page, results/report.html."""
+    read_params()
+    from pipeline.stages.report import report as stage
+
+    stage()
+
+
 @recipe_app.command("list")
 def recipe_list() -> None:
     """List the recipes."""

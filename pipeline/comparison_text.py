@@ -1,10 +1,52 @@
 """A comparison of two networks, or the results of several seeds, as lines for a terminal of 80 columns."""
 
+import json
 import textwrap
+from dataclasses import asdict
 
 import pandas as pd
 
-from pipeline.comparison import CHANGES, LEVEL, Comparison, Difference, least_between_means, seed_statistics
+from pipeline.comparison import (
+    CHANGES,
+    LEVEL,
+    Comparison,
+    Difference,
+    changed_images,
+    class_changes,
+    least_between_means,
+    seed_statistics,
+)
+
+WIDTH = 80
+
+
+def comparison_lines(
+    names: tuple[str, str], split: str, comparison: Comparison, pairs: pd.DataFrame, most: int
+) -> list[str]:
+    """The whole report on two revisions; at most so many classes and images of each kind."""
+    left_out = f"; {comparison.left_out:,} that only one of them has are left out" if comparison.left_out else ""
+    return [
+        f"A is {names[0]}, B is {names[1]}: {comparison.images:,} images of the {split} split{left_out}",
+        "",
+        *summary_lines(comparison),
+        "",
+        *verdict_lines(comparison),
+        "",
+        *class_lines(class_changes(pairs), most),
+        "",
+        *image_lines(changed_images(pairs), most),
+        "",
+        *textwrap.wrap(
+            "Each is one training run: whether their settings differ, several seeds of each tell "
+            "(python -m pipeline seeds).",
+            WIDTH,
+        ),
+    ]
+
+
+def comparison_json(names: tuple[str, str], split: str, comparison: Comparison) -> str:
+    """The figures with the names of what was compared, as JSON."""
+    return json.dumps({"a": names[0], "b": names[1], "split": split, **asdict(comparison)}, indent=2)
 
 
 def summary_lines(comparison: Comparison) -> list[str]:
@@ -23,7 +65,7 @@ def summary_lines(comparison: Comparison) -> list[str]:
 def verdict_lines(comparison: Comparison) -> list[str]:
     """What the comparison means, in two or three sentences."""
     sentences = [_about_accuracy(comparison), _about_power(comparison), _about_loss(comparison.log_loss)]
-    return textwrap.wrap(" ".join(filter(None, sentences)), 80)
+    return textwrap.wrap(" ".join(filter(None, sentences)), WIDTH)
 
 
 def _about_accuracy(comparison: Comparison) -> str:
@@ -98,7 +140,7 @@ def seed_lines(results: pd.DataFrame) -> list[str]:
         f"{least:.2%} to {greatest:.2%}. Other settings differ from these when their mean of as many seeds is "
         f"{needed:.2f} points away or more (t test, 5 %)."
     )
-    return [*lines, *textwrap.wrap(sentences, 80)]
+    return [*lines, *textwrap.wrap(sentences, WIDTH)]
 
 
 def _table(rows: pd.DataFrame, formats: dict[str, str]) -> list[str]:

@@ -1,31 +1,19 @@
-"""What other revisions and experiments left, read through DVC; and experiments under several seeds, run by DVC."""
+"""What other revisions and experiments left, read through DVC, and two of them compared."""
 
 import difflib
-import hashlib
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 import pandas as pd
 
-from pipeline.comparison import OWN_COLUMNS, SHARED_COLUMNS
+from pipeline.comparison import OWN_COLUMNS, SHARED_COLUMNS, Comparison, compare, pair
 from pipeline.errors import PipelineError, listed
-from pipeline.paths import EVALUATION, METRICS, PARAMS
-from pipeline.progress import say
+from pipeline.paths import EVALUATION, METRICS
 
 WORKSPACE = ("workspace", ".")
-# Inside DVC's own folder of temporary files: git ignores it, and it is on the disk of the cache, which can be linked.
-SANDBOXES = Path(".dvc/tmp/seeds")
-SEED_METRICS = {"evaluate": ("accuracy", "log_loss", "macro_f1"), "train": ("valid_accuracy",)}
 
 
 @contextmanager
@@ -68,12 +56,12 @@ def _why_not(revision: str, path: Path, error: Exception) -> str:
         return f"{revision}: DVC cannot read {path}: {' '.join(str(error).split())}"
     if DVCFileSystem(rev=revision).exists(path.as_posix()):
         return (
-            f"{revision}: {path} is neither in DVC's cache nor in a remote storage; run dvc fetch --rev {revision}, "
-            f"or dvc exp apply {revision} (or git checkout) and dvc repro"
+            f"{revision}: neither DVC's cache nor a remote storage holds its {path}; make it again: dvc exp apply "
+            f"{revision}, or git checkout for a commit, then dvc repro"
         )
     return (
-        f"{revision}: has no {path}: its stage evaluate did not write that file, or never ran; run it again with "
-        "today's code"
+        f"{revision}: has no {path}: its stage evaluate never ran, or its code did not write that file yet; run it "
+        "again with the code of today"
     )
 
 
@@ -121,44 +109,21 @@ def read_metrics(revision: str, stage: str) -> dict[str, Any]:
         return json.load(file)
 
 
-def run_seeds(seeds: Sequence[int], overrides: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Run this configuration, as the workspace has it, under each seed as an experiment of DVC, up to ``evaluate``.
-
-    It runs in a clone that shares DVC's cache: the workspace is left alone, and what is changed there meanwhile
-    changes nothing here. The clone is kept while a seed has not come through, for its training to go on from there.
-
-    Args:
-        seeds: values of the parameter ``seed``.
-        overrides: further parameters, ``key=value``, as ``dvc exp run -S`` takes them.
+def compare_revisions(a: str, b: str) -> tuple[Comparison, pd.DataFrame, str]:
+    """Compare the predictions of two revisions, as :func:`open_result` takes them, for the same images.
 
     Returns:
-        The column experiment, its name, and the columns of metrics, indexed by the seed; and a line for each seed
-        that failed.
+        The figures, the table of both predictions for each image, and the name of the split.
 
     Raises:
-        PipelineError: this is no repository of DVC with a commit, or an override is none or is that of the seed.
+        PipelineError: as :func:`open_result` and ``comparison.pair``; or the splits are not the same.
     """
-    _check_overrides(overrides)
-    head, tree = _snapshot()
-    digest = hashlib.sha256(json.dumps([head, tree, list(overrides)]).encode()).hexdigest()[:7]
-    rows, failures = {}, []
-    with _sandbox(digest, head) as folder:
-        for count, seed in enumerate(seeds, start=1):
-            name, start = f"seed-{seed}-{digest}", time.monotonic()
-            reference = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
-            try:
-                if _git("for-each-ref", reference):
-                    say(f"seed {seed} ({count} of {len(seeds)}): the experiment {name} is there already")
-                else:
-                    say(f"seed {seed} ({count} of {len(seeds)}): the experiment {name} runs")
-                    _run_experiment(folder, tree, name, [f"seed={seed}", *overrides])
-                    _git("fetch", "--quiet", "--no-tags", str(folder.root), f"{reference}:{reference}")
-                rows[seed] = {"experiment": name, **_seed_metrics(name)}
-            except PipelineError as error:
-                failures.append(f"seed {seed}: {error}")
-                say(f"seed {seed}: failed: {error}")
-            else:
-                say(f"seed {seed}: accuracy {rows[seed]['accuracy']:.4f}, {time.monotonic() - start:,.0f} s")
-        if not failures:
-            shutil.rmtree(folder.root)
-    return pd.DataFrame.from_dict(rows, orient="index"), failures
+    tables = [read_predictions(revision) for revision in (a, b)]
+    splits = [read_metrics(revision, "evaluate")["split"] for revision in (a, b)]
+    if splits[0] != splits[1]:
+        raise PipelineError(
+            f"{a} was evaluated on the {splits[0]} split and {b} on the {splits[1]} split; set evaluate.split alike"
+        )
+    pairs = pair(*tables)
+    left_out = sum(len(table) - len(pairs) for table in tables)
+    return compare(pairs, left_out), pairs, splits[0]

@@ -16,7 +16,7 @@ def plot_curves_by_class(
     path: Path, roc: pd.DataFrame, precision_recall: pd.DataFrame, areas: pd.DataFrame, title: str
 ) -> None:
     """Draw the tables of ``pipeline.metrics.curves_by_class``: a panel each, a line a class."""
-    with saved_figure(path, 15, 6.5, texts=areas["class"]) as figure:
+    with saved_figure(path, 15, 5.8, texts=areas["class"]) as figure:
         figure.suptitle(title)
         left, right = figure.subplots(1, 2)
         _draw(left, roc, areas.set_index("class")["roc_auc"], "area")

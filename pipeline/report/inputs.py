@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.paths import EVALUATION, LIVE, METRICS, PLOTS
+from pipeline.paths import AUDIT_TABLE, EVALUATION, LIVE, METRICS, PLOTS
 
 METRIC_FILES = {"audit": "augment", "train": "train", "evaluate": "evaluate", "tsne": "tsne"}
 # A class may be called 0012 or NA, and an id too: these columns stay text.
-TEXT = {"id", "source", "class", "predicted_class", "layer", "probabilities"}
+TEXT = {"id", "source", "class", "predicted_class", "layer", "probabilities", "finding", "split", "group", "detail"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Inputs:
 
     Attributes:
         metrics: the content of ``results/metrics/*.json`` by name.
-        images: a row an image of the evaluated split: id, source, class, predicted_class, correct, confidence, loss.
+        images: a row an image of the evaluated split: id, source, class, predicted_class, correct, confidence, loss
+            and finding, what the audit found about it.
         classes: precision, recall, f1 and images by class, with the ends of their intervals where there are any.
         pairs: class, predicted_class, count and share of each kind of mistake, the most frequent first.
         reliability: probabilities (plain or calibrated), low, high, images, confidence and accuracy of each bin.
@@ -61,7 +62,7 @@ def read_inputs() -> Inputs:
     bins = ["probabilities", "low", "high", "images", "confidence", "accuracy"]
     return Inputs(
         metrics=metrics,
-        images=_read_table(EVALUATION / "predictions.csv", "evaluate", images),
+        images=_with_findings(_read_table(EVALUATION / "predictions.csv", "evaluate", images)),
         classes=_read_table(PLOTS / "classes.csv", "evaluate", classes),
         pairs=_read_table(PLOTS / "confused_pairs.csv", "evaluate", ["class", "predicted_class", "count", "share"]),
         reliability=_read_table(PLOTS / "reliability.csv", "evaluate", bins),
@@ -101,6 +102,12 @@ def _read_table(path: Path, stage: str, columns: list[str]) -> pd.DataFrame:
     numbers = [name for name in table if name not in TEXT]
     table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
     return table
+
+
+def _with_findings(images: pd.DataFrame) -> pd.DataFrame:
+    findings = _read_table(AUDIT_TABLE, "augment", ["source", "finding"])
+    of_source = findings.groupby("source")["finding"].agg(lambda names: ", ".join(dict.fromkeys(names)))
+    return images.assign(finding=images["source"].map(of_source).fillna("").astype(str))
 
 
 def _read_epochs(split: str) -> pd.DataFrame:

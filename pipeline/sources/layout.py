@@ -77,8 +77,8 @@ def _of_data_set(source: str, images: list[str]) -> list[str]:
     pictures = {above + path for path in beside if "/" not in path} | {above + path for path in decoration(beside)}
     pictures |= {path for path in images if not path.startswith(above) and not _names_split(path)}
     if pictures:
-        example, around = min(pictures), above or "the splits' folders"
-        say(f"{source}: passed over {len(pictures):,} images outside {around}, such as {example}")
+        around = above or "the splits' folders"
+        say(f"{source}: passed over what lies outside {around}: {listed(sorted(pictures), 1)}")
     return [path for path in images if path not in pictures]
 
 

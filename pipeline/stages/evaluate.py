@@ -139,9 +139,10 @@ def _write_confusion(split: PackedSplit, predicted: np.ndarray, classes: tuple[s
 def _write_calibration(split: PackedSplit, probabilities: Mapping[str, np.ndarray], metrics: dict) -> None:
     tables = {name: reliability(split.labels, values) for name, values in probabilities.items()}
     _write_table(PLOTS / "reliability.csv", pd.concat(tables, names=["probabilities"]).reset_index(level=0))
+    scaled = f"temperature {metrics['temperature']:.3f}{', cross-fitted' if split.name == 'valid' else ''}"
     headings = [
         f"plain: calibration error {metrics['ece']:.3f}",
-        f"temperature {metrics['temperature']:.3f}: calibration error {metrics['calibrated']['ece']:.3f}",
+        f"{scaled}: calibration error {metrics['calibrated']['ece']:.3f}",
     ]
     title = f"Reliability, {len(split):,} images of the {split.name} split"
     plot_reliability(PLOTS / "reliability.png", dict(zip(headings, tables.values(), strict=True)), title)
