@@ -8,7 +8,7 @@ memory as the dataset grows.
 *speed*: decode and resize to 128 px: (a) PIL and torchvision's ``Resize`` in a ``DataLoader``, and ours. With the
 preset medium: (b) cv2 and albumentations in a ``DataLoader``, each photo decoded for its plain copy and for each of its
 4 views, as five epochs do, (c) the same with one decoding for all five, and ours. Every one with 2 worker processes,
-started anew in each round. Ours also measures for the audit, and writes the arrays; the loaders throw their batches away.
+started anew in each round. Ours also measures for the audit, and writes the arrays; the loaders drop their batches.
 
 *growth*: the whole stage, audit and page included, on the photos repeated, in a fresh process each; memory is the peak
 over time of the sum of all its processes' anonymous memory, so pages of the files that are written do not count.
@@ -242,7 +242,8 @@ def quality(photos: Path) -> None:
             content = archive.read(name)
             full = resize(decode(content))
             pillow = np.asarray(usual(Image.open(io.BytesIO(content)).convert("RGB")))
-            compared["reduced decode"].append(_difference(full, resize(decode(content, round(PLAIN_DETAIL * IMAGE_SIZE)))))
+            reduced = resize(decode(content, round(PLAIN_DETAIL * IMAGE_SIZE)))
+            compared["reduced decode"].append(_difference(full, reduced))
             compared["another library"].append(_difference(full, pillow))
     for what, pairs in compared.items():
         psnr, mean = np.array(pairs).T

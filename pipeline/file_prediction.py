@@ -23,6 +23,7 @@ from rich.text import Text
 from pipeline.decoding import decode
 from pipeline.device import choose_device
 from pipeline.errors import PipelineError, listed
+from pipeline.file_names import IMAGE_ENDINGS, is_image, is_junk
 from pipeline.files import replacing
 from pipeline.machine import worker_count
 from pipeline.models import ModelSpec
@@ -32,7 +33,6 @@ from pipeline.params.augment import AugmentParams
 from pipeline.params.file import load_params
 from pipeline.paths import PARAMS
 from pipeline.progress import progress, say
-from pipeline.sources.file_names import IMAGE_ENDINGS, is_image, is_junk
 from pipeline.transforms import augmented_view, plain_copy
 from pipeline.weights import load_model
 

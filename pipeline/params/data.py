@@ -76,9 +76,9 @@ class DataParams(Section):
             if self.revision is not None:
                 raise ValueError(f"revision goes with source modelscope, not {self.source}: set it to null")
             return
-        if self.location is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.location, re.ASCII):
+        if self.location is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.location, re.ASCII):
             raise ValueError(f"location is {self.location!r}, allowed with source modelscope is owner/name: correct it")
-        if self.revision is not None and not re.fullmatch(r"\w[\w./-]*", self.revision, re.ASCII):
+        if self.revision is not None and not re.fullmatch(r"\w[\w/-]*(\.[\w/-]+)*", self.revision, re.ASCII):
             raise ValueError(f"revision is {self.revision!r}, allowed is a commit, a tag or a branch: correct it")
         if self.sha256 is not None:
             raise ValueError("sha256 is of an archive, modelscope states one for each file: set it to null")

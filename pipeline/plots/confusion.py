@@ -54,7 +54,11 @@ def _plot_matrix(
             ax=axis,
         )
         axis.set_facecolor("0.9")
-        axis.set(xlabel="predicted", ylabel="true", title=title)
+        # Seen as a whole a large picture is seen smaller.
+        size = max(12, 1.3 * side)
+        axis.set_title(title, fontsize=size)
+        axis.set_xlabel("predicted", fontsize=size)
+        axis.set_ylabel("true", fontsize=size)
         _name_classes(axis, names, cell)
 
 

@@ -29,7 +29,7 @@ def plot_curves_by_class(
 def _draw(axis: Axes, curves: pd.DataFrame, areas: pd.Series, measure: str) -> None:
     """Draw the second column of ``curves`` over the first, by class."""
     areas = areas.dropna()
-    axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     if areas.empty:
         axis.text(0.5, 0.5, "no class has images beside those of others", ha="center", va="center")
         return
@@ -42,5 +42,5 @@ def _draw(axis: Axes, curves: pd.DataFrame, areas: pd.Series, measure: str) -> N
         axis.plot(lines[name][x], lines[name][y], drawstyle="steps-post" if y == "tpr" else "steps-pre", **style)
     handles = [axis.plot([], [], color=colours[name])[0] for name in named]
     labels = [f"{shortened(name, 24)}  {areas[name]:.4f}" for name in named]
-    heading = measure if len(areas) <= ALL_COLOURED else f"{measure}, lowest {WORST} of {len(areas):,}"
+    heading = measure if len(areas) <= ALL_COLOURED else f"{measure},\nlowest {WORST} of {len(areas):,}"
     axis.legend(handles, labels, title=heading, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)

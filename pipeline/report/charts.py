@@ -29,8 +29,16 @@ CONFIG = {
         "gridColor": "currentColor",
         "gridOpacity": 0.12,
         "labelLimit": 110,
+        "labelFontSize": 11,
+        "titleFontSize": 12,
     },
-    "legend": {"labelColor": "currentColor", "titleColor": "currentColor", "titleFontWeight": "normal", "orient": "top"},
+    "legend": {
+        "labelFontSize": 11,
+        "labelColor": "currentColor",
+        "titleColor": "currentColor",
+        "titleFontWeight": "normal",
+        "orient": "top",
+    },
 }
 
 
@@ -40,7 +48,11 @@ def curve_by_epoch(epochs: pd.DataFrame, measure: str, best_epoch: int | None) -
         name="at", fields=["epoch"], nearest=True, on="pointerover", clear="pointerout", empty=False
     )
     base = alt.Chart(_rows(epochs[["epoch", "split", measure]])).encode(
-        alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False, padding=8)),
+        alt.X(
+            "epoch:Q",
+            axis=alt.Axis(tickMinStep=1, format="d"),
+            scale=alt.Scale(zero=False, nice=False, padding=12),
+        ),
         alt.Y(f"{measure}:Q", scale=alt.Scale(zero=False), axis=alt.Axis(minExtent=44)),
         alt.Color("split:N", scale=alt.Scale(domain=["train", "valid"], range=[BLUE, ORANGE]), title=None),
     )
@@ -70,7 +82,9 @@ def curve_by_step(steps: pd.DataFrame, measure: str, title: str) -> dict:
     line = base.mark_line(strokeWidth=1.2, color=BLUE, aria=False).encode(
         alt.Y("value:Q", scale=scale, axis=axis, title=title)
     )
-    band = base.mark_area(opacity=0.25, color=BLUE, aria=False).encode(alt.Y("low:Q", scale=scale, title=title), y2="high:Q")
+    band = base.mark_area(opacity=0.25, color=BLUE, aria=False).encode(
+        alt.Y("low:Q", scale=scale, title=title), y2="high:Q"
+    )
     hover = alt.selection_point(
         name="at", fields=["step"], nearest=True, on="pointerover", clear="pointerout", empty=False
     )
@@ -104,9 +118,7 @@ def confusion(images: pd.DataFrame, classes: list[str]) -> dict:
         )
     )
     cells = base.mark_rect(cursor="pointer").encode(
-        color=alt.Color(
-            "kind:N", scale=alt.Scale(domain=["right", "mistake"], range=[BLUE, ORANGE]), title=None
-        ),
+        color=_kind_colour(),
         opacity=alt.Opacity(
             "value:Q", scale=alt.Scale(type="sqrt", domainMin=0, range=[0.12, 0.95], nice=False), legend=None
         ),
@@ -118,7 +130,9 @@ def confusion(images: pd.DataFrame, classes: list[str]) -> dict:
         ],
     )
     size = alt.ExprRef("min(12, 0.42 * bandwidth('x'))")
-    text = base.mark_text(color="currentColor", fontSize=size, tooltip=None, aria=False, clip=True).encode(text="text:N")
+    text = base.mark_text(color="currentColor", fontSize=size, tooltip=None, aria=False, clip=True).encode(
+        text="text:N"
+    )
     numbered = len(classes) <= NUMBERED
     chart = (alt.layer(cells, text) if numbered else cells).add_params(show)
     step = 32 if len(classes) <= 12 else 24 if numbered else 14
@@ -158,7 +172,9 @@ def by_class(table: pd.DataFrame) -> dict:
         alt.X("value:Q", scale=scale, axis=alt.Axis(format=".0%"), title=None), tooltip=tooltip
     )
     ends = base.transform_filter("isValid(datum.low)")
-    rule = ends.mark_rule(strokeWidth=1.6, color="currentColor", aria=False).encode(alt.X("low:Q", title=None), x2="high:Q")
+    rule = ends.mark_rule(strokeWidth=1.6, color="currentColor", aria=False).encode(
+        alt.X("low:Q", title=None), x2="high:Q"
+    )
     chart = alt.layer(bars, rule).add_params(measure)
     return _spec(chart, "Recall, precision or F1 by class, with 95 % intervals", max(len(table) * 20, 60))
 
@@ -207,23 +223,44 @@ def reliability(table: pd.DataFrame) -> dict:
     base = alt.Chart(_rows(table)).transform_filter("datum.probabilities == kind")
     y = alt.Y("accuracy:Q", scale=unit, axis=percent, title="accuracy")
     tooltip = [
-        alt.Tooltip("low:Q", title="from", format=".0%"),
-        alt.Tooltip("high:Q", title="to", format=".0%"),
+        *_ends(".0%"),
         alt.Tooltip("images:Q", format=",d"),
         alt.Tooltip("confidence:Q", title="mean confidence", format=".1%"),
         alt.Tooltip("accuracy:Q", format=".1%"),
     ]
-    bars = base.mark_bar(color=BLUE, opacity=0.35, stroke=BLUE, strokeOpacity=0.6).encode(
-        alt.X("low:Q", scale=unit, axis=percent, title="confidence"), y, x2="high:Q", tooltip=tooltip
+    bars = base.mark_rect(color=BLUE, fillOpacity=0.35, stroke=BLUE, strokeOpacity=0.6).encode(
+        alt.X("low:Q", scale=unit, axis=percent, title="confidence"), y, x2="high:Q", y2=alt.datum(0), tooltip=tooltip
     )
     size = alt.Size("images:Q", scale=alt.Scale(range=[25, 420]), legend=None)
     points = base.mark_circle(color=ORANGE, opacity=0.9).encode(
         alt.X("confidence:Q", scale=unit, title="confidence"), y, size=size, tooltip=tooltip
     )
     ends = alt.Chart(_rows(pd.DataFrame({"confidence": [0, 1], "accuracy": [0, 1]})))
-    line = ends.mark_line(color=GREY, strokeDash=[5, 4], aria=False).encode(alt.X("confidence:Q", title="confidence"), y)
+    line = ends.mark_line(color=GREY, strokeDash=[5, 4], aria=False).encode(
+        alt.X("confidence:Q", title="confidence"), y
+    )
     chart = alt.layer(bars, line, points).add_params(kind)
-    return _spec(chart, "Reliability diagram: accuracy over confidence", 340) | {"usermeta": {"maxWidth": 620}}
+    return _spec(chart, "Reliability diagram: accuracy over confidence", 340)
+
+
+def confidences(images: pd.DataFrame) -> dict:
+    """Draw how many images have which confidence, the right ones and the mistakes."""
+    bins = np.clip((images["confidence"] * 20).astype(int), 0, 19)
+    counts = images.groupby([bins.rename("bin"), "correct"]).size().rename("images").reset_index()
+    counts["low"], counts["high"] = counts["bin"] / 20, (counts["bin"] + 1) / 20
+    counts["kind"] = np.where(counts["correct"] == 1, "right", "mistake")
+    chart = (
+        alt.Chart(_rows(counts))
+        .mark_bar(opacity=0.8)
+        .encode(
+            alt.X("low:Q", scale=alt.Scale(domain=[0, 1], nice=False), axis=alt.Axis(format=".0%"), title="confidence"),
+            alt.Y("images:Q", stack="zero", title="images"),
+            x2="high:Q",
+            color=_kind_colour(),
+            tooltip=["kind:N", alt.Tooltip("images:Q", format=",d"), *_ends(".0%")],
+        )
+    )
+    return _spec(chart, "Number of images by confidence, right ones and mistakes", 340)
 
 
 def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> dict:
@@ -238,7 +275,9 @@ def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> di
             name="only",
             value="all",
             bind=alt.binding_radio(
-                options=["all", "mistakes", "right"], labels=["all images", "mistakes only", "right ones only"], name="show: "
+                options=["all", "mistakes", "right"],
+                labels=["all images", "mistakes only", "right ones only"],
+                name="show: ",
             ),
         ),
         alt.param(
@@ -275,7 +314,9 @@ def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> di
                 scale=alt.Scale(domain=classes, range=class_colours(len(classes))),
                 legend=_legend(len(classes)),
             ),
-            shape=alt.Shape("correct:N", scale=alt.Scale(domain=[1, 0], range=["circle", "triangle-up"]), legend=_shapes()),
+            shape=alt.Shape(
+                "correct:N", scale=alt.Scale(domain=[1, 0], range=["circle", "triangle-up"]), legend=_shapes()
+            ),
             size=alt.condition("datum.correct == 1", alt.value(38), alt.value(75)),
             tooltip=["image:N", "name:N", "label:N", "prediction:N", "confidence:N", *(["audit:N"] if audited else [])],
         )
@@ -283,7 +324,7 @@ def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> di
     )
     spec = _spec(chart, "t-SNE: a point an image, near each other where the network sees them alike", 520)
     spec["view"] = {"stroke": GREY, "strokeOpacity": 0.4, "cursor": "grab"}
-    return spec
+    return spec | {"usermeta": {"maxWidth": 700 + 150 * math.ceil(len(classes) / 30) * (len(classes) <= LEGEND)}}
 
 
 def class_colours(count: int) -> list[str]:
@@ -308,15 +349,29 @@ def _rows(table: pd.DataFrame) -> alt.InlineData:
     return alt.InlineData(values=plain.where(plain.notna(), None).to_dict("records"))
 
 
+def _kind_colour() -> alt.Color:
+    return alt.Color("kind:N", scale=alt.Scale(domain=["right", "mistake"], range=[BLUE, ORANGE]), title=None)
+
+
+def _ends(form: str) -> list[alt.Tooltip]:
+    return [alt.Tooltip("low:Q", title="from", format=form), alt.Tooltip("high:Q", title="to", format=form)]
+
+
 def _bands(classes: list[str]) -> alt.Scale:
     return alt.Scale(domain=classes, paddingInner=0.04 if len(classes) <= NUMBERED else 0)
 
 
 def _class_axis(classes: list[str], title: str, angle: int) -> alt.Axis:
-    shown = {} if len(classes) <= NUMBERED else {"labelFontSize": 9}
-    if angle and len(classes) > NUMBERED:
-        angle = -90
-    return alt.Axis(title=title, labelAngle=angle, labelOverlap=True, grid=False, ticks=False, domain=False, **shown)
+    many = len(classes) > NUMBERED
+    return alt.Axis(
+        title=title,
+        labelAngle=-90 if angle and many else angle,
+        labelFontSize=9 if many else 11,
+        labelOverlap=many,
+        grid=False,
+        ticks=False,
+        domain=False,
+    )
 
 
 def _legend(count: int) -> alt.Legend | None:
@@ -328,5 +383,9 @@ def _legend(count: int) -> alt.Legend | None:
 
 def _shapes() -> alt.Legend:
     return alt.Legend(
-        title=None, labelExpr="datum.value == 1 ? 'right' : 'mistake'", orient="top", symbolFillColor=GREY, symbolSize=60
+        title=None,
+        labelExpr="datum.value == 1 ? 'right' : 'mistake'",
+        orient="top",
+        symbolFillColor=GREY,
+        symbolSize=60,
     )

@@ -67,9 +67,7 @@ def read_inputs() -> Inputs:
         pairs=_read_table(PLOTS / "confused_pairs.csv", "evaluate", ["class", "predicted_class", "count", "share"]),
         reliability=_read_table(PLOTS / "reliability.csv", "evaluate", bins),
         roc=_read_table(PLOTS / "roc.csv", "evaluate", ["class", "fpr", "tpr"]),
-        precision_recall=_read_table(
-            PLOTS / "precision_recall.csv", "evaluate", ["class", "recall", "precision"]
-        ),
+        precision_recall=_read_table(PLOTS / "precision_recall.csv", "evaluate", ["class", "recall", "precision"]),
         epochs=pd.concat([_read_epochs(split) for split in ("train", "valid")], ignore_index=True),
         steps=_read_table(PLOTS / "steps.csv", "train", ["step", "loss", "gradient_norm", "lr"]),
         points=_read_points(str(metrics["tsne"].get("layer", "layer"))),
@@ -112,9 +110,7 @@ def _with_findings(images: pd.DataFrame) -> pd.DataFrame:
 
 def _read_epochs(split: str) -> pd.DataFrame:
     folder = LIVE / "plots/metrics" / split
-    loss, accuracy = (
-        _read_table(folder / f"{name}.tsv", "train", ["step", name]) for name in ("loss", "accuracy")
-    )
+    loss, accuracy = (_read_table(folder / f"{name}.tsv", "train", ["step", name]) for name in ("loss", "accuracy"))
     table = loss.merge(accuracy[["step", "accuracy"]], on="step")
     # DVCLive counts from 0, the metrics and the user from 1.
     return pd.DataFrame(

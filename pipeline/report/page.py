@@ -77,6 +77,7 @@ def _charts(inputs: Inputs, classes: list[str], layer: int) -> dict[str, dict]:
             precision_recall, inputs.classes, "average_precision", "recall", "precision"
         )
     specs["reliability-chart"] = charts.reliability(inputs.reliability)
+    specs["confidences"] = charts.confidences(inputs.images)
     specs["tsne-chart"] = charts.tsne(inputs.layers, layer, classes, bool((inputs.images["finding"] != "").any()))
     return specs
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.archives.archive_tree import archive_tree
+from pipeline.archives.nested import with_nested
 from pipeline.errors import PipelineError
+from pipeline.fetching.http import fetch, printable
 from pipeline.params.data import DataParams, is_url
-from pipeline.sources.archive_tree import archive_tree
-from pipeline.sources.fetching import fetch, printable
 from pipeline.sources.image_set import ImageSet
 from pipeline.sources.layout import read_layout
-from pipeline.sources.nested import with_nested
 
 
 @contextmanager

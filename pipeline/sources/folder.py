@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.archives.file_tree import folder_tree
+from pipeline.archives.nested import with_nested
 from pipeline.errors import PipelineError
 from pipeline.params.data import DataParams
-from pipeline.sources.file_tree import folder_tree
 from pipeline.sources.image_set import ImageSet
 from pipeline.sources.layout import read_layout
-from pipeline.sources.nested import with_nested
 
 
 @contextmanager

@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+from pipeline.archives.nested import with_nested
 from pipeline.errors import PipelineError
+from pipeline.fetching.git_repository import HUB_CLIENT, GitError, git_tree, resolve
+from pipeline.fetching.http import cache_folder, printable
+from pipeline.fetching.hub_client import hub_tree
 from pipeline.params.data import DataParams
 from pipeline.progress import say
-from pipeline.sources.fetching import cache_folder, printable
-from pipeline.sources.git_repository import HUB_CLIENT, GitError, git_tree, resolve
-from pipeline.sources.hub_client import hub_tree
 from pipeline.sources.image_set import ImageSet
 from pipeline.sources.layout import read_layout
-from pipeline.sources.nested import with_nested
 
 DATASET = "Datawhale/LeeDL-HW3-CNN"
 REVISION = "master"
@@ -31,8 +31,6 @@ def open_modelscope(params: DataParams) -> Iterator[ImageSet]:
         PipelineError: no such dataset or revision, no way to fetch it, a damaged file, or a layout that is not known.
     """
     dataset, revision = params.location or DATASET, params.revision or REVISION
-    if any(part in (".", "..") for part in dataset.split("/")) or ".." in revision:
-        raise PipelineError(f"data.location: {dataset} at {revision} is no dataset; allowed is owner/name, without ..")
     endpoint = _endpoint()
     by_client = importlib.util.find_spec("modelscope_hub") is not None and not endpoint.startswith("file:")
     url = f"{endpoint}/datasets/{dataset}.git"

@@ -24,7 +24,9 @@ def report() -> None:
     inputs = read_inputs()
     split = PackedDataset(DATASET).split(inputs.metrics["evaluate"]["split"])
     if set(inputs.images["id"]) != set(split.ids):
-        raise PipelineError(f"results/evaluation/predictions.csv: has other images than {DATASET}; run dvc repro evaluate")
+        raise PipelineError(
+            f"results/evaluation/predictions.csv: has other images than {DATASET}; run dvc repro evaluate"
+        )
     changes = changes_since_head(params, inputs.metrics)
     page = report_page(inputs, params, changes, split)
     write_text(REPORT, page)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.sources.file_names import IMAGE_ENDINGS
+from pipeline.file_names import IMAGE_ENDINGS
 from pipeline.sources.layout import read_layout
 
 PREFIXED = ["0_a.jpg", "1_b.png", "1_c_d.jpeg"]

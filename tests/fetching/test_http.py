@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.sources.fetching import Patience, cache_folder, fetch, printable
+from pipeline.fetching.http import Patience, cache_folder, fetch, printable
 
 ROOT = Path(__file__).parents[2]
 CONTENT = random.Random(0).randbytes(100_000)
@@ -405,15 +405,15 @@ class TestWrongFile:
     def test_a_web_page_is_told_for_what_it_is(self, serve):
         site = serve(page)
         message = complaint(site)
-        found = f"{site.url} gave a web page, titled 'Please log & in', and not the file (asked 2 times)"
+        found = f"{site.url} gave a web page (HTML), titled 'Please log & in', and not the file (asked 2 times)"
         assert message.startswith(f"data.location: {found}; check the address ")
 
     def test_a_web_page_without_a_title_is_told_too(self, serve):
-        assert "gave a web page and not the file" in complaint(serve(with_(page, text="\n <HTML lang='en'>no")))
+        assert "gave a web page (HTML), and not the file" in complaint(serve(with_(page, text="\n <HTML lang='en'>no")))
 
     def test_a_pointer_of_git_lfs_is_told_for_what_it_is(self, serve):
         content = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 100000\n"
-        assert "gave a Git LFS pointer, and not the file" in complaint(serve(good, content=content))
+        assert "gave a Git LFS pointer and not the file" in complaint(serve(good, content=content))
 
     def test_a_compressed_file_is_kept_as_it_came(self, serve):
         site = serve(labelled_gzip)
@@ -594,7 +594,7 @@ class TestRoom:
 
 def start_process(site, before="pass"):
     """Start another process that fetches, as a second clone would."""
-    code = f"{before}; from pipeline.sources.fetching import fetch; fetch([{site.url!r}], {sha256(CONTENT)!r})"
+    code = f"{before}; from pipeline.fetching.http import fetch; fetch([{site.url!r}], {sha256(CONTENT)!r})"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": "1"}, **pipes)
 

@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 
 from pipeline.errors import PipelineError
-from pipeline.sources.file_names import is_archive
+from pipeline.file_names import is_archive
 
 MOST_MEMBERS = 10_000_000
 LARGEST_FILE = 2**30

@@ -4,11 +4,11 @@ import posixpath
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from pipeline.archives.archive_tree import archive_tree
+from pipeline.archives.file_tree import FileTree, damage_told
 from pipeline.errors import PipelineError, listed
+from pipeline.file_names import SPLIT_FOLDERS, archive_stem, decoration, is_archive, is_image
 from pipeline.progress import say
-from pipeline.sources.archive_tree import archive_tree
-from pipeline.sources.file_names import SPLIT_FOLDERS, archive_stem, decoration, is_archive, is_image
-from pipeline.sources.file_tree import FileTree, damage_told
 
 DEPTH = 3  # archives in archives in archives, below the outermost one
 

@@ -1,29 +1,27 @@
 """Files from URLs, into a cache that all clones of the project share. What it gives has the right SHA-256."""
 
 import hashlib
-import html
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, responses
 from itertools import chain
 from pathlib import Path
 
-import filelock
 import platformdirs
 import requests
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
+from pipeline.archives.disguises import HEAD, page_or_pointer
 from pipeline.errors import PipelineError
+from pipeline.fetching.store import locked
 from pipeline.progress import byte_progress, say
 
 CHUNK = 256 * 1024  # bytes
-HEAD = 4096  # bytes that tell a web page from an archive, and hold its title
 # What requests and urllib3 raise for a request or a body; some of urllib3's and http.client's come out unwrapped.
 NETWORK_ERRORS = (requests.RequestException, HTTPError, HTTPException, ValueError)
 HOPELESS = (requests.TooManyRedirects, ValueError)  # of a request: an address or a proxy that is none
@@ -63,7 +61,7 @@ def fetch(urls: Sequence[str], sha256: str, patience: Patience = PATIENCE) -> Pa
     try:
         if _sha256(path) != sha256:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path):
+            with locked(path):
                 if path.exists() and _sha256(path) != sha256:
                     say(f"download: {path} is damaged (its SHA-256 is another one); it is fetched again")
                     path.unlink()
@@ -89,21 +87,6 @@ def _sha256(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from fetching the same file; a lock ends with its process, however that dies."""
-    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        say(f"download: waits for another process, which fetches the same file into {path.parent}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _MirrorError(Exception):
@@ -302,13 +285,9 @@ def _refusing_pages(chunks: Iterator[bytes]) -> Iterator[bytes]:
     head = b""
     while len(head) < HEAD and (chunk := next(chunks, b"")):
         head += chunk
-    if head.startswith(b"version https://git-lfs.github.com/spec/v1"):
-        raise _MirrorError("gave a Git LFS pointer, and not the file", wrong=True)
-    if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html)\b", head, re.IGNORECASE):
-        found = re.search(rb"<title[^>]*>(.*?)</title", head, re.IGNORECASE | re.DOTALL)
-        title = html.unescape(found[1].decode("utf-8", "replace")).strip()[:80] if found else ""
-        titled = f", titled '{title}'," if title else ""
-        raise _MirrorError(f"gave a web page{titled} and not the file", wrong=True)
+    found = page_or_pointer(head)
+    if found:
+        raise _MirrorError(f"gave {found}" if "and not" in found else f"gave {found}, and not the file", wrong=True)
     return chain([head], chunks)
 
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.archives.archive_tree import archive_tree
+from pipeline.archives.file_tree import FileTree
+from pipeline.archives.nested import with_nested
 from pipeline.errors import PipelineError
-from pipeline.sources.archive_tree import archive_tree
-from pipeline.sources.file_names import is_archive, is_part
-from pipeline.sources.file_tree import FileTree
+from pipeline.file_names import is_archive, is_part
 from pipeline.sources.layout import read_layout
-from pipeline.sources.nested import with_nested
 
 KINDS = ["zip", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz"]
 TRAIN = {f"train/{index % 2}_{index}.jpg": b"train %d" % index for index in range(4)}

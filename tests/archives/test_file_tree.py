@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from pipeline.archives.file_tree import folder_tree
 from pipeline.errors import PipelineError
-from pipeline.sources.file_tree import folder_tree
 
 
 def fill(root, files):

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.archives.archive_tree import archive_tree as tree_of
+from pipeline.archives.nested import with_nested
 from pipeline.errors import PipelineError
-from pipeline.sources import archive_safety, archive_tree
-from pipeline.sources.archive_tree import archive_tree as tree_of
-from pipeline.sources.nested import with_nested
+from pipeline.archives import archive_tree, safety
 
 PHOTOS = {f"train/{index % 2}_{index}.jpg": random.Random(index).randbytes(3000) for index in range(4)}
 BAD_NAMES = [
@@ -183,9 +183,9 @@ class TestBombs:
     @pytest.fixture(autouse=True)
     def limits(self, monkeypatch):
         for name, value in {"MOST_MEMBERS": 50, "LARGEST_FILE": 2**18, "MOST_BYTES": 2**21}.items():
-            monkeypatch.setattr(archive_safety, name, value)
-        monkeypatch.setattr(archive_safety, "RATIO_COUNTS_FROM", 2**19)
-        monkeypatch.setattr(archive_safety, "LARGEST_RATIO", 20)
+            monkeypatch.setattr(safety, name, value)
+        monkeypatch.setattr(safety, "RATIO_COUNTS_FROM", 2**19)
+        monkeypatch.setattr(safety, "LARGEST_RATIO", 20)
         monkeypatch.setattr(archive_tree, "LARGEST_HEADERS", 2**16)
 
     @pytest.mark.parametrize("pack", PACKERS)

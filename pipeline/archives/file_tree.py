@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline.archives.safety import Allowance
+from pipeline.archives.spool import Spool
 from pipeline.errors import PipelineError
-from pipeline.sources.archive_safety import Allowance
-from pipeline.sources.file_names import is_part
-from pipeline.sources.spool import Spool
+from pipeline.file_names import is_part
 
 # Damaged headers come out of zipfile and tarfile as the four in the last line.
 _DAMAGE = (

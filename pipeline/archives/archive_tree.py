@@ -11,12 +11,12 @@ from contextlib import closing, contextmanager
 from io import BufferedReader
 from typing import BinaryIO
 
+from pipeline.archives.disguises import HEAD, what_it_is
+from pipeline.archives.file_tree import FileTree, Unpacking, damage_told
+from pipeline.archives.safety import Allowance, tar_members, zip_members
+from pipeline.archives.spool import CHUNK, Slice, Spool
 from pipeline.errors import PipelineError
-from pipeline.sources.archive_safety import Allowance, tar_members, zip_members
-from pipeline.sources.disguises import HEAD, what_it_is
-from pipeline.sources.file_names import is_part
-from pipeline.sources.file_tree import FileTree, Unpacking, damage_told
-from pipeline.sources.spool import CHUNK, Slice, Spool
+from pipeline.file_names import is_part
 
 LARGEST_HEADERS = 16 * 2**20  # bytes between two members of a tar: names, times and the like
 _DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
