@@ -103,10 +103,9 @@ def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Pa
         print_table(found, top)
     if found.paths:
         where = f", written to {output}" if output is not None else ""
-        say(
-            f"predict: {len(found.paths):,} images in {found.seconds:.2f} s, "
-            f"{len(found.paths) / found.seconds:,.0f} images a second{where}"
-        )
+        count = f"{len(found.paths):,} image{'s' if len(found.paths) > 1 else ''}"
+        rate = f"{len(found.paths) / found.seconds:,.0f} images a second"
+        say(f"predict: {count} in {found.seconds:.2f} s, {rate}{where}")
     if failures:
         count = f"{len(failures):,} of {len(failures) + len(found.paths):,} could not be predicted"
         lines = [f"{_shown(path)}: {reason}" for path, reason in failures.items()]
@@ -326,11 +325,11 @@ def print_table(found: Predictions, top: int) -> None:
     one line each."""
     order = np.argsort(-found.probabilities, axis=1, kind="stable")[:, :top]
     header = ["file", "class", "probability", *(["next best"] if order.shape[1] > 1 else [])]
+    classes = [_shown(name) for name in found.classes]
     rows = []
-    for path, best, row in zip(found.paths, order, found.probabilities, strict=True):
-        first, *others = (f"{_shown(found.classes[index])} {row[index]:.1%}" for index in best)
-        name, _, share = first.rpartition(" ")
-        rows.append([_shown(path), name, share, *([", ".join(others)] if others else [])])
+    for path, (best, *others), row in zip(found.paths, order, found.probabilities, strict=True):
+        next_best = ", ".join(f"{classes[index]} {row[index]:.1%}" for index in others)
+        rows.append([_shown(path), classes[best], f"{row[best]:.1%}", *([next_best] if others else [])])
     if sys.stdout.isatty():
         _print_grid(header, rows)
         return

@@ -31,7 +31,7 @@ def run_seeds(seeds: Sequence[int], overrides: Sequence[str]) -> tuple[pd.DataFr
     """Run this configuration, as the workspace has it, under each seed as an experiment of DVC, up to ``evaluate``.
 
     It runs in a clone that shares DVC's cache: the workspace is left alone, and what is changed there meanwhile
-    changes nothing here. The clone is kept while a seed has not come through, for its training to go on from there.
+    changes nothing here.
 
     Args:
         seeds: values of the parameter ``seed``.
@@ -72,7 +72,7 @@ def _ensure_experiment(sandbox: Path, head: str, tree: str, name: str, parameter
     if not sandbox.exists():
         with replacing(sandbox) as beside:
             _make_sandbox(beside)
-    _reset(sandbox, head, tree, reference)
+    _reset(sandbox, head, tree)
     _run_experiment(sandbox, name, parameters)
     _git("fetch", "--quiet", "--no-tags", str(sandbox), f"{reference}:{reference}")
 
@@ -123,7 +123,10 @@ def _snapshot() -> tuple[str, str]:
 
 @contextmanager
 def _sandbox(digest: str) -> Iterator[Path]:
-    """Where a clone of the repository may lie, for this process alone; kept if a training can go on there."""
+    """Where a clone of the repository may lie, for this process alone; it is removed in the end.
+
+    A training that is stopped in it goes on in the next one: its checkpoint lies in the repository around it.
+    """
     sandbox = SANDBOXES.absolute() / digest
     sandbox.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -132,10 +135,11 @@ def _sandbox(digest: str) -> Iterator[Path]:
         raise PipelineError("another process runs the seeds of this configuration; wait for it") from error
     with lock:
         try:
+            # A process that was killed left it.
+            shutil.rmtree(sandbox, ignore_errors=True)
             yield sandbox
         finally:
-            if not any(sandbox.glob(".checkpoints/*")):
-                shutil.rmtree(sandbox, ignore_errors=True)
+            shutil.rmtree(sandbox, ignore_errors=True)
 
 
 def _make_sandbox(folder: Path) -> None:
@@ -155,11 +159,10 @@ def _make_sandbox(folder: Path) -> None:
     _dvc(folder, "cache", "dir", "--local", cache)
 
 
-def _reset(sandbox: Path, head: str, tree: str, reference: str) -> None:
-    """Bring the files that git tracks to the snapshot, whatever a run that was stopped has left."""
+def _reset(sandbox: Path, head: str, tree: str) -> None:
+    """Bring the files that git tracks to the snapshot, whatever the seed before has left."""
     _git("checkout", "--quiet", "--force", "--detach", head, folder=sandbox)
     _git("read-tree", "--reset", "-u", tree, folder=sandbox)
-    _git("update-ref", "-d", reference, folder=sandbox)
 
 
 def _run_experiment(sandbox: Path, name: str, parameters: Sequence[str]) -> None:

@@ -34,13 +34,15 @@ def _draw(axis: Axes, curves: pd.DataFrame, areas: pd.Series, measure: str) -> N
         axis.text(0.5, 0.5, "no class has images beside those of others", ha="center", va="center")
         return
     named = areas.index if len(areas) <= ALL_COLOURED else areas.nsmallest(WORST).index
-    colours = dict(zip(named, class_colours(len(named)), strict=True))
+    colours = class_colours(10)
+    styles = {name: {"color": colours[i % 10], "linestyle": "--" if i >= 10 else "-"} for i, name in enumerate(named)}
     x, y = curves.columns[1:]
     lines = {name: curve for name, curve in curves.groupby("class", sort=False)}
-    for name in sorted(lines, key=lambda name: name in colours):
-        style = {"color": colours[name], "linewidth": 1.3} if name in colours else {"color": "0.85", "linewidth": 0.6}
+    for name in sorted(lines, key=lambda name: name in styles):
+        style = {"linewidth": 1.3, **styles[name]} if name in styles else {"color": "0.85", "linewidth": 0.6}
         axis.plot(lines[name][x], lines[name][y], drawstyle="steps-post" if y == "tpr" else "steps-pre", **style)
-    handles = [axis.plot([], [], color=colours[name])[0] for name in named]
-    labels = [f"{shortened(name, 24)}  {areas[name]:.4f}" for name in named]
+    handles = [axis.plot([], [], **styles[name])[0] for name in named]
+    # The number first: matplotlib takes a label that begins with an underscore for one to leave out.
+    labels = [f"{areas[name]:.4f}  {shortened(name, 24)}" for name in named]
     heading = measure if len(areas) <= ALL_COLOURED else f"{measure},\nlowest {WORST} of {len(areas):,}"
     axis.legend(handles, labels, title=heading, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)

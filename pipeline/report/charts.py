@@ -253,7 +253,13 @@ def confidences(images: pd.DataFrame) -> dict:
         alt.Chart(_rows(counts))
         .mark_bar(opacity=0.8)
         .encode(
-            alt.X("low:Q", scale=alt.Scale(domain=[0, 1], nice=False), axis=alt.Axis(format=".0%"), title="confidence"),
+            alt.X(
+                "low:Q",
+                bin="binned",
+                scale=alt.Scale(domain=[0, 1], nice=False),
+                axis=alt.Axis(format=".0%"),
+                title="confidence",
+            ),
             alt.Y("images:Q", stack="zero", title="images"),
             x2="high:Q",
             color=_kind_colour(),
@@ -317,7 +323,8 @@ def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> di
             shape=alt.Shape(
                 "correct:N", scale=alt.Scale(domain=[1, 0], range=["circle", "triangle-up"]), legend=_shapes()
             ),
-            size=alt.condition("datum.correct == 1", alt.value(38), alt.value(75)),
+            # Smaller on a telephone, where they would hide each other.
+            size=alt.condition("datum.correct == 1", _value("width < 450 ? 16 : 38"), _value("width < 450 ? 34 : 75")),
             tooltip=["image:N", "name:N", "label:N", "prediction:N", "confidence:N", *(["audit:N"] if audited else [])],
         )
         .add_params(*params, picked, view)
@@ -328,7 +335,7 @@ def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> di
 
 
 def class_colours(count: int) -> list[str]:
-    """One colour a class, none near black or white; for more than ten around the colour circle, two lightnesses by turns."""
+    """One colour a class, none near black or white; more than ten go round the colour circle, light and dark by turns."""
     if count <= 10:
         return [
             "#4c84c9", "#e8743b", "#3fa34d", "#d64550", "#8e6bbf",
@@ -347,6 +354,10 @@ def _rows(table: pd.DataFrame) -> alt.InlineData:
     """The rows of a table as JSON has them: no NaN, no infinity."""
     plain = table.replace([math.inf, -math.inf], math.nan).astype(object)
     return alt.InlineData(values=plain.where(plain.notna(), None).to_dict("records"))
+
+
+def _value(expression: str) -> dict:
+    return {"value": {"expr": expression}}
 
 
 def _kind_colour() -> alt.Color:

@@ -44,14 +44,14 @@ def evaluate(params: EvaluateParams) -> None:
 
     Raises:
         PipelineError: there is no model, it does not fit the dataset, the split has no labels or, with ``tta``, no
-            views, or ``top_k`` is too large.
+            views, ``top_k`` is too large, or the network's output is not finite.
     """
     dataset, model, spec = open_trained(DATASET, MODEL)
     split = dataset.labelled_split(params.split)
     check_top_k(params.top_k, len(spec.classes))
     if params.tta:
         _check_views(split)
-    logits = predict_logits(model, spec, split, "evaluate").astype(np.float64)
+    logits = _finite_logits(model, spec, split, "evaluate")
     probabilities = softmax(logits, axis=1)
     temperature, calibrated = _calibrate(dataset, model, spec, split, logits)
     metrics, interval_table = _judge(split.labels, probabilities, params)
@@ -79,6 +79,16 @@ def _check_views(split: PackedSplit) -> None:
         )
 
 
+def _finite_logits(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str) -> np.ndarray:
+    """The logits of the plain images, ``float64``, ``(images, classes)``."""
+    logits = predict_logits(model, spec, split, label).astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise PipelineError(
+            f"{MODEL}: gives no finite output for the {split.name} split; train it with a lower train.lr"
+        )
+    return logits
+
+
 def _calibrate(
     dataset: PackedDataset, model: nn.Module, spec: ModelSpec, split: PackedSplit, logits: np.ndarray
 ) -> tuple[float, np.ndarray]:
@@ -86,8 +96,7 @@ def _calibrate(
     if split.name == "valid":
         return fit_temperature(logits, split.labels), cross_fitted_probabilities(logits, split.labels)
     valid = dataset.labelled_split("valid")
-    valid_logits = predict_logits(model, spec, valid, "evaluate, valid").astype(np.float64)
-    temperature = fit_temperature(valid_logits, valid.labels)
+    temperature = fit_temperature(_finite_logits(model, spec, valid, "evaluate, valid"), valid.labels)
     return temperature, softmax(logits / temperature, axis=1)
 
 

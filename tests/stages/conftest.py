@@ -81,6 +81,7 @@ EVERYTHING = {
     "cutmix_alpha": 1.0,
     "ema_decay": 0.9,
 }
+EVALUATE = {"split": "auto", "top_k": 2, "tta": False, "bootstrap": 100}
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 

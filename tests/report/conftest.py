@@ -1,0 +1,82 @@
+"""A browser without a head, and reports made from results of our own."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.stages.report import REPORT, report
+from tests.report.results import write_results
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = ("<script>alert(1)</script>", "\"'&{{ 7 * 7 }}</script>", "寿司 🍣", "NA")
+
+
+@pytest.fixture(scope="session")
+def make_report(tmp_path_factory):
+    """Build a report of the given classes and images in a folder of its own, and give its path."""
+
+    def build(classes=HOSTILE, images=80, **options) -> Path:
+        folder, before = tmp_path_factory.mktemp("report"), Path.cwd()
+        shutil.copy(ROOT / "params.yaml", folder)
+        write_results(folder, tuple(classes), images, **options)
+        os.chdir(folder)
+        try:
+            report()
+        finally:
+            os.chdir(before)
+        return folder / REPORT
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def small_report(make_report):
+    """80 images of four classes with names that no page should trust; every fourth is a mistake."""
+    return make_report()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The system's own browser."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium):
+    """Open a file and wait until its charts are drawn; at the end nothing may have complained or been asked for."""
+    complaints, contexts = [], []
+
+    def open_page(path: Path, width: int = 1400, height: int = 900, scheme: str = "light"):
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+
+        def allow(route):
+            if route.request.url.split("#")[0] == path.as_uri():
+                route.continue_()
+            else:
+                complaints.append(f"request: {route.request.url}")
+                route.abort()
+
+        page.route(lambda url: not url.startswith("data:"), allow)
+        page.goto(path.as_uri())
+        page.wait_for_selector("body[data-drawn]", timeout=60_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []

@@ -1,0 +1,169 @@
+"""The report in a browser."""
+
+import json
+import re
+
+import pytest
+
+from tests.report.conftest import HOSTILE
+from tests.report.results import LAYERS
+
+CHARTS = {
+    "epoch-loss",
+    "epoch-accuracy",
+    "step-loss",
+    "step-gradient_norm",
+    "step-lr",
+    "confusion-chart",
+    "classes-chart",
+    "roc",
+    "precision-recall",
+    "reliability-chart",
+    "confidences",
+    "tsne-chart",
+}
+POINTS = "#tsne-chart .mark-symbol.role-mark path"
+MARKS = """() => Object.fromEntries([...document.querySelectorAll(".chart")].map((chart) => {
+  const marks = [...chart.querySelectorAll(".role-mark path, .role-mark text")];
+  return [chart.id, marks.filter((mark) => mark.getBoundingClientRect().width > 0).length];
+}))"""
+
+
+def is_within_the_screen(page) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_every_chart_is_drawn_and_nothing_is_asked_for(opened, small_report, width, scheme):
+    page = opened(small_report, width, scheme=scheme)
+    marks = page.evaluate(MARKS)
+    assert marks.keys() == CHARTS
+    assert min(marks.values()) > 0
+    assert page.locator(POINTS).count() == 80
+    assert is_within_the_screen(page)
+    assert page.locator("#gallery img").evaluate_all("all => all.every((image) => image.naturalWidth > 0)")
+
+
+def test_pointing_at_an_image_shows_it_with_name_label_and_prediction(opened, small_report):
+    page = opened(small_report)
+    # The last mistakes are drawn above the others.
+    page.locator(POINTS).last.hover()
+    tooltip = page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    assert tooltip.locator("img").evaluate("image => image.complete && image.naturalWidth") == 32
+    image = page.evaluate("images[images.length - 1]")
+    rows = dict(zip(tooltip.locator("td.key").all_inner_texts(), tooltip.locator("td.value").all_inner_texts()))
+    assert rows == {**{key: image[key] for key in ("name", "label", "prediction", "confidence", "audit")}}
+    assert image["label"] != image["prediction"]
+    assert set(page.evaluate("classes")) == set(HOSTILE)
+
+
+def test_the_filters_of_the_points_filter(opened, small_report):
+    page = opened(small_report)
+    for choice, count in (("mistakes", 20), ("right", 60), ("all", 80)):
+        page.locator(f"#tsne-chart input[name=only][value={choice}]").check()
+        page.wait_for_function("([css, count]) => document.querySelectorAll(css).length === count", arg=[POINTS, count])
+    page.locator("#tsne-chart select[name=of_class]").select_option(label="寿司 🍣")
+    page.wait_for_function("css => document.querySelectorAll(css).length === 20", arg=POINTS)
+
+
+def test_a_click_in_the_legend_shows_a_class_alone(opened, small_report):
+    page = opened(small_report)
+    page.locator("#tsne-chart .role-legend-label text", has_text="NA").click()
+    page.wait_for_function("css => document.querySelectorAll(css).length === 20", arg=POINTS)
+    page.locator("#tsne-chart svg").dblclick(position={"x": 5, "y": 5})
+
+
+def test_another_layer_moves_the_points(opened, small_report):
+    page = opened(small_report)
+    choice = page.locator("#tsne-chart select[name=layer]")
+    assert choice.evaluate("select => select.selectedOptions[0].textContent") == LAYERS[-1]
+    before = page.locator(POINTS).evaluate_all("all => all.map((point) => point.getAttribute('transform'))")
+    choice.select_option(label=LAYERS[0])
+    page.wait_for_function(
+        "([css, old]) => document.querySelector(css).getAttribute('transform') !== old", arg=[POINTS, before[0]]
+    )
+    after = page.locator(POINTS).evaluate_all("all => all.map((point) => point.getAttribute('transform'))")
+    assert len(after) == len(before)
+    assert sum(old != new for old, new in zip(before, after, strict=True)) > 70
+
+
+def test_the_gallery_shows_the_most_confident_mistakes_and_those_of_a_pair(opened, small_report):
+    page = opened(small_report)
+    captions = page.locator("#gallery figcaption").all_inner_texts()
+    confidence = [float(re.search(r"([\d.]+) %", text)[1]) for text in captions]
+    assert len(captions) == 20
+    assert confidence == sorted(confidence, reverse=True)
+    button = page.locator("button[data-true]").first
+    label, prediction = (HOSTILE[int(button.get_attribute(name))] for name in ("data-true", "data-predicted"))
+    count = int(button.locator("xpath=ancestor::tr/td[2]").inner_text())
+    button.click()
+    captions = page.locator("#gallery figcaption").all_inner_texts()
+    assert len(captions) == count
+    assert all(f"{label} → {prediction}" in text for text in captions)
+
+
+def test_a_click_on_a_confused_pair_of_the_matrix_shows_its_images(opened, small_report):
+    page = opened(small_report)
+    wrong = page.locator("#confusion-chart .mark-rect.role-mark path").evaluate_all(
+        "all => all.findIndex((cell) => cell.__data__.datum.kind === 'mistake')"
+    )
+    page.locator("#confusion-chart .mark-rect.role-mark path").nth(wrong).click(force=True, position={"x": 4, "y": 4})
+    assert page.locator("#gallery-true").input_value() != ""
+    assert 0 < page.locator("#gallery figure").count() < 20
+
+
+def test_the_filters_can_be_reached_and_used_by_keyboard(opened, small_report):
+    page = opened(small_report)
+    page.locator("#tsne-chart input[name=only][value=all]").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("css => document.querySelectorAll(css).length === 20", arg=POINTS)
+    names = page.locator("#tsne-chart select, #gallery-true, #gallery-predicted").evaluate_all(
+        "all => all.map((control) => control.closest('label, .vega-bind').textContent.trim() !== '')"
+    )
+    assert len(names) == 4
+    assert all(names)
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_few_and_many_classes(opened, make_report, count):
+    path = make_report([f"class {number}" for number in range(count)], 240)
+    for width in (1400, 390):
+        page = opened(path, width)
+        assert min(page.evaluate(MARKS).values()) > 0
+        assert page.locator(POINTS).count() == 240
+        assert is_within_the_screen(page)
+
+
+def test_long_names_do_not_widen_the_page(opened, make_report):
+    page = opened(make_report(["x" * 200, "word " * 40]), 390)
+    assert is_within_the_screen(page)
+
+
+def test_no_mistake_and_no_picture(opened, make_report, monkeypatch):
+    monkeypatch.setattr("pipeline.report.thumbnails.BUDGET", 0)
+    monkeypatch.setattr("pipeline.report.page.MISTAKES", 5)
+    page = opened(make_report())
+    assert "0 of the 80 images" in page.locator("main").inner_text()
+    assert "the first 5 of 20 are on this page" in page.locator("main").inner_text()
+    assert page.locator("#gallery .none").count() == 5
+
+
+def test_the_page_is_the_same_for_the_same_results(make_report, small_report):
+    assert make_report().read_bytes() == small_report.read_bytes()
+
+
+def test_names_stay_text(opened, small_report):
+    page = opened(small_report)
+    assert HOSTILE[0] in page.locator("table").nth(1).inner_text() or HOSTILE[0] in page.locator("main").inner_text()
+    assert page.locator("main script, img[src=x]").count() == 0
+    assert json.loads(page.locator("#class-names").text_content()) == list(HOSTILE)
+
+
+@pytest.mark.slow
+def test_a_report_of_food_11_stays_below_10_mb_and_opens_quickly(opened, make_report):
+    path = make_report([f"class {number}" for number in range(11)], 3430, size=128, steps=15_000)
+    assert path.stat().st_size < 10e6
+    page = opened(path)
+    assert page.locator(POINTS).count() == 3430
+    assert page.evaluate("images.every((image) => image.image.startsWith('data:image/webp'))")
