@@ -26,7 +26,9 @@ def comparison_lines(
     """The whole report on two revisions; at most so many classes and images of each kind."""
     left_out = f"; {comparison.left_out:,} that only one of them has are left out" if comparison.left_out else ""
     return [
-        f"A is {names[0]}, B is {names[1]}: {comparison.images:,} images of the {split} split{left_out}",
+        *textwrap.wrap(
+            f"A is {names[0]}, B is {names[1]}: {comparison.images:,} images of the {split} split{left_out}", WIDTH
+        ),
         "",
         *summary_lines(comparison),
         "",
@@ -101,11 +103,11 @@ def class_lines(table: pd.DataFrame, most: int) -> list[str]:
     if changed.empty:
         return ["The recall of every class is the same."]
     shown = changed if len(changed) <= 2 * most else pd.concat([changed.head(most), changed.tail(most)])
-    names = {"recall_a": "recall A", "recall_b": "recall B"}
-    formats = {**dict.fromkeys(names.values(), "{:.1%}"), "change": "{:+.1%}", "images": "{:,}"}
+    names = {"recall_a": "recall A", "recall_b": "recall B", "change": "points"}
+    formats = {"images": "{:,}", "recall A": "{:.1%}", "recall B": "{:.1%}", "points": "{:+.1f}"}
     hidden, same = len(changed) - len(shown), len(table) - len(changed)
     rest = [f"{hidden:,} more changed"] * (hidden > 0) + [f"{same:,} did not change"] * (same > 0)
-    return [*_table(shown.rename(columns=names), formats), *([", ".join(rest)] if rest else [])]
+    return [*_table(shown.assign(change=100 * shown["change"]).rename(columns=names), formats), *([", ".join(rest)] if rest else [])]
 
 
 def image_lines(table: pd.DataFrame, most: int) -> list[str]:
@@ -144,9 +146,13 @@ def seed_lines(results: pd.DataFrame) -> list[str]:
 
 
 def _table(rows: pd.DataFrame, formats: dict[str, str]) -> list[str]:
-    """Columns for a terminal: the first to the left, all others to the right, long text cut off."""
+    """Columns for a terminal: the first to the left, all others to the right; long text loses its middle."""
     first, *others = rows.columns
     formatters = {name: text.format for name, text in formats.items()}
-    with pd.option_context("display.unicode.east_asian_width", True, "display.max_colwidth", 18):
-        table = rows.set_index(first).rename_axis(index=None, columns=first)
+    with pd.option_context("display.unicode.east_asian_width", True):
+        table = rows.map(_shortened).set_index(first).rename_axis(index=None, columns=first)
         return table[others].to_string(formatters=formatters, na_rep="").splitlines()
+
+
+def _shortened(value: object) -> object:
+    return f"{value[:8]}…{value[-9:]}" if isinstance(value, str) and len(value) > 18 else value

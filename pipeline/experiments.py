@@ -119,7 +119,7 @@ def compare_revisions(a: str, b: str) -> tuple[Comparison, pd.DataFrame, str]:
         PipelineError: as :func:`open_result` and ``comparison.pair``; or the splits are not the same.
     """
     tables = [read_predictions(revision) for revision in (a, b)]
-    splits = [read_metrics(revision, "evaluate")["split"] for revision in (a, b)]
+    splits = [read_metrics(revision, "evaluate").get("split", "evaluated") for revision in (a, b)]
     if splits[0] != splits[1]:
         raise PipelineError(
             f"{a} was evaluated on the {splits[0]} split and {b} on the {splits[1]} split; set evaluate.split alike"

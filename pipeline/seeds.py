@@ -179,7 +179,7 @@ def _dvc(folder: Path, *arguments: str) -> None:
     """Run DVC and pass on what the stages say.
 
     Raises:
-        PipelineError: DVC failed: the last line in which a stage, or else DVC, says why.
+        PipelineError: DVC failed: why, in the words of the stage or else of DVC.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     process = subprocess.Popen(
@@ -192,15 +192,18 @@ def _dvc(folder: Path, *arguments: str) -> None:
         encoding="utf-8",
         errors="replace",
     )
-    reasons = [f"dvc {arguments[0]} failed"]
+    lines = []
     for line in _lines_to_the_end(process):
+        lines.append(line)
         if re.match("(?!error)[a-z_]+: ", line):
             say(f"  {line}")
-        if re.match("error: ", line, re.IGNORECASE):
-            reasons.append(line)
     if process.wait():
-        by_stage = [line for line in reasons if line.startswith("error: ")]
-        raise PipelineError((by_stage or reasons)[-1].partition("rror: ")[2] or reasons[-1])
+        text = "\n".join(lines)
+        # DVC's own complaint, which can be of several lines, follows a stage's and says only that there was one.
+        by_stage = re.findall("^error: (.*)", text, re.MULTILINE)
+        by_dvc = re.findall(r"^ERROR: (.*?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
+        reason = "; ".join(by_stage) or (by_dvc or [f"dvc {arguments[0]} failed"])[-1]
+        raise PipelineError(" ".join(reason.split()))
 
 
 def _lines_to_the_end(process: subprocess.Popen) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -297,7 +298,7 @@ def test_on_a_terminal_the_table_is_as_wide_as_that(capsys, monkeypatch, width):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", str(width))
     predict_paths([Path("photos")], [Path("model.safetensors")], None, 3, 0)
-    table = capsys.readouterr().out.splitlines()[:-1]
+    table = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()[:-1]
     assert all(cell_len(line) <= width for line in table)
     assert "".join(line[: line.index("  ")] if "  " in line else line for line in table[1:]).count("long") > 3
 

@@ -1,6 +1,7 @@
 """What is new since the last commit: its parameters and metrics beside those that lie here now."""
 
 import json
+import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,8 +82,11 @@ def changes_since_head(params: dict[str, Any], metrics: dict[str, dict[str, Any]
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
-    return subprocess.run(command, capture_output=True, check=True, encoding="utf-8", errors="replace").stdout
+    # In English, because its complaints are read; without locks, which would disturb a git beside this one.
+    command, environment = ["git", "--no-optional-locks", *arguments], {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(
+        command, capture_output=True, check=True, encoding="utf-8", errors="replace", env=environment
+    ).stdout
 
 
 def _reason(error: subprocess.CalledProcessError) -> str:

@@ -13,6 +13,10 @@ BLUE, ORANGE, GREY = "#4c84c9", "#e8743b", "#8b949e"
 LINE_POINTS = 500
 # Up to so many classes cells have numbers, points a legend, and curves a colour each; of more, the worst have curves.
 NUMBERED, LEGEND, COLOURED, CURVES = 25, 40, 20, 50
+COLOURS = (
+    *("#4c84c9", "#e8743b", "#3fa34d", "#d64550", "#8e6bbf", "#9c6b4f"),
+    *("#d667b5", "#7f8790", "#b3a125", "#22a6b3", "#84cc3f", "#f4a6a0"),
+)
 INTERVALS = ("precision", "recall", "f1")
 CONFIG = {
     "background": "transparent",
@@ -78,7 +82,7 @@ def curve_by_step(steps: pd.DataFrame, measure: str, title: str) -> dict:
     log = measure != "lr" and bool((table["value"].dropna() > 0).all()) and not table["value"].dropna().empty
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)
     base = alt.Chart(_rows(drawn)).encode(alt.X("step:Q", scale=alt.Scale(nice=False), axis=alt.Axis(format="d")))
-    axis = alt.Axis(minExtent=44, tickCount=4, format="~g")
+    axis = alt.Axis(minExtent=54, tickCount=4, format="~g")
     line = base.mark_line(strokeWidth=1.2, color=BLUE, aria=False).encode(
         alt.Y("value:Q", scale=scale, axis=axis, title=title)
     )
@@ -335,12 +339,9 @@ def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> di
 
 
 def class_colours(count: int) -> list[str]:
-    """One colour a class, none near black or white; more than ten go round the colour circle, light and dark by turns."""
-    if count <= 10:
-        return [
-            "#4c84c9", "#e8743b", "#3fa34d", "#d64550", "#8e6bbf",
-            "#9c6b4f", "#d667b5", "#7f8790", "#b3a125", "#22a6b3",
-        ][:count]  # fmt: skip
+    """One colour a class, none near black or white; more than twelve go round the colour circle, two tones by turns."""
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
     tones = [colorsys.hls_to_rgb(place / count, (0.45, 0.62)[place % 2], 0.65) for place in range(count)]
     return ["#" + "".join(f"{round(255 * part):02x}" for part in tone) for tone in tones]
 

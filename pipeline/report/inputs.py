@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline.errors import PipelineError
 from pipeline.paths import AUDIT_TABLE, EVALUATION, LIVE, METRICS, PLOTS
 
+NEEDED = {"evaluate": ("split", "images", "accuracy")}
 METRIC_FILES = {"audit": "augment", "train": "train", "evaluate": "evaluate", "tsne": "tsne"}
 # A class may be called 0012 or NA, and an id too: these columns stay text.
 TEXT = {"id", "source", "class", "predicted_class", "layer", "probabilities", "finding", "split", "group", "detail"}
@@ -76,11 +77,15 @@ def read_inputs() -> Inputs:
 
 def _read_metrics(path: Path, stage: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file; run dvc repro {stage}") from None
     except ValueError:
         raise PipelineError(f"{path}: holds no JSON; run dvc repro --force {stage}") from None
+    missing = [key for key in NEEDED.get(path.stem, ()) if key not in content]
+    if missing:
+        raise PipelineError(f"{path}: has no {missing[0]}; run dvc repro --force {stage}")
+    return content
 
 
 def _read_table(path: Path, stage: str, columns: list[str]) -> pd.DataFrame:
@@ -105,7 +110,7 @@ def _read_table(path: Path, stage: str, columns: list[str]) -> pd.DataFrame:
 def _with_findings(images: pd.DataFrame) -> pd.DataFrame:
     findings = _read_table(AUDIT_TABLE, "augment", ["source", "finding"])
     of_source = findings.groupby("source")["finding"].agg(lambda names: ", ".join(dict.fromkeys(names)))
-    return images.assign(finding=images["source"].map(of_source).fillna("").astype(str))
+    return images.assign(finding=[of_source.get(name, "") for name in images["source"]])
 
 
 def _read_epochs(split: str) -> pd.DataFrame:

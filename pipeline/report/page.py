@@ -15,6 +15,8 @@ from pipeline.report.thumbnails import Thumbnails, make_thumbnails
 
 # More points than this make a browser slow; so many mistakes can be looked through, and rows of a table are shown.
 POINTS, MISTAKES, ROWS = 8_000, 1_000, 200
+# Bytes for all pictures of images: the page stays below 10 MB.
+PICTURES = 5_000_000
 AUDIT = {
     "bad_images": "bad files",
     "leaks": "leaks",
@@ -96,7 +98,7 @@ def _images_of_page(inputs: Inputs, split: PackedSplit) -> tuple[dict[str, list]
     other = wrong[wrong["id"].isin(some.index) & ~wrong["id"].isin(listed["id"])]
     images = pd.concat([right, other, listed])
     rows = [row_of[name] for name in images["id"]]
-    thumbnails = make_thumbnails(split.images, rows, {row_of[name] for name in listed["id"]})
+    thumbnails = make_thumbnails(split.images, rows, {row_of[name] for name in listed["id"]}, PICTURES)
     columns = _columns(images, rows, thumbnails, inputs.classes["class"].tolist())
     columns |= {name: [None if np.isnan(v) else int(v) for v in some[name].reindex(images["id"])] for name in some}
     counts = {

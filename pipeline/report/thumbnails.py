@@ -9,7 +9,6 @@ import numpy as np
 
 # Side in pixels and quality of WebP, the best first; base64 makes four bytes of three.
 FORMS = ((96, 80), (80, 75), (64, 70), (56, 60), (48, 50))
-BUDGET = 5_000_000
 SAMPLE = 128
 
 
@@ -21,8 +20,8 @@ class Thumbnails:
     uris: dict[int, str]
 
 
-def make_thumbnails(images: np.ndarray, rows: Sequence[int], first: set[int], budget: int = BUDGET) -> Thumbnails:
-    """Encode the plain copies of ``rows``, as large as all of them together fit into ``budget`` bytes of text.
+def make_thumbnails(images: np.ndarray, rows: Sequence[int], first: set[int], budget: int) -> Thumbnails:
+    """Encode the plain copies of ``rows``, as large as all of them together fit into ``budget`` characters.
 
     Where they don't fit at the smallest size, those in ``first`` come first, then an even sample of the others.
 
@@ -30,7 +29,7 @@ def make_thumbnails(images: np.ndarray, rows: Sequence[int], first: set[int], bu
         images: ``uint8``, ``(images, copies, height, width, 3)``.
         rows: places in ``images``.
         first: the rows that need a picture most.
-        budget: bytes.
+        budget: characters.
     """
     ordered = [*(row for row in rows if row in first), *_spread([row for row in rows if row not in first])]
     sample = ordered[:: max(len(ordered) // SAMPLE, 1)]

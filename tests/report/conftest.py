@@ -56,8 +56,8 @@ def opened(chromium):
     """Open a file and wait until its charts are drawn; at the end nothing may have complained or been asked for."""
     complaints, contexts = [], []
 
-    def open_page(path: Path, width: int = 1400, height: int = 900, scheme: str = "light"):
-        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    def open_page(path: Path, width: int = 1400, height: int = 900, scheme: str = "light", **options):
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))

@@ -15,12 +15,14 @@ from pipeline.packed import INDEX_COLUMNS, Manifest
 LAYERS = ("blocks.0", "hidden2")
 
 
-def write_results(folder: Path, classes: tuple[str, ...], images: int, size: int = 32, steps: int = 40) -> None:
-    """Write ``data/`` and ``results/`` of a network that is right in three of four images of the test split."""
+def write_results(
+    folder: Path, classes: tuple[str, ...], images: int, size: int = 32, steps: int = 40, wrong: int = 4
+) -> None:
+    """Write ``data/`` and ``results/`` of a network that mistakes every ``wrong``-th image of the test split."""
     random = np.random.default_rng(0)
     labels = np.arange(images) % len(classes)
     logits = random.normal(0, 1, (images, len(classes)))
-    logits[np.arange(images), labels] += np.where(np.arange(images) % 4 > 0, 6, -3)
+    logits[np.arange(images), labels] += np.where((np.arange(images) + 1) % wrong > 0, 9, -9)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     ids = [f"{row:05}" for row in range(images)]
     _write_dataset(folder / "data/dataset", classes, labels, ids, size)

@@ -1,5 +1,6 @@
 """Stage ``download``."""
 
+import random
 import zipfile
 from pathlib import Path
 
@@ -64,3 +65,16 @@ def test_a_wrong_source_is_refused_in_one_line_and_leaves_nothing(photos, change
         download(DataParams(**{**DATA, **change}))
     assert "\n" not in str(refusal.value)
     assert not Path("data").exists() or not list(Path("data").iterdir())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_the_files_in_the_source_does_not_matter(photos, seed):
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.jpg"))
+    digests = set()
+    for order in (names, random.Random(seed).sample(names, len(names))):
+        with zipfile.ZipFile("photos.zip", "w") as archive:
+            for name in order:
+                archive.write(photos / name, name)
+        download(DataParams(**{**DATA, "source": "archive", "location": "photos.zip"}))
+        digests.add(RAW_ARCHIVE.read_bytes())
+    assert len(digests) == 1

@@ -1,0 +1,162 @@
+"""Revisions and experiments of real DVC repositories, read and compared."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.experiments import compare_revisions, read_metrics, read_predictions
+from tests.small_repository import SmallRepository
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """Commits before and after the stage ran, and experiments on both: two of one name, one without its files."""
+    repository = SmallRepository(tmp_path_factory.mktemp("repository"))
+    repository.git("tag", "never-ran")
+    repository.replace("params.yaml", "  lr: 0.001 ", "  lr: 0.6 ")
+    repository.dvc("repro", "-q")
+    repository.commit("main")
+    repository.dvc("exp", "run", "-q", "--name", "better", "-S", "train.lr=1")
+    repository.git("checkout", "-q", ".")
+    repository.git("branch", "side/line")
+    repository.dvc("exp", "run", "-q", "--name", "lost", "-S", "train.lr=0.9")
+    for file in (repository.folder / ".dvc/cache/files/md5").rglob("*"):
+        if file.is_file() and file.read_bytes() == predictions_file(repository).read_bytes():
+            file.unlink()
+    repository.git("checkout", "-q", ".")
+    repository.dvc("checkout", "-q", "--force")
+    return repository
+
+
+def predictions_file(repository) -> Path:
+    return repository.folder / "results/evaluation/predictions.csv"
+
+
+@pytest.fixture(autouse=True)
+def _inside(repository, monkeypatch):
+    monkeypatch.chdir(repository.folder)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "pipeline", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("revision", ["HEAD", "main", "side/line", "workspace", ".", "commit"])
+def test_every_name_of_a_revision_gives_its_predictions(repository, revision):
+    revision = repository.git("rev-parse", "--short", "HEAD").strip() if revision == "commit" else revision
+    table = read_predictions(revision)
+    expected = pd.read_csv(predictions_file(repository), dtype={"id": str})
+    assert list(table["id"]) == list(expected["id"])
+    assert (table["predicted_class"] == table["class"]).mean() == expected["correct"].mean()
+    assert read_metrics(revision, "evaluate")["accuracy"] == expected["correct"].mean()
+
+
+def test_the_workspace_is_the_file_as_it_is_now(repository):
+    path = predictions_file(repository)
+    text = path.read_text()
+    path.unlink()
+    try:
+        with pytest.raises(
+            PipelineError, match=r"^workspace: there is no results/evaluation/predictions.csv; run dvc repro"
+        ):
+            read_predictions("workspace")
+        path.write_text(text.replace("0001,", "9999,"))
+        assert read_predictions(".")["id"][1] == "9999"
+        assert read_predictions("HEAD")["id"][1] == "0001"
+    finally:
+        path.write_text(text)
+
+
+def test_an_experiment_is_compared_by_name(repository):
+    comparison, pairs, split = compare_revisions("main", "better")
+    assert (comparison.images, split) == (40, "auto")
+    assert comparison.accuracy.b == 1.0
+    assert comparison.only_b_right == (~pairs["right_a"]).sum() == 40 * (1 - comparison.accuracy.a)
+    assert comparison.p_value < 0.05
+
+
+def test_the_command_prints_a_report_and_writes_the_changed_images(tmp_path):
+    result = run("compare", "main", "better", "--top", "2", "--csv", str(tmp_path / "changed.csv"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("A is main, B is better: 40 images of the auto split\n")
+    assert "B is better: of the" in result.stdout
+    changed = pd.read_csv(tmp_path / "changed.csv", dtype={"id": str})
+    assert set(changed["change"]) == {"wrong -> right"}
+    assert list(changed["predicted_class_b"]) == list(changed["class"])
+    figures = json.loads(run("compare", "main", "better", "--json").stdout)
+    assert figures["only_b_right"] == len(changed)
+
+
+@pytest.mark.parametrize(
+    ("revision", "line"),
+    [
+        ("beter", "beter: no commit, branch, tag or experiment has this name; there are better"),
+        ("sideline", "sideline: no commit, branch, tag or experiment has this name; there are side/line"),
+        ("never-ran", "never-ran: has no results/evaluation/predictions.csv: its stage evaluate never ran, or"),
+        ("lost", "lost: neither DVC's cache nor a remote storage holds its results/evaluation/predictions.csv; make"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(revision, line):
+    with pytest.raises(PipelineError) as error:
+        compare_revisions("main", revision)
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_of_several_experiments_is_refused(repository):
+    repository.git("update-ref", f"refs/exps/{'1' * 2}/{'1' * 38}/twice", "HEAD")
+    repository.git("update-ref", f"refs/exps/{'2' * 2}/{'2' * 38}/twice", "HEAD")
+    try:
+        with pytest.raises(
+            PipelineError, match=r"^twice: experiments of several commits have this name; give the commit"
+        ):
+            read_predictions("twice")
+    finally:
+        for digit in "12":
+            repository.git("update-ref", "-d", f"refs/exps/{digit * 2}/{digit * 38}/twice")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("predicted_class,", "guess,", "is no table of predictions: "),
+        ("0001,", "0000,", "has two rows for the image 0000"),
+    ],
+)
+def test_a_damaged_table_is_refused(repository, old, new, line):
+    path = predictions_file(repository)
+    text = path.read_text()
+    path.unlink()
+    path.write_text(text.replace(old, new))
+    try:
+        with pytest.raises(PipelineError, match=f"^workspace: results/evaluation/predictions.csv {line}"):
+            read_predictions("workspace")
+    finally:
+        path.write_text(text)
+
+
+def test_another_split_is_refused(repository):
+    path = repository.folder / "results/metrics/evaluate.json"
+    text = path.read_text()
+    path.write_text(text.replace("auto", "valid"))
+    try:
+        with pytest.raises(
+            PipelineError, match="^main was evaluated on the auto split and workspace on the valid split"
+        ):
+            compare_revisions("main", "workspace")
+    finally:
+        path.write_text(text)
+
+
+def test_a_folder_without_git_is_one_line(workspace):
+    result = run("compare", "HEAD", "workspace")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: HEAD: DVC cannot read results/evaluation/predictions.csv: ")
+    assert result.stderr.count("\n") == 1
