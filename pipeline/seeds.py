@@ -146,9 +146,10 @@ def _make_sandbox(folder: Path) -> None:
     """Clone the repository; the clone shares its objects and DVC's cache."""
     from dvc.repo import Repo
 
-    identity = {key: _git("config", "--default", "", "--get", key) for key in ("user.name", "user.email")}
-    settings = [part for key, value in identity.items() if value for part in ("--config", f"{key}={value}")]
-    _git("clone", "--quiet", "--shared", *settings, ".", str(folder))
+    # DVC commits in the name of the user, and not at all without one.
+    name, email = (_git("config", "--default", "pipeline", "--get", f"user.{key}") for key in ("name", "email"))
+    identity = ["--config", f"user.name={name}", "--config", f"user.email={email}"]
+    _git("clone", "--quiet", "--shared", *identity, ".", str(folder))
     # The tree of the snapshot is in no commit, so that only this brings it; a shallow repository is not shared at all.
     objects = Path(_git("rev-parse", "--git-path", "objects")).absolute()
     (folder / ".git/objects/info/alternates").write_text(f"{objects}\n")

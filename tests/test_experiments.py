@@ -147,9 +147,7 @@ def test_another_split_is_refused(repository):
     text = path.read_text()
     path.write_text(text.replace("auto", "valid"))
     try:
-        with pytest.raises(
-            PipelineError, match="^main was evaluated on the auto split and workspace on the valid split"
-        ):
+        with pytest.raises(PipelineError, match=r"^main was evaluated on the auto split and workspace on the valid"):
             compare_revisions("main", "workspace")
     finally:
         path.write_text(text)

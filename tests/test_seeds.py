@@ -45,21 +45,21 @@ def test_seeds_of_a_changed_workspace_leave_it_alone(repository, capsys):
     repository.replace("code/stage.py", "import json, random", "import json, random, more")
     repository.write("notes.txt", "of the user")
     before = state(repository.folder), index(repository)
-    results, failures = run_seeds([1, 2, 3], ["evaluate.split=valid"])
+    results, failures = run_seeds([1, 2], ["evaluate.split=valid"])
     assert (state(repository.folder), index(repository)) == before
     assert repository.git("stash", "list") == ""
     assert not failures
-    assert list(results.index) == [1, 2, 3]
+    assert list(results.index) == [1, 2]
     assert repository.experiments() == list(results["experiment"])
     assert results["accuracy"].between(0.5, 1).all()
     assert results["accuracy"].nunique() > 1
-    assert list(results["valid_accuracy"]) == [1, 1, 1]
+    assert list(results["valid_accuracy"]) == [1, 1]
     assert "  evaluate: seed 2" in capsys.readouterr().out
     assert not list(repository.folder.glob(".dvc/tmp/seeds/*/"))
     # The experiments stand beside others, with the parameters that they had.
     table = repository.dvc("exp", "show", "--csv")
     assert all(name in table for name in results["experiment"])
-    assert read_metrics(results["experiment"][2], "evaluate")["split"] == "valid"
+    assert read_metrics(results["experiment"][1], "evaluate")["split"] == "valid"
     assert "lr: 0.8 " in repository.git("show", f"refs/exps/{experiment_path(repository, results['experiment'][1])}")
 
 
@@ -69,15 +69,15 @@ def experiment_path(repository: SmallRepository, name: str) -> str:
 
 
 def test_seeds_that_are_there_are_not_run_again_and_other_settings_have_other_names(repository, capsys, monkeypatch):
-    first, _ = run_seeds([1, 2], ["train.lr=0.9"])
+    first, _ = run_seeds([2], ["train.lr=0.9"])
     ran = []
     original = seeds._run_experiment
     monkeypatch.setattr(seeds, "_run_experiment", lambda *arguments: ran.append(arguments[1]) or original(*arguments))
     capsys.readouterr()
-    again, failures = run_seeds([1, 2], ["train.lr=0.9"])
+    again, failures = run_seeds([2], ["train.lr=0.9"])
     assert again.equals(first)
     assert (ran, failures) == ([], [])
-    assert capsys.readouterr().out.count("is there already") == 2
+    assert capsys.readouterr().out.count("is there already") == 1
     repository.replace("params.yaml", "  epochs: 15 ", "  epochs: 16 ")
     other, _ = run_seeds([2], ["train.lr=0.9"])
     assert ran == list(other["experiment"])
@@ -85,17 +85,11 @@ def test_seeds_that_are_there_are_not_run_again_and_other_settings_have_other_na
     assert other["accuracy"][2] == first["accuracy"][2]
 
 
-def test_a_seed_that_fails_is_told_and_the_others_go_on(repository, capsys):
-    results, failures = run_seeds([1, 2, 3], ["train.lr=3"])
-    assert list(results.index) == [1, 3]
-    assert failures == ["seed 2: params.yaml: what a stage says"]
-    assert "seed 2: failed: params.yaml: what a stage says" in capsys.readouterr().out
-
-
-def test_the_command_ends_with_the_table_and_exit_code_1_if_a_seed_failed(repository):
+def test_a_seed_that_fails_is_told_the_others_go_on_and_the_command_ends_with_1(repository):
     command = [sys.executable, "-m", "pipeline", "seeds", "--n", "2", "--first", "2", "-S", "train.lr=3"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
+    assert "seed 2: failed: params.yaml: what a stage says" in result.stdout
     assert result.stderr == "error: seed 2: params.yaml: what a stage says\n"
     rows = [line.split() for line in result.stdout.splitlines()]
     assert ["seed", "experiment", "accuracy", "valid_accuracy"] in rows
@@ -150,14 +144,14 @@ def test_experiments_need_a_repository_with_a_commit(prepare, workspace, monkeyp
         subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x", "--allow-empty"])
         Path("folder").mkdir()
         monkeypatch.chdir("folder")
-    with pytest.raises(PipelineError, match="^experiments need "):
+    with pytest.raises(PipelineError, match=r"^experiments need "):
         run_seeds([1], [])
 
 
 def test_a_second_process_with_the_same_configuration_is_refused(repository):
     with (
         seeds._sandbox("abc"),
-        pytest.raises(PipelineError, match="^another process runs the seeds"),
+        pytest.raises(PipelineError, match=r"^another process runs the seeds"),
         seeds._sandbox("abc"),
     ):
         pass
@@ -165,7 +159,7 @@ def test_a_second_process_with_the_same_configuration_is_refused(repository):
 
 def test_ctrl_c_stops_a_training_which_goes_on_in_the_next_call(tmp_path):
     """The real pipeline in a clone of this repository; then the two networks are compared."""
-    clone = Clone(tmp_path, SMALL)
+    clone = Clone(tmp_path, {**SMALL, "augment.views": 0, "train.epochs": 2})
     command = [sys.executable, "-m", "pipeline", "seeds", "--n", "2", "--first", "3"]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     before = clone.run("git", "status", "--porcelain", "-uall")
@@ -174,7 +168,7 @@ def test_ctrl_c_stops_a_training_which_goes_on_in_the_next_call(tmp_path):
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         for line in process.stdout:
-            if "epoch 1 of 3" in line:
+            if "epoch 1 of 2" in line:
                 os.killpg(process.pid, signal.SIGINT)
     assert process.returncode == 130
     assert not list(tmp_path.glob(".dvc/tmp/seeds/*/"))
