@@ -1,7 +1,7 @@
 """Images a second of ``python -m pipeline predict FOLDER`` against the loops that a user would write, side by side.
 
-    OMP_NUM_THREADS=2 python benchmarks/predict.py photos.zip --width 16
-    OMP_NUM_THREADS=2 python benchmarks/predict.py photos.zip --width 64
+    OMP_NUM_THREADS=1 python benchmarks/predict.py photos.zip --width 16
+    OMP_NUM_THREADS=1 python benchmarks/predict.py photos.zip --width 64 --images 200
 
 The folder holds 1,000 photos: those of the zip, repeated. All run the network ``classifier`` at 128 pixels, with
 weights as they are drawn, on the same device. (a) opens a photo with PIL, resizes it with torchvision and runs the

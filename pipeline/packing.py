@@ -25,7 +25,7 @@ CHUNK = 64
 # A JPEG is decoded at the least scale that keeps so many times the size on both sides: for the plain copy, so that what
 # the scale changes stays within what the choice of a library does (benchmarks/augment.py quality); for the views, so
 # that a crop of a quarter of the photo still has full detail.
-PLAIN_DETAIL = 1.5
+PLAIN_DETAIL = 1.25
 VIEW_DETAIL = 2
 
 

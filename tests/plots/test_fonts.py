@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ft2font import FT2Font
 
 from pipeline.plots import fonts
-from pipeline.plots.fonts import fonts_for, installed_fonts, shortened
+from pipeline.plots.fonts import fonts_for, shortened
 from pipeline.plots.style import saved_figure
 
 CHINESE = ("面包", "乳制品", "油炸食品", "鱼/肉", "noodles")
@@ -42,7 +42,7 @@ def draw(families: list[str], text: str) -> bytes:
 
 
 def machine_has(character: str) -> bool:
-    for path in installed_fonts():
+    for path in font_manager.findSystemFonts():
         try:
             font = FT2Font(path)
         except (OSError, RuntimeError):
