@@ -19,6 +19,14 @@ choice of the library changes (cv2 by area against PIL by an antialiased bilinea
 
 Measured:
 
+    2 CPU cores (x86-64, shared machine), 3,000 photos of 512 px, median of 3 rounds, photos a second: (a) 476, ours
+    doing the same 1,471 (3.1 times), ours with audit and arrays 1,068 (2.2 times); with 4 views (b) 166, ours 211
+    (1.27 times), (c) 371. So who augments decodes once: that is what a stage that runs once for all epochs is for.
+
+    Growth: 1,000 images 1.4 s, 10,000 9.7 s, 50,000 49.6 s; peak memory 170, 196 and 408 MiB.
+
+    Quality, 300 photos: reduced decode PSNR 51.3 dB (worst 32.3), mean difference 0.38 of 255 (worst 3.37); another
+    library 39.9 dB (worst 34.2), mean difference 1.49 (worst 3.20).
 """
 
 import io
@@ -144,15 +152,22 @@ def resize_all() -> None:
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpg")]
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
-    with ProcessPoolExecutor(WORKERS) as workers:
+    with ProcessPoolExecutor(WORKERS, initializer=_open_archive) as workers:
         for _ in workers.map(_resize_chunk, chunks):
             pass
 
 
+def _open_archive() -> None:
+    global _archive, _resize
+    _archive, _resize = zipfile.ZipFile(RAW_ARCHIVE), plain_copy(augment_params(0))
+
+
 def _resize_chunk(names: list[str]) -> int:
-    resize = plain_copy(augment_params(0))
-    with zipfile.ZipFile(RAW_ARCHIVE) as archive:
-        return sum(resize(decode(archive.read(name), PLAIN_LEAST)).nbytes for name in names)
+    return sum(_resize(decode(_archive.read(name), PLAIN_LEAST)).nbytes for name in names)
+
+
+_archive: zipfile.ZipFile
+_resize: Callable[[np.ndarray], np.ndarray]
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -19,8 +19,8 @@ def bootstrap_intervals(
 ) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
     """95 % percentile intervals (Efron & Tibshirani 1993) over resamples of the images; always the same ones.
 
-    A resample is judged as if it were the split: a class that it lacks is in none of its means over the classes and
-    adds nothing to the interval of its own recall. Where all images are right, or all wrong, every resample is like
+    A resample is judged as scikit-learn would judge it if it were the split; one without images of a class adds nothing
+    to the intervals of that class's recall and F1. Where all images are right, or all wrong, every resample is like
     the split; then a share has its exact binomial interval (Clopper & Pearson 1934), and another metric none.
 
     The calibration error has no interval: it is biased upwards, a resample's even more so, and its percentile
@@ -50,12 +50,10 @@ def bootstrap_intervals(
         if ends[row, 0] == ends[row, 1]:
             ends[row] = binomtest(hits, images).proportion_ci(LEVEL, "exact") if images else np.nan
     names = [*scores, "balanced_accuracy", *(f"macro_{name}" for name in BY_CLASS)]
-    whole = {name: {"low": low, "high": high} for name, (low, high) in zip(names, ends.tolist(), strict=False)}
+    whole = zip(names, ends[: len(names)].tolist(), strict=True)
+    intervals = {name: {"low": low, "high": high} for name, (low, high) in whole if not np.isnan(low)}
     by_class = np.hstack(ends[len(names) :].reshape(len(BY_CLASS), classes, 2))
-    columns = [f"{name}_{end}" for name in BY_CLASS for end in ("low", "high")]
-    return {name: whole[name] for name in whole if not np.isnan(whole[name]["low"])}, pd.DataFrame(
-        by_class, columns=columns
-    )
+    return intervals, pd.DataFrame(by_class, columns=[f"{name}_{end}" for name in BY_CLASS for end in ("low", "high")])
 
 
 def class_means(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -107,7 +107,10 @@ def class_lines(table: pd.DataFrame, most: int) -> list[str]:
     formats = {"images": "{:,}", "recall A": "{:.1%}", "recall B": "{:.1%}", "points": "{:+.1f}"}
     hidden, same = len(changed) - len(shown), len(table) - len(changed)
     rest = [f"{hidden:,} more changed"] * (hidden > 0) + [f"{same:,} did not change"] * (same > 0)
-    return [*_table(shown.assign(change=100 * shown["change"]).rename(columns=names), formats), *([", ".join(rest)] if rest else [])]
+    return [
+        *_table(shown.assign(change=100 * shown["change"]).rename(columns=names), formats),
+        *([", ".join(rest)] if rest else []),
+    ]
 
 
 def image_lines(table: pd.DataFrame, most: int) -> list[str]:

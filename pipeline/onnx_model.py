@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 INPUT = "images"
 OUTPUTS = ("probabilities", "logits")
-# Understood by onnxruntime from 1.14 (2023) on; the networks need nothing newer.
+# Of 2022, so that runtimes of some years ago understand it; the networks need nothing newer.
 OPSET = 18
 TOLERANCE = 1e-4
 # What one file can hold: protobuf counts bytes in 31 bits.
@@ -71,6 +71,8 @@ def write_onnx(path: Path, network: PixelClassifier, spec: ModelSpec) -> None:
         )
     model = _exported(network, spec)
     _strip(model)
+    # The oldest that has the operators: older runtimes then read the file, too.
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
     metadata = {
         "classes": json.dumps(spec.classes, ensure_ascii=False),
         "image_size": str(spec.image_size),
@@ -89,10 +91,9 @@ def write_onnx(path: Path, network: PixelClassifier, spec: ModelSpec) -> None:
 def _exported(network: PixelClassifier, spec: ModelSpec) -> "ModelProto":
     # Two images: of a single one torch.export would make a constant.
     example = torch.zeros(2, spec.image_size, spec.image_size, 3, dtype=torch.uint8)
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    # Of what torch, onnxscript and onnx_ir have to say on the way nothing is for the user.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(action="ignore"):
             program = torch.onnx.export(
@@ -113,8 +114,7 @@ def _exported(network: PixelClassifier, spec: ModelSpec) -> "ModelProto":
             "another model.name"
         ) from None
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)
 
 
 def _strip(model: "ModelProto") -> None:
@@ -123,6 +123,8 @@ def _strip(model: "ModelProto") -> None:
     for part in [*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info, graph]:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+    # Whether that torch was built for CUDA.
+    model.producer_version = model.producer_version.partition("+")[0]
 
 
 def open_onnx(path: Path) -> "InferenceSession":

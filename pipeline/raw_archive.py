@@ -20,7 +20,7 @@ LABELLED = re.compile(r"(\d+)_(.+)", re.DOTALL)
 _LOOKS_LABELLED = re.compile(r"_*\d+_.+", re.DOTALL)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawImage:
     """One image of the archive: its entry, split, class index (None: unlabelled) and id (unique in its split)."""
 

@@ -56,7 +56,8 @@ class SmallRepository:
         self.write(".gitignore", "results/*\n!results/metrics\n")
         self.git("init", "-q", "-b", "main")
         self.dvc("init", "-q")
-        self.dvc("config", "core.analytics", "false")
+        # Without a network these only cost time.
+        self.write(".dvc/config", "[core]\n    analytics = false\n    check_update = false\n")
         self.commit("first")
 
     def write(self, path: str, text: str) -> None:

@@ -187,6 +187,7 @@ def test_curves_of_many_images_are_thinned_and_keep_their_ends():
     )
 
 
+@pytest.mark.slow
 def test_curves_of_a_thousand_classes_stay_small():
     random = np.random.default_rng(0)
     labels, probabilities = random.integers(0, 1000, 2000), random.dirichlet(np.ones(1000), 2000)

@@ -5,6 +5,7 @@ differ in 12 bits or fewer; the alignment keeps the 13 that are the same picture
 correlation between these (0.98 and more) and the next (0.91).
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -39,20 +40,23 @@ def duplicate_groups(measures: np.ndarray, plain: Callable[[int], np.ndarray]) -
         measures: of each image, type ``MEASURES``.
         plain: gives the plain copy of a row, ``uint8``, ``(size, size, 3)``.
     """
-    same = DisjointSet(range(len(measures)))
-    _, first, group = np.unique(measures["content"], return_index=True, return_inverse=True)
-    for row, leader in enumerate(first[group].tolist()):
-        same.merge(row, leader)
+    _, first, file, copies = np.unique(measures["content"], return_index=True, return_inverse=True, return_counts=True)
     # One of each file is enough, and the hash of a tiny image says nothing.
     rows = np.sort(first[measures["short_side"][first] >= HASH_SIDE])
+    same = DisjointSet()
     for one, other, mirrored in _alike_hashes(measures, rows):
-        if not same.connected(one, other) and correlation(plain(one), plain(other), mirrored) >= CORRELATION:
+        known = one in same and other in same and same.connected(one, other)
+        if not known and correlation(plain(one), plain(other), mirrored) >= CORRELATION:
+            same.add(one)
+            same.add(other)
             same.merge(one, other)
-    groups = (tuple(sorted(rows)) for rows in same.subsets() if len(rows) > 1)
-    return sorted(
-        (Group(rows, len(np.unique(measures["content"][list(rows)])) == 1) for rows in groups),
-        key=lambda group: group.rows,
-    )
+    members: dict[int, list[int]] = defaultdict(list)
+    alike = np.isin(first, list(same))
+    for row in np.flatnonzero((copies > 1)[file] | alike[file]).tolist():
+        leader = int(first[file[row]])
+        members[same[leader] if leader in same else leader].append(row)  # noqa: SIM401
+    groups = [Group(tuple(rows), len(np.unique(file[rows])) == 1) for rows in members.values()]
+    return sorted(groups, key=lambda group: group.rows)
 
 
 def _alike_hashes(measures: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, int, bool]]:

@@ -31,7 +31,7 @@ def _draw(axis: Axes, curves: pd.DataFrame, areas: pd.Series, measure: str) -> N
     areas = areas.dropna()
     axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     if areas.empty:
-        axis.text(0.5, 0.5, "no class has images beside those of others", ha="center", va="center")
+        axis.text(0.5, 0.5, "all images are of one class: there are no curves", ha="center", va="center")
         return
     named = areas.index if len(areas) <= ALL_COLOURED else areas.nsmallest(WORST).index
     colours = class_colours(10)
