@@ -59,7 +59,7 @@ def summary_lines(comparison: Comparison) -> list[str]:
         f"{'':<8}{'A':>10}{'B':>10}{'B - A':>16}   95 % interval",
         f"accuracy{accuracy.a:>10.2%}{accuracy.b:>10.2%}{difference:>+9.2f} points   {low:+.2f} to {high:+.2f}",
         f"log loss{loss.a:>10.4f}{loss.b:>10.4f}{loss.difference:>+16.4f}   {loss.low:+.4f} to {loss.high:+.4f}",
-        f"McNemar's test: only A is right on {comparison.only_a_right:,} images, only B on "
+        f"McNemar's test: images that only A has right: {comparison.only_a_right:,}, only B: "
         f"{comparison.only_b_right:,}; p = {comparison.p_value:.2g}",
     ]
 
@@ -120,7 +120,7 @@ def image_lines(table: pd.DataFrame, most: int) -> list[str]:
     for kind in CHANGES:
         images = table[table["change"] == kind]
         first = f", the first {most:,}" if 0 < most < len(images) else ""
-        lines.append(f"{kind}: {len(images):,} images{first}")
+        lines.append(f"{kind}: {len(images):,}{first}")
         if len(images) and most:
             lines += _table(images.head(most)[["id", "class", *names]].rename(columns=names), {})
     return lines

@@ -33,6 +33,9 @@ def open_result(revision: str, path: Path) -> Iterator[TextIO]:
         with path.open(encoding="utf-8") as file:
             yield file
         return
+    if not revision:
+        # DVC would take it for the workspace.
+        raise PipelineError("a revision has no name; allowed are commits, branches, tags, experiments and workspace")
     import dvc.api
     from dvc.exceptions import DvcException
 

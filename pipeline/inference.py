@@ -53,14 +53,18 @@ def run_model(
     label: str,
     output: Callable[[nn.Module, Tensor], Tensor],
     copy: int = 0,
+    rows: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Apply ``output(model, batch)`` to a copy of each image of a split, 0 the plain one; ``float32``,
-    ``(images, ...)``."""
+    """Apply ``output(model, batch)`` to a copy of each image of a split, 0 the plain one, or of some rows of it;
+    ``float32``, ``(images, ...)``."""
     device = choose_device()
     model.to(device).eval()
     batches = Batches(split, spec.mean, spec.std, device)
-    steps = progress(batches.in_order(BATCH_SIZE, copy=copy), len(split), label, step=BATCH_SIZE)
-    return torch.cat([output(model, images).float() for images, _ in steps]).cpu().numpy()
+    chosen = torch.arange(len(split)) if rows is None else torch.from_numpy(rows)
+    loaded = batches.load((some, torch.full_like(some, copy)) for some in chosen.split(BATCH_SIZE))
+    steps = progress(loaded, len(chosen), label, step=BATCH_SIZE)
+    inputs = (batches.normalise(batches.as_pixels(images)) for images, _ in steps)
+    return torch.cat([output(model, images).float() for images in inputs]).cpu().numpy()
 
 
 def predict_logits(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, copy: int = 0) -> np.ndarray:
@@ -79,32 +83,68 @@ def predict_probabilities(
     return np.mean([softmax(predict_logits(model, spec, split, label, copy), axis=1) for copy in copies], axis=0)
 
 
+def extract_features(
+    model: nn.Module,
+    spec: ModelSpec,
+    split: PackedSplit,
+    label: str,
+    layers: dict[str, nn.Module],
+    rows: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The outputs of several layers and of the network itself, in one pass over the plain images, or ``rows`` of them.
+
+    Returns:
+        The features of each layer, ``float32``, ``(images, features)``: maps are averaged over space, sequences over
+        their tokens; and the logits of the classes, ``float32``, ``(images, classes)``.
+
+    Raises:
+        PipelineError: the network does not run a layer, or it gives no tensor with a row an image.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def output(model: nn.Module, images: Tensor) -> Tensor:
+        seen.clear()
+        logits = class_logits(model(images))
+        widths[:] = [_rows_of(seen, name, len(images)).shape[1] for name in layers]
+        return torch.cat([*(seen[name].float() for name in layers), logits.float()], dim=1)
+
+    widths: list[int] = []
+    handles = [layer.register_forward_hook(_keeper(seen, name)) for name, layer in layers.items()]
+    try:
+        table = run_model(model, spec, split, label, output, rows=rows)
+    finally:
+        for handle in handles:
+            handle.remove()
+    *features, logits = np.split(table, np.cumsum(widths), axis=1)
+    return dict(zip(layers, features, strict=True)), logits
+
+
+def _keeper(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
+    """A forward hook that keeps the layer's last output under its name."""
+
+    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        if not isinstance(output, Tensor):
+            raise PipelineError(f"params.yaml: tsne.layers: {name} gives no tensor; choose another layer")
+        # A copy: the layer that follows may work in place.
+        seen[name] = _flat(output).clone()
+
+    return keep
+
+
+def _rows_of(seen: dict[str, Tensor], name: str, images: int) -> Tensor:
+    if name not in seen:
+        raise PipelineError(f"params.yaml: tsne.layers: the network does not run {name}; choose another layer")
+    if len(seen[name]) != images:
+        raise PipelineError(f"params.yaml: tsne.layers: {name} gives no row an image; choose another layer")
+    return seen[name]
+
+
 def _flat(output: Tensor) -> Tensor:
-    """``(n, features)``: maps are averaged over space, whether the channels stand second or, as in swin_t, last."""
+    """``(n, features)``: maps are averaged over space, whether the channels stand second or, as in swin_t, last, and
+    sequences over their tokens, which stand second."""
+    if output.ndim == 3:
+        return output.mean(dim=1)
     if output.ndim != 4:
         return output.flatten(1)
     a, b, c = output.shape[1:]
     return output.mean(dim=(1, 2)) if a == b != c else output.mean(dim=(2, 3))
-
-
-def extract_features(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, layer: nn.Module) -> np.ndarray:
-    """The output of ``layer`` for each image, ``float32``, ``(images, features)``; maps are averaged over space."""
-    seen: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if not isinstance(output, Tensor):
-            raise PipelineError("params.yaml: tsne.layer: this layer gives no tensor; choose another one")
-        # A copy: the layer that follows may work in place.
-        seen[:] = [_flat(output).clone()]
-
-    def output(model: nn.Module, images: Tensor) -> Tensor:
-        model(images)
-        if not seen:
-            raise PipelineError("params.yaml: tsne.layer: the network does not run this layer; choose another one")
-        return seen.pop()
-
-    handle = layer.register_forward_hook(keep)
-    try:
-        return run_model(model, spec, split, label, output)
-    finally:
-        handle.remove()

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +17,7 @@ from pipeline.packed import create_array
 from pipeline.params.augment import AugmentParams
 from pipeline.paths import RAW_ARCHIVE
 from pipeline.progress import progress
-from pipeline.raw_archive import SPLITS, RawImage
+from pipeline.raw_archive import SPLITS, RawImage, RawReader
 from pipeline.transforms import augmented_view, plain_copy
 
 CHUNK = 64
@@ -119,7 +118,7 @@ class _Worker:
 
     def __init__(self, arrays: ArrayFiles, params: AugmentParams, seed: int) -> None:
         self.arrays, self.seed, self.size = arrays, seed, params.image_size
-        self.archive = zipfile.ZipFile(RAW_ARCHIVE)
+        self.archive = RawReader(RAW_ARCHIVE)
         # Written by position and not mapped: memory does not grow with the dataset.
         self.files = {split: os.open(arrays.path(split), os.O_WRONLY) for split in arrays.shapes}
         self.resize, self.draw = plain_copy(params), augmented_view(params)
@@ -128,7 +127,7 @@ class _Worker:
         result = Packed(np.zeros(len(places), MEASURES), [], {})
         for number, place in enumerate(places):
             image = self.arrays.images[place]
-            content = self.archive.read(image.entry)
+            content = self.archive.read(image)
             try:
                 photo = decode(content, round(PLAIN_DETAIL * self.size))
             except ValueError as error:

@@ -4,13 +4,17 @@ Labelled images are ``{split}/{class index}_{name}``, unlabelled ones ``{split}/
 one class name a line. An unlabelled name that would read as labelled gets an underscore in front.
 """
 
+import os
 import re
+import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.progress import progress
 
@@ -22,12 +26,22 @@ _LOOKS_LABELLED = re.compile(r"_*\d+_.+", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class RawImage:
-    """One image of the archive: its entry, split, class index (None: unlabelled) and id (unique in its split)."""
+    """One image of the archive.
+
+    Attributes:
+        entry, split: its name in the archive, and the folder that begins it.
+        label: the class index; None where it is unlabelled.
+        id: unique in its split.
+        offset, size, crc: where its header begins, the bytes of its content, and their checksum.
+    """
 
     entry: str
     split: str
     label: int | None
     id: str
+    offset: int = field(default=0, compare=False)
+    size: int = field(default=0, compare=False)
+    crc: int = field(default=0, compare=False)
 
 
 def entry_name(split: str, label: int | None, name: str) -> str:
@@ -63,21 +77,48 @@ def _entry(name: str) -> zipfile.ZipInfo:
 def read_raw_archive(archive: zipfile.ZipFile) -> tuple[tuple[str, ...], list[RawImage]]:
     """List the class names and the images, splits in the order train, valid, test and sorted by entry within."""
     classes = tuple(archive.read(CLASSES_FILE).decode().split("\n")[:-1])
-    entries = [name for name in archive.namelist() if name != CLASSES_FILE]
+    entries = [info for info in archive.infolist() if info.filename != CLASSES_FILE]
     images = [image for split in SPLITS for image in _of_split(split, entries)]
     return classes, images
 
 
-def _of_split(split: str, entries: Iterable[str]) -> list[RawImage]:
+def _of_split(split: str, entries: Iterable[zipfile.ZipInfo]) -> list[RawImage]:
     """The images of one split; an id is the file's name without its ending, or with it where two would be equal."""
     found = []
-    for entry in sorted(entry for entry in entries if entry.startswith(f"{split}/")):
-        name = entry.removeprefix(f"{split}/")
+    members = (info for info in entries if info.filename.startswith(f"{split}/"))
+    for info in sorted(members, key=lambda info: info.filename):
+        name = info.filename.removeprefix(f"{split}/")
         match = LABELLED.fullmatch(name)
         label = int(match[1]) if match else None
-        found.append((entry, label, name[1:] if match is None and _LOOKS_LABELLED.fullmatch(name) else name))
+        found.append((info, label, name[1:] if match is None and _LOOKS_LABELLED.fullmatch(name) else name))
     ids = _ids([name for _, _, name in found])
-    return [RawImage(entry, split, label, id) for (entry, label, _), id in zip(found, ids, strict=True)]
+    return [
+        RawImage(info.filename, split, label, id, info.header_offset, info.file_size, info.CRC)
+        for (info, label, _), id in zip(found, ids, strict=True)
+    ]
+
+
+class RawReader:
+    """Reads the images of an archive by their places: its table of contents, a kilobyte an image, is not kept."""
+
+    _HEADER, _LENGTHS = 30, struct.Struct("<HH")  # bytes of a local header; lengths of name and extra at its end
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, os.open(path, os.O_RDONLY)
+
+    def read(self, image: RawImage) -> bytes:
+        """Return the bytes of an image.
+
+        Raises:
+            PipelineError: the archive is damaged there.
+        """
+        header = os.pread(self._file, self._HEADER, image.offset)
+        if len(header) == self._HEADER:
+            start = image.offset + self._HEADER + sum(self._LENGTHS.unpack(header[-4:]))
+            content = os.pread(self._file, image.size, start)
+            if len(content) == image.size and zlib.crc32(content) == image.crc:
+                return content
+        raise PipelineError(f"{self._path}: is damaged at {image.entry}; run dvc repro --force download")
 
 
 def _ids(names: list[str]) -> list[str]:

@@ -46,6 +46,7 @@ def run_seeds(seeds: Sequence[int], overrides: Sequence[str]) -> tuple[pd.DataFr
     """
     _check_overrides(overrides)
     head, tree = _snapshot()
+    # All that can change a result, and so an experiment of this name is the one wanted.
     digest = hashlib.sha256(json.dumps([head, tree, *overrides]).encode()).hexdigest()[:7]
     rows, failures = {}, []
     with _sandbox(digest) as sandbox:

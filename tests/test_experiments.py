@@ -97,6 +97,7 @@ def test_the_command_prints_a_report_and_writes_the_changed_images(tmp_path):
 @pytest.mark.parametrize(
     ("revision", "line"),
     [
+        ("", "a revision has no name; allowed are"),
         ("beter", "beter: no commit, branch, tag or experiment has this name; there are better"),
         ("sideline", "sideline: no commit, branch, tag or experiment has this name; there are side/line"),
         ("never-ran", "never-ran: has no results/evaluation/predictions.csv: its stage evaluate never ran, or"),

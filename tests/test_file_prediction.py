@@ -120,7 +120,7 @@ def test_all_files_keep_their_order_over_batches_whatever_the_number_of_workers(
 
 
 def test_large_images_come_in_small_batches(monkeypatch):
-    monkeypatch.setattr(file_prediction, "BATCH_PIXELS", 2 * 64**2)
+    monkeypatch.setattr(file_prediction, "BATCH_PIXELS", {"cpu": 2 * 64**2})
     write_model(image_size=64)
     seen = []
     models = load_models([Path("model.safetensors")])

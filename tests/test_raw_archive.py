@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.raw_archive import SPLITS, RawImage, entry_name, read_raw_archive, write_raw_archive
+from pipeline.errors import PipelineError
+from pipeline.raw_archive import SPLITS, RawImage, RawReader, entry_name, read_raw_archive, write_raw_archive
 
 # File names: mostly of the characters that mean something here, sometimes of any that a file's name can have.
 ANY = st.characters(exclude_characters="/\0", exclude_categories=["Cs"])
@@ -139,3 +140,24 @@ def test_ids_are_unique_in_a_split(raw, names, label):
 def test_class_names_are_read_back(raw, classes):
     write(raw, [], classes)
     assert read(raw)[0] == tuple(classes)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(NAMES, st.binary(max_size=3000)), min_size=1, max_size=8, unique_by=lambda pair: pair[0]))
+def test_a_reader_gives_the_bytes_of_each_image(raw, files):
+    contents = {f"train/0_{name}": content for name, content in files}
+    write_raw_archive(raw, ("cat", "dog"), {entry: entry for entry in contents}, contents.__getitem__)
+    reader = RawReader(raw)
+    assert {image.entry: reader.read(image) for image in read(raw)[1]} == contents
+
+
+def test_a_damaged_archive_is_told_by_the_image(raw):
+    write(raw, ["train/0_a.jpg", "train/0_b.jpg"])
+    images = read(raw)[1]
+    content = bytearray(raw.read_bytes())
+    content[content.index(b"train/0_b.jpg") + 20] ^= 1
+    raw.write_bytes(content)
+    reader = RawReader(raw)
+    assert reader.read(images[0]) == b"train/0_a.jpg"
+    with pytest.raises(PipelineError, match=r"raw.zip: is damaged at train/0_b.jpg; run dvc repro --force download"):
+        reader.read(images[1])

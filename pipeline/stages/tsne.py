@@ -1,13 +1,14 @@
-"""Stage ``tsne``: a picture of what the network learned (van der Maaten & Hinton 2008)."""
+"""Stage ``tsne``: pictures of what the layers of the network learned."""
 
 import numpy as np
 import pandas as pd
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE, trustworthiness
 
+from pipeline.embedding import FEWEST, embed, measure, spread
+from pipeline.errors import PipelineError
 from pipeline.files import replacing, write_json
 from pipeline.inference import extract_features, open_trained
 from pipeline.models import find_layer
+from pipeline.packed import PackedSplit
 from pipeline.params.tsne import TsneParams
 from pipeline.paths import DATASET, METRICS, MODEL, PLOTS
 from pipeline.plots.scatter import plot_tsne
@@ -15,47 +16,83 @@ from pipeline.progress import say
 
 
 def tsne(params: TsneParams, seed: int) -> None:
-    """Write the coordinates, ``results/plots/tsne.csv``, their picture and ``results/metrics/tsne.json``.
+    """Write the coordinates of each layer, ``results/plots/tsne_layers.csv``, those of the last one, ``tsne.csv``
+    beside it, the picture of all and ``results/metrics/tsne.json``.
 
     Raises:
-        PipelineError: there is no model, it does not fit the dataset, it has no such layer, or no labels.
+        PipelineError: there is no model, it does not fit the dataset, it lacks a layer, a layer gives no numbers, or
+            there are no labels or hardly any images.
     """
     dataset, model, spec = open_trained(DATASET, MODEL)
-    layer = find_layer(model, params.layer, "tsne.layer")
+    layers = {name: find_layer(model, name, "tsne.layers") for name in params.layers}
     split = dataset.labelled_split(params.split)
-    features = extract_features(model, spec, split, "tsne", layer)
-    chosen = spread(len(split), params.max_images)
-    say(f"tsne: {len(chosen):,} images of the {split.name} split, {features.shape[1]} features of {params.layer}")
-    points, metrics = embed(features[chosen], params, seed)
-    names = np.array(spec.classes)
-    table = pd.DataFrame({"x": points[:, 0], "y": points[:, 1], "class": names[split.labels[chosen]]})
-    table["id"] = np.array(split.ids, dtype=object)[chosen]
-    with replacing(PLOTS / "tsne.csv") as beside:
-        table.to_csv(beside, index=False, float_format="%.4f")
-    plot_tsne(PLOTS / "tsne.png", table, spec.classes, f"t-SNE of {params.layer}, {split.name} split")
-    write_json(METRICS / "tsne.json", {"split": split.name, "layer": params.layer, "images": len(chosen), **metrics})
-
-
-def spread(count: int, most: int) -> np.ndarray:
-    """At most ``most`` of ``count`` rows, evenly spread, so that a split sorted by class keeps all of them."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
-
-
-def embed(features: np.ndarray, params: TsneParams, seed: int) -> tuple[np.ndarray, dict[str, float]]:
-    """Place ``(images, features)`` in the plane: principal components first, then t-SNE started from them.
-
-    Returns:
-        The coordinates, ``(images, 2)``, and the divergence and trustworthiness (0 to 1, 1 is best) of the picture.
-    """
-    components = min(params.pca_components, *features.shape)
-    reduced = PCA(components, svd_solver="full", random_state=seed).fit_transform(features)
-    # Beyond a third of the images t-SNE has no neighbourhoods left to tell apart.
-    perplexity = min(params.perplexity, (len(features) - 1) / 3)
-    method = TSNE(init="pca", learning_rate="auto", perplexity=perplexity, random_state=seed)
-    points = method.fit_transform(reduced)
-    neighbours = min(5, (len(features) - 1) // 2)
-    return points, {
-        "perplexity": perplexity,
-        "kl_divergence": float(method.kl_divergence_),
-        "trustworthiness": float(trustworthiness(features, points, n_neighbors=neighbours)),
+    rows = chosen_rows(split, params.max_images)
+    features, logits = extract_features(model, spec, split, "tsne", layers, rows)
+    images = described(split, rows, spec.classes, logits.argmax(axis=1))
+    tables, metrics = {}, {}
+    for name, values in features.items():
+        check_numbers(name, values)
+        say(f"tsne: {len(rows):,} images of the {split.name} split, {values.shape[1]:,} features of {name}")
+        points, metrics[name] = embed(values, params, seed, f"tsne of {name}")
+        metrics[name] |= measure(values, points, split.labels[rows])
+        tables[name] = pd.concat([pd.DataFrame(points, columns=["x", "y"]), images], axis=1)
+    write_tables(tables)
+    captions = {
+        name: f"{name}: {metrics[name]['neighbour_purity']:.1%} of neighbours share the class" for name in layers
     }
+    plot_tsne(PLOTS / "tsne.png", tables, spec.classes, captions, f"t-SNE, {split.name} split")
+    about = {"split": split.name, "layer": params.layers[-1], "images": len(rows)}
+    write_json(METRICS / "tsne.json", {**about, **metrics[params.layers[-1]], "layers": metrics})
+
+
+def chosen_rows(split: PackedSplit, most: int) -> np.ndarray:
+    """The rows of the images that are drawn.
+
+    Raises:
+        PipelineError: they are too few.
+    """
+    if len(split) < FEWEST:
+        raise PipelineError(
+            f"{DATASET}: the {split.name} split has {len(split)} images, t-SNE needs {FEWEST}; set tsne.split to train"
+        )
+    return spread(len(split), most)
+
+
+def check_numbers(layer: str, features: np.ndarray) -> None:
+    """Refuse what no distance can be taken of, and tell of a layer that sees no difference between the images.
+
+    Raises:
+        PipelineError: some features are infinite or not a number.
+    """
+    if not np.isfinite(features).all():
+        raise PipelineError(
+            f"{MODEL}: {layer} gives values that are infinite or not a number; lower train.lr and train again"
+        )
+    if not np.ptp(features, axis=0).any():
+        say(f"tsne: warning: {layer} gives the same for every image, so its picture shows noise")
+
+
+def described(split: PackedSplit, rows: np.ndarray, classes: tuple[str, ...], predicted: np.ndarray) -> pd.DataFrame:
+    """What is known of each image, a row an image."""
+    names, labels = np.array(classes, dtype=object), split.labels[rows]
+    return pd.DataFrame(
+        {
+            "class": names[labels],
+            "id": np.array(split.ids, dtype=object)[rows],
+            "label": labels,
+            "predicted_class": names[predicted],
+            "correct": (labels == predicted).astype(int),
+        }
+    )
+
+
+def write_tables(tables: dict[str, pd.DataFrame]) -> None:
+    """Write the points of all layers, and once more those of the last one, for DVC's scatter plot."""
+    layered = pd.concat([table.assign(layer=name) for name, table in tables.items()])
+    columns = {
+        "tsne.csv": ["x", "y", "class", "id", "predicted_class", "correct"],
+        "tsne_layers.csv": ["layer", "id", "label", "class", "predicted_class", "x", "y"],
+    }
+    for file, table in (("tsne.csv", list(tables.values())[-1]), ("tsne_layers.csv", layered)):
+        with replacing(PLOTS / file) as beside:
+            table[columns[file]].to_csv(beside, index=False, float_format="%.4f")

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.archives import archive_tree, safety
 from pipeline.archives.archive_tree import archive_tree as tree_of
 from pipeline.archives.nested import with_nested
 from pipeline.errors import PipelineError
-from pipeline.archives import archive_tree, safety
 
 PHOTOS = {f"train/{index % 2}_{index}.jpg": random.Random(index).randbytes(3000) for index in range(4)}
 BAD_NAMES = [

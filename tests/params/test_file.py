@@ -136,7 +136,7 @@ NAMES = "a list of at least 2 texts or null"
         ("train.lr", float("inf"), A_RATE),
         ("train.clip_norm", -0.5, "a number (≥ 0)"),
         ("evaluate.split", "dev", "auto, test, valid, train"),
-        ("tsne.layer", 5, "a text"),
+        ("tsne.layers", 5, "a list of texts"),
         ("train", None, A_SECTION),
         ("train", [1], A_SECTION),
     ],

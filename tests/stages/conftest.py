@@ -82,6 +82,14 @@ EVERYTHING = {
     "ema_decay": 0.9,
 }
 EVALUATE = {"split": "auto", "top_k": 2, "tta": False, "bootstrap": 100}
+TSNE = {
+    "layers": ["blocks.2", "hidden2"],
+    "split": "auto",
+    "max_images": 5000,
+    "pca_components": 50,
+    "perplexity": 30.0,
+    "exaggeration": 1.0,
+}
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 

@@ -1,0 +1,163 @@
+"""Time and quality of ``pipeline.embedding`` against scikit-learn's t-SNE and other settings of openTSNE, side by side.
+
+    python benchmarks/tsne.py compare --images 3430 --rounds 3 --threads 2
+    python benchmarks/tsne.py compare --images 50000 --rounds 1 --threads 2 --limit 300
+    python benchmarks/tsne.py determinism --images 3430
+
+*compare*: 512 features an image of a network that tells 11 classes apart for 96 % of neighbours: Gaussian classes in 24
+dimensions, mixed linearly, with noise, through ReLU. Everyone gets the first 50 principal components and starts from
+the first two; a run is a fresh process that computes them and the t-SNE. The divergence is taken by one yardstick for
+all, trustworthiness and purity as the stage does. *determinism*: whether 1 thread, 2 threads and 2 threads once more
+give the same bits.
+
+Measured:
+
+"""
+
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import openTSNE
+import sklearn.manifold
+import typer
+from openTSNE.affinity import PerplexityBasedNN
+from openTSNE.kl_divergence import kl_divergence_approx_fft
+
+from pipeline.embedding import embed, first_positions, measure, principal_components
+from pipeline.params.tsne import TsneParams
+
+CLASSES, FEATURES, LATENT = 11, 512, 24
+SEED = 6666
+PARAMS = TsneParams(
+    layers=("hidden2",), split="auto", max_images=100_000, pca_components=50, perplexity=30.0, exaggeration=1.0
+)
+
+app = typer.Typer(add_completion=False)
+
+
+def network_features(images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features, ``float32``, ``(images, 512)``, and labels."""
+    random = np.random.default_rng(0)
+    labels = np.arange(images) % CLASSES
+    centres = random.normal(0, 1.1, (CLASSES, LATENT))
+    mixing = random.normal(0, LATENT**-0.5, (LATENT, FEATURES))
+    latent = centres[labels] + random.normal(0, 1, (images, LATENT))
+    activations = latent @ mixing + random.normal(0, 0.1, (images, FEATURES)) - 0.3
+    return np.maximum(activations, 0).astype(np.float32), labels
+
+
+def ours(features: np.ndarray, threads: int) -> np.ndarray:
+    """``embed`` as the stage calls it."""
+    return embed(features, PARAMS, SEED, "ours")[0]
+
+
+def scikit_learn(features: np.ndarray, threads: int) -> np.ndarray:
+    """Barnes-Hut, 1,000 steps, a learning rate of n/12 in the usual convention: its defaults."""
+    components = principal_components(features, PARAMS.pca_components, SEED)
+    return sklearn.manifold.TSNE(random_state=SEED, n_jobs=threads, verbose=2).fit_transform(components)
+
+
+def open_tsne(**settings: object) -> Callable[[np.ndarray, int], np.ndarray]:
+    """openTSNE with other settings than ours."""
+
+    def run(features: np.ndarray, threads: int) -> np.ndarray:
+        components = principal_components(features, PARAMS.pca_components, SEED)
+        settings["learning_rate"] = settings.get("learning_rate", lambda n: "auto")(len(features))
+        start = first_positions(components, SEED)
+        method = openTSNE.TSNE(initialization=start, n_jobs=threads, random_state=SEED, **settings)
+        return np.array(method.fit(components))
+
+    return run
+
+
+CONTENDERS = {
+    "scikit-learn": scikit_learn,
+    "ours": ours,
+    "approximate neighbours": open_tsne(neighbors="annoy"),
+    "n/12 throughout": open_tsne(neighbors="exact", learning_rate=lambda n: n / 12),
+}
+
+
+def divergence(features: np.ndarray, points: np.ndarray) -> float:
+    """Kullback-Leibler divergence in nats, by the same affinities for everyone."""
+    components = principal_components(features, PARAMS.pca_components, SEED)
+    weights = PerplexityBasedNN(components, PARAMS.perplexity, method="exact").P
+    return float(kl_divergence_approx_fft(weights.indices, weights.indptr, weights.data, points))
+
+
+@app.command()
+def run(name: str, images: int, threads: int, rate: bool = True) -> None:
+    """Let one contender run, in this process, and print what came of it as JSON."""
+    features, labels = network_features(images)
+    wall, cpu = time.perf_counter(), time.process_time()
+    points = CONTENDERS[name](features, threads)
+    result = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    result["bits"] = hashlib.sha256(np.ascontiguousarray(points)).hexdigest()[:12]
+    if rate:
+        points = np.ascontiguousarray(points, dtype=np.float64)
+        result |= {"divergence": divergence(features, points), **measure(features, points, labels)}
+    print("\n" + json.dumps(result))
+
+
+def in_fresh_process(name: str, images: int, threads: int, limit: float, *options: str) -> dict | str:
+    """What ``run`` printed, or, where it took longer than ``limit`` seconds, the last line of its progress."""
+    command = [sys.executable, __file__, "run", name, str(images), str(threads), *options]
+    # Waiting threads sleep: spinning, they would take the cores from whatever else the machine does.
+    settings = {"OMP_NUM_THREADS": str(threads), "PIPELINE_WORKERS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    environment = {**os.environ, **settings}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment, check=True)
+    except subprocess.TimeoutExpired as error:
+        lines = (error.stdout or b"").decode().strip().splitlines()
+        return lines[-1] if lines else "before its first step"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@app.command()
+def compare(images: int = 3430, rounds: int = 3, threads: int = 2, limit: float = 600, names: str = "") -> None:
+    """Let all take turns; --names picks some, by comma, --limit is of seconds for a run."""
+    chosen = names.split(",") if names else list(CONTENDERS)
+    results: dict[str, list[dict]] = {name: [] for name in chosen}
+    print(f"{images:,} images, {threads} threads, {rounds} rounds; load before {os.getloadavg()[0]:.1f}")
+    for _ in range(rounds):
+        for name in chosen:
+            result = in_fresh_process(name, images, threads, limit)
+            if isinstance(result, str):
+                print(f"{name}: stopped after {limit:.0f} s: {result}")
+            else:
+                results[name].append(result)
+    print(f"{'':24}{'seconds':>8} {'':>16}{'CPU s':>8}{'diverg.':>9}{'trust':>8}{'purity':>8}{'silhou.':>8}")
+    for name, found in results.items():
+        if found:
+            seconds = [one["seconds"] for one in found]
+            spread = f"({min(seconds):.1f} to {max(seconds):.1f})"
+            cpu = statistics.median(one["cpu_seconds"] for one in found)
+            rated = "".join(
+                f"{statistics.median(one[key] for one in found):8.4f}"
+                for key in ("divergence", "trustworthiness", "neighbour_purity", "silhouette")
+            )
+            print(f"{name:24}{statistics.median(seconds):8.1f} {spread:>16}{cpu:8.1f} {rated}")
+    print(f"load after {os.getloadavg()[0]:.1f}")
+
+
+@app.command()
+def determinism(images: int = 3430, names: str = "") -> None:
+    """Say who gives the same bits in three processes."""
+    for name in names.split(",") if names else CONTENDERS:
+        bits = []
+        for threads in (1, 2, 2):
+            result = in_fresh_process(name, images, threads, 3600, "--no-rate")
+            bits.append(result["bits"] if isinstance(result, dict) else "")
+        said = {1: "always the same", 2: "the same twice with 2 threads" if bits[1] == bits[2] else "by chance"}
+        print(f"{name:24}{' '.join(bits)}  {said.get(len(set(bits)), 'never the same')}")
+
+
+if __name__ == "__main__":
+    app()
