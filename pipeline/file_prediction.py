@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.decoding import decode
 from pipeline.device import choose_device
 from pipeline.errors import PipelineError, listed
 from pipeline.file_names import IMAGE_ENDINGS, is_image, is_junk
@@ -28,7 +27,7 @@ from pipeline.files import replacing
 from pipeline.machine import worker_count
 from pipeline.models import ModelSpec
 from pipeline.onnx_model import PixelClassifier
-from pipeline.packing import VIEW_DETAIL, view_seed
+from pipeline.packing import photo_for_views, plain_photo, view_seed
 from pipeline.params.augment import AugmentParams
 from pipeline.params.file import load_params
 from pipeline.paths import PARAMS
@@ -251,12 +250,13 @@ def _read_ahead(
         except ValueError as error:
             return str(error)
 
-    pool = ThreadPoolExecutor(worker_count())
+    workers = worker_count()
+    pool = ThreadPoolExecutor(workers)
     try:
         waiting: deque[Future[Photo | str]] = deque()
         for file in files:
             waiting.append(pool.submit(read, file))
-            if len(waiting) > ahead:
+            if len(waiting) > ahead + workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -274,14 +274,15 @@ def _make_reader(size: int, resize: str, views: Views | None) -> Callable[[bytes
     """Make the function from a file's bytes and name to its plain copy and views, just as ``augment`` makes them."""
     plain = plain_copy(_Square(size, resize))
     if views is None:
-        return lambda content, name: plain(decode(content, size))[None]
+        return lambda content, name: plain(plain_photo(content, size))[None]
     draw = augmented_view(views.params.model_copy(update={"image_size": size, "resize": resize}))
     numbers = range(1, views.params.views + 1)
 
     def read(content: bytes, name: str) -> np.ndarray:
-        copies = [plain(decode(content, size))]
-        photo = decode(content, VIEW_DETAIL * size)
-        return np.stack([*copies, *(draw(photo, view_seed(views.seed, name, number)) for number in numbers)])
+        photo = plain_photo(content, size)
+        detailed = photo_for_views(content, size, photo)
+        drawn = (draw(detailed, view_seed(views.seed, name, number)) for number in numbers)
+        return np.stack([plain(photo), *drawn])
 
     return read
 

@@ -129,7 +129,7 @@ class _Worker:
             image = self.arrays.images[place]
             content = self.archive.read(image)
             try:
-                photo = decode(content, round(PLAIN_DETAIL * self.size))
+                photo = plain_photo(content, self.size)
             except ValueError as error:
                 result.bad[place] = str(error)
                 result.digests.append(b"")
@@ -143,13 +143,23 @@ class _Worker:
 
     def _views(self, content: bytes, photo: np.ndarray, image: RawImage) -> Iterator[np.ndarray]:
         count = self.arrays.shapes[image.split][1]
-        if count > 1 and depends_on_scale(content):
-            photo = decode(content, VIEW_DETAIL * self.size)
+        if count > 1:
+            photo = photo_for_views(content, self.size, photo)
         for view in range(1, count):
             yield self.draw(photo, view_seed(self.seed, image.entry, view))
 
 
 _worker: _Worker
+
+
+def plain_photo(content: bytes, size: int) -> np.ndarray:
+    """Decode a file for a plain copy of ``size`` pixels, ``(height, width, 3)``; ValueError says why it cannot be."""
+    return decode(content, round(PLAIN_DETAIL * size))
+
+
+def photo_for_views(content: bytes, size: int, photo: np.ndarray) -> np.ndarray:
+    """Decode a file for views of ``size`` pixels; ``photo`` is what ``plain_photo`` gave of it."""
+    return decode(content, VIEW_DETAIL * size) if depends_on_scale(content) else photo
 
 
 def view_seed(seed: int, entry: str, view: int) -> int:

@@ -215,19 +215,20 @@ def test_a_picture_that_keeps_everything_is_best_and_a_shuffled_one_is_not():
     [
         (np.zeros(12, int), 1.0),
         (np.arange(12), 0.0),
-        # The image that is alone in its class has no neighbour of it; the five at its side see it, the others do not.
-        (np.array([1] + [0] * 11), (6 * 5 + 5 * 4) / 60),
+        # The image that is alone in its class has no neighbour of it, and is one of five others' five nearest.
+        (np.array([1] + [0] * 11), (5 * 4 + 6 * 5) / 60),
     ],
     ids=["one class", "a class an image", "an image alone"],
 )
 def test_classes_of_any_size_have_measures(labels, purity):
-    line = np.arange(12.0)[:, None] * [1.0, 0.1]
+    # The nearest are the ones before it.
+    line = 2.0 ** np.arange(12)[:, None] * [1.0, 0.1]
     measures = measure(line, line, labels)
     assert ("silhouette" in measures) == (len(set(labels)) == 2)
     assert measures["neighbour_purity"] == measures["feature_neighbour_purity"] == pytest.approx(purity)
 
 
-@pytest.mark.parametrize(("places", "purity"), [([0, 1, 2, 10, 11, 12], 1), ([0, 1, 10, 2, 11, 12], 2 / 3)])
+@pytest.mark.parametrize(("places", "purity"), [([0, 1, 2.5, 10, 11, 12.5], 1), ([0, 1, 10, 2.5, 11, 12.5], 1 / 2)])
 def test_purity_is_the_share_of_neighbours_of_the_same_class(places, purity):
     labels = np.array([0, 0, 0, 1, 1, 1])
     assert neighbour_purity(np.array(places, float)[:, None], labels, 1) == pytest.approx(purity)
