@@ -14,7 +14,10 @@ from pipeline.plots.fonts import shortened
 from pipeline.plots.style import class_colours, saved_figure
 
 NAME_WIDTH = 24
-CLASSES_A_COLUMN = 30
+# With more classes no eye finds a colour in the legend again.
+MOST_NAMED, NAMES_A_COLUMN = 60, 20
+# Inches.
+PANEL, ONLY_PANEL, LEGEND_COLUMN = 5.2, 7, 2.2
 
 
 def plot_tsne(
@@ -23,24 +26,26 @@ def plot_tsne(
     """Draw a panel a layer, and in it a point an image; each table has the columns x, y and label."""
     across = len(tables) if len(tables) <= 3 else math.ceil(math.sqrt(len(tables)))
     down = math.ceil(len(tables) / across)
-    side = 7 if len(tables) == 1 else 5.2
-    with saved_figure(path, across * side + 2, down * side, [*classes, *captions.values()]) as figure:
+    side = ONLY_PANEL if len(tables) == 1 else PANEL
+    columns = math.ceil(len(classes) / NAMES_A_COLUMN) if len(classes) <= MOST_NAMED else 0
+    texts = [*classes, *captions.values()]
+    with saved_figure(path, across * side + max(1, columns) * LEGEND_COLUMN, down * side, texts) as figure:
         panels = figure.subplots(down, across, squeeze=False).flat
         for axis in panels:
             sns.despine(ax=axis, left=True, bottom=True)
             # The axes of t-SNE have no unit: only who is near whom means something.
             axis.set(xticks=[], yticks=[])
-        colours = class_colours(len(classes))
         for axis, (layer, table) in zip(figure.axes, tables.items(), strict=False):
-            _draw(axis, table, colours)
+            _draw(axis, table, class_colours(len(classes)))
             axis.set_title(captions[layer])
-        _legend(figure, classes, colours)
-        figure.suptitle(title)
+        if columns:
+            _legend(figure, classes, columns)
+        figure.suptitle(title if columns else f"{title}, {len(classes):,} classes")
 
 
-def _legend(figure: Figure, classes: tuple[str, ...], colours: list[tuple[float, float, float]]) -> None:
+def _legend(figure: Figure, classes: tuple[str, ...], columns: int) -> None:
+    colours = class_colours(len(classes))
     handles = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours]
-    columns = math.ceil(len(classes) / CLASSES_A_COLUMN)
     numbers = [str(index) for index in range(len(classes))]
     legend = figure.legend(handles, numbers, title="class", loc="outside center right", frameon=False, ncols=columns)
     # The names come afterwards: matplotlib leaves out one that begins with an underscore.
@@ -58,6 +63,6 @@ def _draw(axis: Axes, table: pd.DataFrame, colours: list[tuple[float, float, flo
         s=size,
         c=[colours[label] for label in mixed["label"]],
         edgecolors="white",
-        linewidths=0.3,
+        linewidths=min(0.3, size / 20),
     )
     axis.set_aspect("equal", "datalim")
