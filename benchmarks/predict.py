@@ -11,6 +11,14 @@ Python, importing torch and reading the weights count for none of them.
 
 Measured:
 
+    2 CPU cores (x86-64, shared with other work: load 4 to 5 throughout), torch 2.15.0 with 1 thread, photos of 512 px;
+    medians, in brackets the extremes.
+    Width 16, 1,000 photos, 5 rounds: (a) 118 images a second (88 to 160), (b) 120 (81 to 137), ours 312 (180 to 325):
+    2.6 times as many. With batches of 64 instead of 16 ours were 203 (3 rounds).
+    Width 64, 200 photos, 3 rounds: (a) 21 (20 to 31), (b) 24 (19 to 26), ours 21 (21 to 30): there the network takes
+    all the time, and no way is faster than another.
+
+    A GPU: not measured.
 """
 
 import os
