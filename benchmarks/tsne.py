@@ -10,8 +10,25 @@ the first two; a run is a fresh process that computes them and the t-SNE. The di
 all, trustworthiness and purity as the stage does. *determinism*: whether 1 thread, 2 threads and 2 threads once more
 give the same bits.
 
-Measured:
+Measured (2 CPU cores of a machine that others used at the same time, load 4 to 6: compare within a table, not across;
+openTSNE 1.0.4, scikit-learn 1.9.1):
 
+    3,430 images, 3 rounds, median:
+                             seconds                    CPU s  diverg.   trust  purity silhou.
+    scikit-learn                37.3   (30.5 to 44.3)    16.6   1.6769  0.9733  0.9833  0.7078
+    ours                        22.9   (19.7 to 29.5)    11.6   1.6730  0.9736  0.9834  0.7103
+    approximate neighbours      17.1   (14.4 to 21.0)    11.4   1.6722  0.9729  0.9831  0.7114
+    n/12 throughout             20.2   (13.9 to 28.0)    10.5   1.7039  0.9734  0.9838  0.7024
+
+    50,000 images, a run each of at most 420 s:
+    ours                       182.0                     83.3   3.7658  0.9619  0.9858  0.6214
+    scikit-learn had done 450 of its 1,000 steps, at 39.6 s for fifty, its own divergence at 4.04.
+
+    determinism, 1,500 images: scikit-learn, ours and n/12 throughout always gave the same bits, approximate neighbours
+    others with 2 threads than with 1.
+
+So: openTSNE, with exact neighbours, which cost no more CPU and do not depend on the threads, and with the rate that it
+recommends, n over the exaggeration: n/12 at first, n afterwards.
 """
 
 import hashlib

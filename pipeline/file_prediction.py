@@ -97,20 +97,24 @@ def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Pa
     # Into a pipe goes the table alone; a bar on stderr does no harm.
     quiet = output is None and not sys.stderr.isatty()
     found = predict_files(files, models, views, quiet)
-    failures = {**failures, **found.failures}
-    if found.paths and output is not None:
-        write_csv(output, found)
-    elif found.paths:
-        print_table(found, top)
     if found.paths:
-        where = f", written to {output}" if output is not None else ""
-        count = f"{len(found.paths):,} image{'s' if len(found.paths) > 1 else ''}"
-        rate = f"{len(found.paths) / found.seconds:,.0f} images a second"
-        say(f"predict: {count} in {found.seconds:.2f} s, {rate}{where}")
+        if output is not None:
+            write_csv(output, found)
+        else:
+            print_table(found, top)
+        _say_rate(found, output)
+    failures |= found.failures
     if failures:
         count = f"{len(failures):,} of {len(failures) + len(found.paths):,} could not be predicted"
         lines = [f"{_shown(path)}: {reason}" for path, reason in failures.items()]
         raise PipelineError("\n".join(lines if len(lines) == 1 else [f"predict: {count}", *lines]))
+
+
+def _say_rate(found: Predictions, output: Path | None) -> None:
+    where = f", written to {output}" if output is not None else ""
+    count = f"{len(found.paths):,} image{'s' if len(found.paths) > 1 else ''}"
+    rate = f"{len(found.paths) / found.seconds:,.0f} images a second"
+    say(f"predict: {count} in {found.seconds:.2f} s, {rate}{where}")
 
 
 def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
