@@ -122,6 +122,8 @@ def evaluate() -> None:
 def tsne() -> None:
     """Draw what a layer of the network learned."""
     params = read_params()
+    # Where another program holds a core, threads that spin while they wait take that of the one they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from pipeline.stages.tsne import tsne as stage
 
     stage(params.tsne, params.seed)
