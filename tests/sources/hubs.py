@@ -6,10 +6,10 @@ import os
 import re
 import shutil
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+from tests.loopback import LoopbackServer
 
 ENVIRONMENT = {
     **{key: value for key, value in os.environ.items() if not key.startswith("GIT_")},
@@ -86,7 +86,7 @@ def object_path(repository, oid):
     return Path(repository) / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
 
 
-class Hub:
+class Hub(LoopbackServer):
     """A web server with the hub's listing and download calls and, unless ``git`` is False, its git repositories.
 
     ``faults`` are answers by a part of the URL: a status, an HTML page (bytes), or how many bytes come before a break.
@@ -95,29 +95,7 @@ class Hub:
     def __init__(self, root):
         self.root, self.git, self.faults, self.requests, self.published = Path(root), True, {}, [], {}
         self.protocol = None  # of git: what the client asks for
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.0"
-
-            def do_GET(self):
-                hub.answer(self)
-
-            do_POST = do_GET  # noqa: N815
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__()
 
     def answer(self, request):
         """Answer one request."""

@@ -5,15 +5,14 @@ import hashlib
 import io
 import random
 import tarfile
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.sources.archive import open_archive
+from tests.loopback import LoopbackServer
 
 PHOTOS = {
     f"food/train/{index % 2}_{index}.jpg": f"photo {index}".encode() + random.Random(index).randbytes(10_000)
@@ -161,35 +160,20 @@ def test_a_compressed_file_that_is_no_tar_is_refused(workspace, data_params):
     assert message.startswith("data.location: photos.tar.gz is compressed, but no tar; ")
 
 
-class Site:
+class Site(LoopbackServer):
     """A web server on this machine: its address, the files it serves, and the requests that came."""
 
     def __init__(self):
         self.files, self.requests = {}, []
-        site = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                site.requests.append(self.path)
-                content = site.files.get(self.path)
-                self.send_response(200 if content is not None else 404)
-                self.send_header("Content-Length", str(len(content or b"")))
-                self.end_headers()
-                self.wfile.write(content or b"")
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+    def answer(self, request):
+        self.requests.append(request.path)
+        content = self.files.get(request.path)
+        request.send_response(200 if content is not None else 404)
+        request.send_header("Content-Length", str(len(content or b"")))
+        request.end_headers()
+        request.wfile.write(content or b"")
 
 
 @pytest.fixture
