@@ -224,11 +224,11 @@ def report() -> None:
 
 @recipe_app.command("list")
 def recipe_list() -> None:
-    """List the recipes."""
+    """List the recipes, each with what was measured."""
     from pipeline.recipes import list_recipes
 
-    for name, title in list_recipes():
-        typer.echo(f"{name:<12} {title}")
+    for recipe in list_recipes():
+        typer.echo(f"{recipe.name:<14} {recipe.title}\n{'':<14} {recipe.measured}")
 
 
 @recipe_app.command("show")

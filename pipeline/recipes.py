@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 
@@ -27,12 +27,23 @@ def recipe_path(name: str) -> Path:
     return path
 
 
-def list_recipes() -> list[tuple[str, str]]:
-    """Every recipe's name and the first line of its comment."""
-    return [
-        (path.stem, path.read_text("utf-8").splitlines()[0].removeprefix("# "))
-        for path in sorted(RECIPES.glob("*.yaml"))
-    ]
+class Recipe(NamedTuple):
+    """What a recipe says of itself: its title is the first line of its comment, the next one what was measured."""
+
+    name: str
+    title: str
+    measured: str
+
+
+def list_recipes() -> list[Recipe]:
+    """Every recipe, with the score, the seeds, the device and the minutes that were measured, or "not measured"."""
+    return sorted(_describe(path) for path in RECIPES.glob("*.yaml"))
+
+
+def _describe(path: Path) -> Recipe:
+    title, measured = [*path.read_text("utf-8").splitlines(), "", ""][:2]
+    said = measured.partition("Measured: ")[2]
+    return Recipe(path.stem, title.removeprefix("# "), said or "not measured")
 
 
 def apply_recipe(name: str, params_path: Path) -> list[str]:

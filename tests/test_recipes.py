@@ -35,6 +35,16 @@ def test_digits_after_any_recipe_restores_the_committed_parameters(params, name)
     assert params.read_text() == (ROOT / "params.yaml").read_text()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_gives_the_same_whatever_was_applied_before(params, name):
+    apply_recipe(name, params)
+    direct = params.read_text()
+    for before in NAMES:
+        apply_recipe(before, params)
+        apply_recipe(name, params)
+        assert params.read_text() == direct, before
+
+
 def test_applying_says_what_changed(params):
     assert "model.width: 16 -> 64" in apply_recipe("food11", params)
     assert apply_recipe("food11", params) == [f"{params} has these values already"]
@@ -51,12 +61,25 @@ def test_food11_has_the_settings_of_the_homework(params):
 
 
 def test_list_names_each_recipe_with_its_title(params):
-    assert [name for name, _ in list_recipes()] == sorted(NAMES)
-    assert all(title and not title.startswith("#") for _, title in list_recipes())
+    assert [recipe.name for recipe in list_recipes()] == sorted(NAMES)
+    assert all(recipe.title and not recipe.title.startswith("#") for recipe in list_recipes())
+
+
+def test_list_says_score_seeds_device_and_minutes_or_that_nothing_was_measured(params):
+    for recipe in list_recipes():
+        told = [word in recipe.measured for word in ("accuracy", "seed", "CPU", "minute")]
+        assert all(told) or recipe.measured == "not measured", recipe
+
+
+def test_a_recipe_of_the_users_without_such_a_line_is_not_measured(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/mine.yaml").write_text("# Mine\nseed: 3\n")
+    monkeypatch.chdir(tmp_path)
+    assert list_recipes() == [("mine", "Mine", "not measured")]
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones(params):
-    with pytest.raises(PipelineError, match="got 'food', allowed are digits, food11"):
+    with pytest.raises(PipelineError, match="got 'food', allowed are digits, food11, food11-strong, imagefolder"):
         recipe_path("food")
 
 
