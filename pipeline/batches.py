@@ -40,7 +40,7 @@ class Batches:
         resident: bool | None = None,
     ) -> None:
         self.device = device
-        self.shape = split.images.shape
+        self.shape: tuple[int, ...] = split.images.shape
         self.labels = torch.tensor(split.labels)
         self.scale = 1 / torch.tensor(std, device=device).view(1, 3, 1, 1)
         self.shift = -torch.tensor(mean, device=device).view(1, 3, 1, 1) * self.scale
@@ -53,7 +53,7 @@ class Batches:
                 self.images = torch.from_numpy(split.images).to(device).flatten(0, 1)
             self.labels = self.labels.to(device)
         else:
-            self.file = split.images.filename
+            self.file = str(split.images.filename)
             self.offset = split.images.offset
 
     def __len__(self) -> int:
@@ -95,10 +95,10 @@ class Batches:
 
     def _stream(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
         """Read ahead in a thread, at most ``PREFETCH`` batches, so that memory does not grow with the split."""
-        ready: queue.Queue = queue.Queue(PREFETCH)
+        ready: queue.Queue[tuple[Tensor, Tensor] | BaseException | None] = queue.Queue(PREFETCH)
         stopped = threading.Event()
 
-        def put(item: object) -> None:
+        def put(item: tuple[Tensor, Tensor] | BaseException | None) -> None:
             while not stopped.is_set():
                 try:
                     return ready.put(item, timeout=0.1)
@@ -140,9 +140,9 @@ class Batches:
 
 def fits(size: int, device: torch.device) -> bool:
     """Whether ``size`` bytes are at most half of the free memory, so that the network has room beside them."""
-    if device.type == "cuda":
-        return size <= torch.cuda.mem_get_info(device)[0] / 2
-    return size <= psutil.virtual_memory().available / 2
+    on_gpu = device.type == "cuda"
+    free: int = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    return size <= free / 2
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

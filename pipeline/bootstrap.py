@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
 
 from pipeline.metrics import BY_CLASS, image_scores
@@ -52,7 +53,7 @@ def bootstrap_intervals(
     names = [*scores, "balanced_accuracy", *(f"macro_{name}" for name in BY_CLASS)]
     whole = zip(names, ends[: len(names)].tolist(), strict=True)
     intervals = {name: {"low": low, "high": high} for name, (low, high) in whole if not np.isnan(low)}
-    by_class = np.hstack(ends[len(names) :].reshape(len(BY_CLASS), classes, 2))
+    by_class = np.hstack(list(ends[len(names) :].reshape(len(BY_CLASS), classes, 2)))
     return intervals, pd.DataFrame(by_class, columns=[f"{name}_{end}" for name in BY_CLASS for end in ("low", "high")])
 
 
@@ -108,7 +109,8 @@ def _percentiles(judge: Callable[..., np.ndarray], images: int, resamples: int) 
             batch=max(BATCH_IMAGES // images, 1),
             rng=np.random.default_rng(0),
         ).bootstrap_distribution
-        return np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1).T
+        ends: NDArray[np.float64] = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1).T
+        return ends
 
 
 def _shares(

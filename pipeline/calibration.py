@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import binned_statistic, binomtest
@@ -12,7 +13,7 @@ from pipeline.metrics import CALIBRATION_BINS
 LOG_LIMITS = (-10, 10)
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     """The temperature T for which softmax(logits / T) has the least log loss (Guo et al. 2017).
 
     Args:
@@ -29,12 +30,12 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     def loss(log_temperature: float) -> float:
         scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
-        return -np.take_along_axis(scaled, labels[:, None], axis=1).mean()
+        return float(-np.take_along_axis(scaled, labels[:, None], axis=1).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=LOG_LIMITS, options={"xatol": 1e-6}).x))
 
 
-def cross_fitted_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def cross_fitted_probabilities(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Temperature-scaled probabilities, ``(images, classes)``, by the temperature of the other half of the images.
 
     For judging temperature scaling on the split that the temperature comes from: no image has a say in its own. The
@@ -42,10 +43,11 @@ def cross_fitted_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.nda
     """
     halves = np.random.default_rng(0).permutation(len(labels)) % 2
     temperatures = [fit_temperature(logits[halves != half], labels[halves != half]) for half in (0, 1)]
-    return softmax(logits / np.array(temperatures)[halves, None], axis=1)
+    probabilities: NDArray[np.float64] = softmax(logits / np.array(temperatures)[halves, None], axis=1)
+    return probabilities
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+def reliability(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> pd.DataFrame:
     """The reliability diagram (DeGroot & Fienberg 1983): 15 bins of equal width by the predicted class's probability.
 
     Returns:
@@ -59,7 +61,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     images, hits = (binned_statistic(confidence, right, name, edges).statistic.astype(int) for name in ("count", "sum"))
     table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "images": images})
     table["confidence"] = binned_statistic(confidence, confidence, "mean", edges).statistic
-    filled = images > 0
+    filled: NDArray[np.bool_] = images > 0
     table, images, hits = table[filled].reset_index(drop=True), images[filled], hits[filled]
     table["accuracy"] = hits / images
     intervals = [binomtest(*pair).proportion_ci(0.95, "exact") for pair in zip(hits, images, strict=True)]

@@ -22,9 +22,9 @@ FOLDER = Path(".checkpoints")
 def fingerprint(**facts: Any) -> str:
     """A name for a run: the facts (parameters, dataset, device ...), torch's version and the pipeline's loaded code."""
     code = {
-        name: hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+        name: hashlib.sha256(Path(file).read_bytes()).hexdigest()
         for name, module in sorted(sys.modules.items())
-        if name.split(".")[0] == "pipeline" and getattr(module, "__file__", None)
+        if name.split(".")[0] == "pipeline" and (file := getattr(module, "__file__", None))
     }
     content = json.dumps({**facts, "torch": torch.__version__, "code": code}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:20]
@@ -63,7 +63,8 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """Read a checkpoint into the CPU's memory, None where there is none; only tensors and plain values are loaded."""
     if not path.exists():
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 def remove_checkpoint(path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, bootstrap, t
 from sklearn.metrics import recall_score
@@ -97,7 +98,7 @@ def compare(pairs: pd.DataFrame, left_out: int = 0) -> Comparison:
         left_out: so many images are in one of the two tables alone.
     """
     images = len(pairs)
-    only_a, only_b = ((pairs[f"right_{x}"] & ~pairs[f"right_{y}"]).sum().item() for x, y in ("ab", "ba"))
+    only_a, only_b = (int((pairs[f"right_{x}"] & ~pairs[f"right_{y}"]).sum()) for x, y in ("ab", "ba"))
     right = [pairs[f"right_{name}"].to_numpy(float) for name in "ab"]
     accuracy = _difference(*right)
     if only_a + only_b == 0:
@@ -146,9 +147,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(binomtest(only_b, changed).pvalue) if changed else 1.0
 
 
-def _critical(changed: np.ndarray | int) -> np.ndarray:
+def _critical(changed: NDArray[np.int64] | int) -> NDArray[np.float64]:
     """How many of the changed images one network must have right for McNemar's test to come below 0.05."""
-    return binom.isf((1 - LEVEL) / 2, changed, 0.5) + 1
+    needed: NDArray[np.float64] = binom.isf((1 - LEVEL) / 2, changed, 0.5) + 1
+    return needed
 
 
 def least_significant(images: int, changed: int) -> float:
@@ -180,7 +182,7 @@ def detectable(images: int, changed: float, power: float = POWER) -> float:
         of_the_better = binom.sf(needed - 1, counts, (share + difference) / (2 * share))
         return float(of_the_better @ binom.pmf(counts, images, share))
 
-    return brentq(lambda difference: found(difference) - power, 1e-9, 1.0)
+    return float(brentq(lambda difference: found(difference) - power, 1e-9, 1.0))
 
 
 def class_changes(pairs: pd.DataFrame) -> pd.DataFrame:

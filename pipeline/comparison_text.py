@@ -135,7 +135,7 @@ def seed_lines(results: pd.DataFrame) -> list[str]:
     metrics = results.drop(columns="experiment")
     statistics = seed_statistics(metrics)
     rows = pd.concat([results, statistics.assign(experiment="")]).rename_axis("seed").reset_index()
-    lines = _table(rows, dict.fromkeys(metrics, "{:.4f}"))
+    lines = _table(rows, dict.fromkeys(metrics.columns, "{:.4f}"))
     if len(results) < 2:
         return lines
     mean, deviation, least, greatest = statistics["accuracy"]

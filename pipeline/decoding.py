@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 # Where nobody configured logging, it would write to stderr what it also raises.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -63,7 +65,7 @@ class _UnusableError(ValueError):
     """Its message is fit for the user."""
 
 
-def decode(content: bytes, least: int = 0) -> np.ndarray:
+def decode(content: bytes, least: int = 0) -> NDArray[np.uint8]:
     """Decode an image file to RGB ``uint8``, shape ``(height, width, 3)``, turned as its EXIF orientation says.
 
     JPEG, PNG, WebP, GIF, BMP, TIFF and, where Pillow was built with it, AVIF are told by their content. Of several
@@ -99,8 +101,8 @@ def _formats() -> list[str]:
     return [name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF") if name in Image.OPEN]
 
 
-def _decode(content: bytes, least: int) -> np.ndarray:
-    image = Image.open(io.BytesIO(content), formats=_formats())
+def _decode(content: bytes, least: int) -> NDArray[np.uint8]:
+    image: Image.Image = Image.open(io.BytesIO(content), formats=_formats())
     _check_header(image, content)
     if least:
         image.draft(None, (least, least))
@@ -119,7 +121,9 @@ def _check_header(image: Image.Image, content: bytes) -> None:
     if image.format == "PNG":
         Image.open(io.BytesIO(content), formats=["PNG"]).verify()  # the checksums, which load() passes over
     # 254 & 1: the first page is a reduced copy of another, as the thumbnail in a RAW file; 50706: DNG's version.
-    if image.format == "TIFF" and (image.tag_v2.get(254, 0) & 1 or 50706 in image.tag_v2 or content[8:10] == b"CR"):
+    if isinstance(image, TiffImageFile) and (
+        image.tag_v2.get(254, 0) & 1 or 50706 in image.tag_v2 or content[8:10] == b"CR"
+    ):
         raise _UnusableError(_RAW)
 
 
@@ -133,7 +137,7 @@ def _orientation(exif: bytes) -> int:
         for place in range(start + 2, start + 2 + 12 * entries, 12):
             tag, _, _, value = struct.unpack_from(order + "HHIH", exif, place)
             if tag == 0x0112:
-                return value
+                return int(value)
     return 1
 
 

@@ -17,9 +17,8 @@ def choose_device() -> torch.device:
         best = torch.accelerator.current_accelerator(check_available=True)
         name = best.type if best is not None else "cpu"
     try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        device = torch.device("cuda", rank) if name == "cuda" else torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
@@ -47,7 +46,7 @@ def set_up_torch(seed: int, deterministic: bool) -> None:
     # A layer of some torchvision model may have no such kernel: a warning serves its user better than an end.
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # Only a program that reads memory it never wrote would need it, and it takes a pass over every new tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True

@@ -92,12 +92,12 @@ class _SyncedBatchNorm(nn.BatchNorm2d):
             return super().forward(images)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        count = images.numel() / images.shape[1]
+        own = images.numel() / images.shape[1]
         sums = torch.stack([images.sum(dim=(0, 2, 3)), images.square().sum(dim=(0, 2, 3))])
-        sums = torch.cat([sums.flatten(), sums.new_tensor([count])])
-        total = all_reduce(sums)
+        sums = torch.cat([sums.flatten(), sums.new_tensor([own])])
+        total: Tensor = all_reduce(sums)
         count = total[-1]
-        mean, square = (total[:-1] / count).view(2, -1)
+        mean, square = (total[:-1] / count).view(2, -1).unbind()
         variance = square - mean.square()
         with torch.no_grad():
             self.num_batches_tracked += 1

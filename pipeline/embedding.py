@@ -4,6 +4,7 @@ The library and its settings were chosen by ``benchmarks/tsne.py``.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 from openTSNE import TSNE, initialization
 from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
@@ -68,16 +69,20 @@ def principal_components(features: np.ndarray, count: int, seed: int) -> np.ndar
         return np.zeros((len(features), count))
     # Several threads would add up in another order for each number of them.
     with threadpool_limits(1, "blas"):
-        return PCA(count, svd_solver="auto", random_state=seed).fit_transform(differences)
+        components: NDArray[np.float64] = PCA(count, svd_solver="auto", random_state=seed).fit_transform(differences)
+    return components
 
 
 def first_positions(components: np.ndarray, seed: int) -> np.ndarray:
     """The first two components, scaled to a standard deviation of 1e-4, and a little noise that parts equal images."""
     plane = np.zeros((len(components), 2))
     plane[:, : components.shape[1]] = components[:, :2]
-    if not plane.any():
-        return initialization.random(len(plane), random_state=seed)
-    return initialization.jitter(initialization.rescale(plane), random_state=seed)
+    first: NDArray[np.float64]
+    if plane.any():
+        first = initialization.jitter(initialization.rescale(plane), random_state=seed)
+    else:
+        first = initialization.random(len(plane), random_state=seed)
+    return first
 
 
 def measure(features: np.ndarray, points: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -109,7 +109,8 @@ def read_metrics(revision: str, stage: str) -> dict[str, Any]:
         PipelineError: as :func:`open_result`.
     """
     with open_result(revision, METRICS / f"{stage}.json") as file:
-        return json.load(file)
+        metrics: dict[str, Any] = json.load(file)
+    return metrics
 
 
 def compare_revisions(a: str, b: str) -> tuple[Comparison, pd.DataFrame, str]:

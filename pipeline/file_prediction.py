@@ -28,7 +28,7 @@ from pipeline.machine import worker_count
 from pipeline.models import ModelSpec
 from pipeline.onnx_model import PixelClassifier
 from pipeline.packing import photo_for_views, plain_photo, view_seed
-from pipeline.params.augment import AugmentParams
+from pipeline.params.augment import AugmentParams, Preset, Transform
 from pipeline.params.file import load_params
 from pipeline.paths import PARAMS
 from pipeline.progress import progress, say
@@ -179,7 +179,9 @@ def choose_views(count: int) -> Views:
     Raises:
         PipelineError: ``params.yaml`` is there and wrong.
     """
-    preset, transforms, seed, why = "light", (), 0, f"no {PARAMS} here"
+    preset: Preset = "light"
+    transforms: tuple[Transform, ...] = ()
+    seed, why = 0, f"no {PARAMS} here"
     if PARAMS.exists():
         params = load_params(PARAMS)
         seed, why = params.seed, f"{PARAMS} names no transforms"

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
@@ -53,8 +55,8 @@ def run_model(
     label: str,
     output: Callable[[nn.Module, Tensor], Tensor],
     copy: int = 0,
-    rows: np.ndarray | None = None,
-) -> np.ndarray:
+    rows: NDArray[np.int64] | None = None,
+) -> NDArray[np.float32]:
     """Apply ``output(model, batch)`` to a copy of each image of a split, 0 the plain one, or of some rows of it;
     ``float32``, ``(images, ...)``."""
     device = choose_device()
@@ -67,20 +69,24 @@ def run_model(
     return torch.cat([output(model, images).float() for images in inputs]).cpu().numpy()
 
 
-def predict_logits(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, copy: int = 0) -> np.ndarray:
+def predict_logits(
+    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, copy: int = 0
+) -> NDArray[np.float32]:
     """Logits of the classes, whose softmax are the probabilities, ``float32``, ``(images, classes)``."""
     return run_model(model, spec, split, label, lambda model, images: class_logits(model(images)), copy)
 
 
 def predict_probabilities(
     model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, tta: bool = False
-) -> np.ndarray:
+) -> NDArray[np.float32]:
     """Class probabilities, ``float32``, ``(images, classes)``; each row sums to 1.
 
     With ``tta`` (test-time augmentation) they are the mean over the plain image and all its views.
     """
     copies = range(split.images.shape[1] if tta else 1)
-    return np.mean([softmax(predict_logits(model, spec, split, label, copy), axis=1) for copy in copies], axis=0)
+    of_each = [softmax(predict_logits(model, spec, split, label, copy), axis=1) for copy in copies]
+    mean: NDArray[np.float32] = np.mean(of_each, axis=0)
+    return mean
 
 
 def extract_features(
@@ -89,8 +95,8 @@ def extract_features(
     split: PackedSplit,
     label: str,
     layers: dict[str, nn.Module],
-    rows: np.ndarray | None = None,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    rows: NDArray[np.int64] | None = None,
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
     """The outputs of several layers and of the network itself, in one pass over the plain images, or ``rows`` of them.
 
     Returns:
@@ -119,10 +125,10 @@ def extract_features(
     return dict(zip(layers, features, strict=True)), logits
 
 
-def _keeper(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
+def _keeper(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
     """A forward hook that keeps the layer's last output under its name."""
 
-    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if not isinstance(output, Tensor):
             raise PipelineError(f"params.yaml: tsne.layers: {name} gives no tensor; choose another layer")
         # A copy: the layer that follows may work in place.

@@ -17,7 +17,7 @@ def live_metrics(quiet: bool) -> Iterator[Callable[[dict[str, float]], None]]:
     if quiet:
         yield lambda row: None
         return
-    from dvclive import Live
+    from dvclive.live import Live
     from scmrepo.exceptions import SCMError
 
     try:

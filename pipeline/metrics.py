@@ -83,7 +83,7 @@ def _top_k_accuracy(labels: np.ndarray, probabilities: np.ndarray, top_k: int) -
         return 1.0
     # Of equal scores scikit-learn takes the last class first: turned round, the first, as argmax does.
     turned = probabilities[:, ::-1]
-    return top_k_accuracy_score(classes - 1 - labels, turned, k=top_k, labels=np.arange(classes))
+    return float(top_k_accuracy_score(classes - 1 - labels, turned, k=top_k, labels=np.arange(classes)))
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -165,7 +165,10 @@ def curves_by_class(
     Returns:
         ``class, fpr, tpr``; ``class, recall, precision``; and ``class, roc_auc, average_precision``, a row a class.
     """
-    roc, precision_recall, areas = [], [], []
+    # One empty table first: where no class has a curve, its columns remain.
+    roc = [pd.DataFrame(columns=["class", "fpr", "tpr"])]
+    precision_recall = [pd.DataFrame(columns=["class", "recall", "precision"])]
+    areas = []
     points = min(CURVE_POINTS, max(ALL_CURVES_POINTS // len(classes), 10))
     for index, name in enumerate(classes):
         positive, scores = labels == index, probabilities[:, index]
@@ -179,9 +182,7 @@ def curves_by_class(
         precision_recall.append(_thinned(name, points, recall=recall[::-1], precision=precision[::-1]))
     table = pd.DataFrame(areas, columns=["roc_auc", "average_precision"])
     table.insert(0, "class", classes)
-    # One empty table first: where no class has a curve, its columns remain.
-    roc = pd.concat([pd.DataFrame(columns=["class", "fpr", "tpr"]), *roc])
-    return roc, pd.concat([pd.DataFrame(columns=["class", "recall", "precision"]), *precision_recall]), table
+    return pd.concat(roc), pd.concat(precision_recall), table
 
 
 def _thinned(name: str, points: int, **curve: np.ndarray) -> pd.DataFrame:

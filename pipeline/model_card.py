@@ -147,10 +147,11 @@ def read_metrics(path: Path) -> dict[str, Any]:
         PipelineError: it is not there; its stage has its name.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
+        metrics: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         stage = {"audit": "augment"}.get(path.stem, path.stem)
         raise PipelineError(f"{path}: no such file; run dvc repro {stage}") from None
+    return metrics
 
 
 def model_card(run: Run, opset: int, tolerance: float, checked: int) -> str:

@@ -74,7 +74,8 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Give the outputs of a batch."""
-        return self.output(self.hidden2(self.hidden1(self.flatten(self.blocks(images)))))
+        outputs: Tensor = self.output(self.hidden2(self.hidden1(self.flatten(self.blocks(images)))))
+        return outputs
 
 
 def build_model(spec: ModelSpec, pretrained: bool = False) -> nn.Module:
@@ -99,6 +100,7 @@ def build_model(spec: ModelSpec, pretrained: bool = False) -> nn.Module:
 def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
     from torchvision import models
 
+    model: nn.Module
     names = models.list_models(module=models)
     if spec.name not in names:
         close = difflib.get_close_matches(spec.name, ["classifier", *names], n=3) or ["classifier", *names]
@@ -116,7 +118,7 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
             model = models.get_model(spec.name, weights="DEFAULT", **arguments)
             if getattr(model, "AuxLogits", None) is not None:
                 # Its second output serves the training from scratch alone.
-                model.aux_logits, model.AuxLogits = False, None
+                model.aux_logits, model.AuxLogits = False, None  # type: ignore[assignment]
             _replace_head(model, spec.outputs)
         else:
             model = models.get_model(spec.name, weights=None, num_classes=spec.outputs, **arguments)
@@ -176,7 +178,7 @@ def find_layer(model: nn.Module, name: str, key: str) -> nn.Module:
     Raises:
         PipelineError: the network has no such layer; ``key`` is the parameter that named it.
     """
-    layers = {layer: module for layer, module in model.named_modules() if layer}
+    layers: dict[str, nn.Module] = {layer: module for layer, module in model.named_modules() if layer}
     if name not in layers:
         raise PipelineError(f"params.yaml: {key}: got {name!r}, allowed are the layers {', '.join(layers)}")
     return layers[name]

@@ -39,6 +39,9 @@ class PixelClassifier(nn.Module):
     ``float32``, ``(n, classes)`` each. Of a single sigmoid output it makes both classes' probabilities.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         self.model = model
@@ -106,6 +109,7 @@ def _exported(network: PixelClassifier, spec: ModelSpec) -> "ModelProto":
                 dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
                 verbose=False,
             )
+        assert program is not None  # as it would be without dynamo
         return program.model_proto
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.params.train import TrainParams
@@ -50,12 +50,12 @@ def _fused(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda")
 
 
-def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+def _hidden_matrices(model: nn.Module) -> list[Tensor]:
     """The weights that Muon is made for: of linear layers, all but the last."""
     return [module.weight for module in model.modules() if isinstance(module, nn.Linear)][:-1]
 
 
-def _groups(model: nn.Module, params: TrainParams, without: set[nn.Parameter]) -> list[Group]:
+def _groups(model: nn.Module, params: TrainParams, without: set[Tensor]) -> list[Group]:
     """Two groups, with their own weight decay: the weights of layers, and those of norms with all biases."""
     rest = [weights for weights in model.parameters() if weights not in without]
     groups = [

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 
@@ -81,8 +82,8 @@ class PackedSplit:
     """
 
     name: str
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.memmap[Any, np.dtype[np.uint8]]
+    labels: NDArray[np.int64]
     ids: list[str]
     sources: list[str]
 

@@ -63,7 +63,9 @@ def create_arrays(folder: Path, images: list[RawImage], params: AugmentParams) -
         counts[image.split] += 1
     views = dict.fromkeys(SPLITS, params.test_views) | {"train": params.views}
     size = params.image_size
-    shapes = {split: (counts[split], 1 + views[split], size, size, 3) for split in SPLITS if counts[split]}
+    shapes: dict[str, tuple[int, ...]] = {
+        split: (counts[split], 1 + views[split], size, size, 3) for split in SPLITS if counts[split]
+    }
     arrays = ArrayFiles(folder, images, rows, shapes, {})
     for split, shape in shapes.items():
         arrays.offsets[split] = create_array(arrays.path(split), shape)

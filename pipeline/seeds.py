@@ -208,8 +208,9 @@ def _dvc(folder: Path, *arguments: str) -> None:
         raise PipelineError(" ".join(reason.split()))
 
 
-def _lines_to_the_end(process: subprocess.Popen) -> Iterator[str]:
+def _lines_to_the_end(process: subprocess.Popen[str]) -> Iterator[str]:
     """What a process says; Ctrl-C, which it gets too, is raised when it has put its things in order and ended."""
+    assert process.stdout is not None
     interrupt = None
     while True:
         try:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class Trainer:
         self.params, self.seed, self.group = params, seed, group
         self.bare = model
         shared = group.wrap(model, self.device)
-        self.model = torch.compile(shared) if params.compile else shared
+        self.model = cast(nn.Module, torch.compile(shared)) if params.compile else shared
         self.optimizers = build_optimizers(model, params, self.device)
         self.steps = steps_per_epoch(len(train), params.batch_size)
         self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipeline.errors import PipelineError
@@ -34,7 +35,7 @@ def _import_albumentations() -> ModuleType:
 albumentations = _import_albumentations()
 # The results must not depend on it, and the worker processes already use every core.
 cv2.setNumThreads(1)
-Pixels = np.ndarray
+Pixels = NDArray[np.uint8]
 
 # The crop comes first: the others then have few pixels to change. What a turn uncovers is filled by reflection (4).
 PRESETS: dict[str, list[dict[str, Any]]] = {
@@ -90,7 +91,8 @@ def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
     def draw(image: Pixels, seed: int) -> Pixels:
         # Compose ignores the global seeds; seeded for each view, it does not matter which process draws it.
         pipeline.set_random_seed(seed)
-        return pipeline(image=image)["image"]
+        view: Pixels = pipeline(image=image)["image"]
+        return view
 
     return draw
 
@@ -108,7 +110,7 @@ def _resizing(params: Square) -> list[Any]:
 
 def _build(transform: Transform, key: str, image_size: int) -> Any:
     """Build one transform; albumentations itself only warns of an unknown argument."""
-    kind = getattr(albumentations, transform.name, None)
+    kind: Any = getattr(albumentations, transform.name, None)
     concrete = inspect.isclass(kind) and not kind.__module__.endswith("transforms_interface")
     if not (concrete and issubclass(kind, albumentations.BasicTransform)):
         raise PipelineError(f"{key}: got {transform.name!r}, allowed is the name of an albumentations 2.0.8 transform")
@@ -134,10 +136,11 @@ def _build(transform: Transform, key: str, image_size: int) -> Any:
     return built
 
 
-def _type_given(kind: Any, arguments: dict[str, Any]) -> np.dtype:
+def _type_given(kind: Any, arguments: dict[str, Any]) -> np.dtype[Any]:
     """The type of the pixels that a transform gives for those of a photo, tried on a black one."""
     try:
-        return kind(**arguments | {"p": 1})(image=np.zeros((640, 640, 3), np.uint8))["image"].dtype
+        view: NDArray[Any] = kind(**arguments | {"p": 1})(image=np.zeros((640, 640, 3), np.uint8))["image"]
+        return view.dtype
     except Exception:  # it may want another size or more than an image, which the real photos have to show
         return np.dtype(np.uint8)
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -30,8 +31,9 @@ def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
     """
     try:
         with safe_open(path, "pt") as file:
-            content = json.loads((file.metadata() or {})["spec"])
-        spec = ModelSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+            content: dict[str, Any] = json.loads((file.metadata() or {})["spec"])
+        content = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+        spec = ModelSpec(**content)
         model = build_model(spec)
         model.load_state_dict(load_file(path))
     except FileNotFoundError:

@@ -8,8 +8,8 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from io import BufferedReader
-from typing import BinaryIO
+from io import BufferedIOBase, BufferedReader
+from typing import IO, Self
 
 from pipeline.archives.disguises import HEAD, what_it_is
 from pipeline.archives.file_tree import FileTree, Unpacking, damage_told
@@ -19,11 +19,15 @@ from pipeline.errors import PipelineError
 from pipeline.file_names import is_part
 
 LARGEST_HEADERS = 16 * 2**20  # bytes between two members of a tar: names, times and the like
-_DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_DECOMPRESSORS: dict[bytes, Callable[[IO[bytes]], BufferedIOBase]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
 
 
 @contextmanager
-def archive_tree(file: BinaryIO, size: int, name: str, unpacking: Unpacking | None = None) -> Iterator[FileTree]:
+def archive_tree(file: IO[bytes], size: int, name: str, unpacking: Unpacking | None = None) -> Iterator[FileTree]:
     """Yield the files in an archive, which is known by its content and not by its name.
 
     Args:
@@ -45,7 +49,7 @@ def archive_tree(file: BinaryIO, size: int, name: str, unpacking: Unpacking | No
     yield _tree(file, name, unpacking)
 
 
-def _tree(file: BinaryIO, name: str, unpacking: Unpacking) -> FileTree:
+def _tree(file: IO[bytes], name: str, unpacking: Unpacking) -> FileTree:
     with damage_told(name):
         head = file.read(HEAD)
         file.seek(0)
@@ -64,14 +68,14 @@ def _tree(file: BinaryIO, name: str, unpacking: Unpacking) -> FileTree:
     raise PipelineError(f"{name} {is_found} a zip nor a tar; fetch it again, or repack the images as one of them")
 
 
-def _zip_tree(file: BinaryIO, name: str, unpacking: Unpacking) -> FileTree:
+def _zip_tree(file: IO[bytes], name: str, unpacking: Unpacking) -> FileTree:
     archive = zipfile.ZipFile(file)
     members = {path: info for path, info in zip_members(archive, name, unpacking.allowance) if is_part(path)}
     sizes = {path: info.file_size for path, info in members.items()}
     return FileTree(name, sizes, lambda path: archive.open(members[path]), unpacking)
 
 
-def _tar_tree(file: BinaryIO, name: str, unpacking: Unpacking) -> FileTree:
+def _tar_tree(file: IO[bytes], name: str, unpacking: Unpacking) -> FileTree:
     places: dict[str, tuple[int, int]] = {}
     with tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictTarInfo) as archive:
         for path, member in tar_members(archive, name, unpacking.allowance):
@@ -84,7 +88,7 @@ def _tar_tree(file: BinaryIO, name: str, unpacking: Unpacking) -> FileTree:
 
 
 def _compressed_tar_tree(
-    file: BinaryIO, name: str, unpacking: Unpacking, decompress: Callable[[BinaryIO], BinaryIO]
+    file: IO[bytes], name: str, unpacking: Unpacking, decompress: Callable[[IO[bytes]], BufferedIOBase]
 ) -> FileTree:
     """A compressed tar cannot be read out of order: one pass copies the members that matter to the spool."""
     if not _is_tar(decompress(file).read(tarfile.BLOCKSIZE)):
@@ -92,7 +96,7 @@ def _compressed_tar_tree(
     file.seek(0)
     meter = _Meter(decompress(file), name, unpacking.allowance)
     places: dict[str, tuple[int, int]] = {}
-    with tarfile.open(fileobj=meter, mode="r:", tarinfo=_StrictTarInfo) as archive:
+    with tarfile.open(fileobj=meter, mode="r:", tarinfo=_StrictTarInfo) as archive:  # type: ignore[call-overload]
         for path, member in tar_members(archive, name, unpacking.allowance):
             meter.expect(member.size)
             if is_part(path):
@@ -115,10 +119,10 @@ class _StrictTarInfo(tarfile.TarInfo):
     """A header that cannot be read is damage; tarfile takes it, after the first one, for the archive's end."""
 
     @classmethod
-    def frombuf(cls, buf, encoding, errors):
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
             return super().frombuf(buf, encoding, errors)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError(str(error)) from None
 
 
@@ -128,7 +132,7 @@ class _Meter:
     So no bomb goes off first. It moves forward only, and more quickly than tarfile's own stream, which copies more.
     """
 
-    def __init__(self, stream: BinaryIO, name: str, allowance: Allowance):
+    def __init__(self, stream: BufferedIOBase, name: str, allowance: Allowance):
         self._stream, self._name, self._allowance = stream, name, allowance
         self._position, self._left = 0, LARGEST_HEADERS
 

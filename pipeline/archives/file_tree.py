@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from pipeline.archives.safety import Allowance
 from pipeline.archives.spool import Spool
@@ -47,7 +47,7 @@ class FileTree:
 
     name: str
     sizes: dict[str, int]
-    open: Callable[[str], BinaryIO]
+    open: Callable[[str], IO[bytes]]
     unpacking: Unpacking | None = None
 
     def read(self, path: str) -> bytes:

@@ -140,7 +140,8 @@ def _zip_fault(info: zipfile.ZipInfo) -> str | None:
 def _refuse_overlaps(name: str, infos: list[zipfile.ZipInfo]) -> None:
     """Python sees these itself since 3.11.8 and 3.12.2, but only where an entry is read."""
     for one, two in pairwise(sorted(infos, key=lambda info: info.header_offset)):
-        if one.header_offset + zipfile.sizeFileHeader + one.compress_size > two.header_offset:
+        header = zipfile.sizeFileHeader  # type: ignore[attr-defined]  # undocumented
+        if one.header_offset + header + one.compress_size > two.header_offset:
             raise PipelineError(f"{name}: the members {one.filename!r} and {two.filename!r} overlap; pack them again")
 
 

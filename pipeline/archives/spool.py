@@ -5,10 +5,13 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from pipeline.errors import PipelineError
 from pipeline.paths import RAW_ARCHIVE
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CHUNK = 1024 * 1024  # bytes
 
@@ -16,7 +19,7 @@ CHUNK = 1024 * 1024  # bytes
 class Slice(io.RawIOBase):
     """Some bytes of a larger file, as a file; ``lock`` is shared by all that move the larger file's position."""
 
-    def __init__(self, file: BinaryIO, lock: threading.RLock, start: int, size: int):
+    def __init__(self, file: IO[bytes], lock: threading.RLock, start: int, size: int):
         self._file, self._lock, self._start, self._size, self._position = file, lock, start, size, 0
 
     def readable(self) -> bool:
@@ -32,9 +35,10 @@ class Slice(io.RawIOBase):
         self._position = base + offset
         return self._position
 
-    def readinto(self, buffer) -> int:
-        content = self._read(len(buffer))
-        buffer[: len(content)] = content
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer)
+        content = self._read(len(view))
+        view[: len(content)] = content
         return len(content)
 
     def readall(self) -> bytes:
@@ -52,12 +56,12 @@ class Slice(io.RawIOBase):
 class Spool:
     """A temporary file without a name in ``data/``, made when it is first needed, which keeps files end to end."""
 
-    def __init__(self):
-        self._file: BinaryIO | None = None
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
         self._end = 0
         self._lock = threading.RLock()
 
-    def add(self, file: BinaryIO, size: int, name: str) -> tuple[int, int]:
+    def add(self, file: IO[bytes], size: int, name: str) -> tuple[int, int]:
         """Copy a file of ``size`` bytes, and return its place: where it starts and how long it is.
 
         Raises:
@@ -80,7 +84,7 @@ class Spool:
                 self._end += len(content)
             return start, size
 
-    def open(self, place: tuple[int, int]) -> BinaryIO:
+    def open(self, place: tuple[int, int]) -> IO[bytes]:
         """Open what was kept at a place."""
         assert self._file is not None
         return io.BufferedReader(Slice(self._file, self._lock, *place))

@@ -78,7 +78,7 @@ def correlation(one: np.ndarray, other: np.ndarray, mirrored: bool) -> float:
     if template.std() == 0 or image.std() == 0:
         return 1.0 if np.array_equal(template, image) else -1.0
     try:
-        value, moved = cv2.findTransformECC(
+        value, moved = cv2.findTransformECC(  # type: ignore[call-overload]  # its mask may be None
             template, image, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, _STOP, None, 1
         )
     except cv2.error:  # it did not converge

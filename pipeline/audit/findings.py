@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,7 +120,7 @@ def _before_last_split(images: list[RawImage], group: Group) -> list[int]:
     return [row for row in group.rows if place[row] < max(place.values())]
 
 
-def summary(found: Audit) -> dict:
+def summary(found: Audit) -> dict[str, Any]:
     """The audit in numbers, for ``results/metrics/audit.json``: images by split, what was found, channel statistics
     and the images of each class by split. Duplicates, leaks and contradictions are counted in groups."""
     kept = [found.images[row] for row in found.kept]

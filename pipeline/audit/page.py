@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable
 from importlib.resources import files
+from typing import Any
 
 import cv2
 import jinja2
@@ -41,7 +42,7 @@ def audit_page(found: Audit, plain: Callable[[int], np.ndarray]) -> str:
     )
 
 
-def _kind(found: Audit, kind: str, plain: Callable[[int], np.ndarray]) -> dict:
+def _kind(found: Audit, kind: str, plain: Callable[[int], np.ndarray]) -> dict[str, Any]:
     title, meaning = _KINDS[kind]
     if kind in found.unfit:
         rows = found.unfit[kind]
@@ -64,7 +65,8 @@ def _kind(found: Audit, kind: str, plain: Callable[[int], np.ndarray]) -> dict:
 def _one_of_each_split(found: Audit, group: Group) -> list[int]:
     """The rows of a group to show: one of each split and label first."""
     seen: set[tuple[str, int | None]] = set()
-    first, others = [], []
+    first: list[int] = []
+    others: list[int] = []
     for row in group.rows:
         what = (found.images[row].split, found.images[row].label)
         (others if what in seen else first).append(row)
@@ -72,7 +74,7 @@ def _one_of_each_split(found: Audit, group: Group) -> list[int]:
     return [*first, *others][:SHOWN_OF_GROUP]
 
 
-def _card(found: Audit, row: int, detail: str, plain: Callable[[int], np.ndarray]) -> dict:
+def _card(found: Audit, row: int, detail: str, plain: Callable[[int], np.ndarray]) -> dict[str, Any]:
     image = found.images[row]
     label = "unlabelled" if image.label is None else found.classes[image.label]
     return {

@@ -193,9 +193,9 @@ def _fetch_objects(name: str, repository: Path, url: str, commit: str, objects: 
     need_room(repository, size, name)
     say(f"download: fetching {len(missing):,} files, {size / 1e6:,.0f} MB, by git-lfs")
     _git(repository, "-c", f"remote.origin.url={url}", "lfs", "fetch", "origin", commit, progress=True)
-    missing = {path for path, file in objects.items() if not file.is_whole()}
-    if missing:
-        raise GitError(f"git-lfs left out {listed(sorted(missing))}")
+    left_out = {path for path, file in objects.items() if not file.is_whole()}
+    if left_out:
+        raise GitError(f"git-lfs left out {listed(sorted(left_out))}")
 
 
 class _Blobs:
@@ -209,6 +209,8 @@ class _Blobs:
             stderr=subprocess.DEVNULL,
             env=_environment(),
         )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         self._repository = repository
         self._lock = threading.Lock()
 
@@ -220,17 +222,17 @@ class _Blobs:
         """
         with self._lock:
             with suppress(BrokenPipeError):  # then there is no answer
-                self._process.stdin.write(f"{blob}\n".encode())
-                self._process.stdin.flush()
-            answer = self._process.stdout.readline().split()
+                self._requests.write(f"{blob}\n".encode())
+                self._requests.flush()
+            answer = self._answers.readline().split()
             if len(answer) == 3:
-                content = self._process.stdout.read(int(answer[2]) + 1)[:-1]
+                content = self._answers.read(int(answer[2]) + 1)[:-1]
                 if len(content) == int(answer[2]):
                     return content
         raise PipelineError(f"{self._repository}: git cannot read {blob} there; remove that folder and run again")
 
     def close(self) -> None:
         with suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.stdout.close()
+            self._requests.close()
+        self._answers.close()
         self._process.wait()

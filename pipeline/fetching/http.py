@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException, responses
 from itertools import chain
 from pathlib import Path
@@ -92,7 +92,15 @@ def _sha256(path: Path) -> str | None:
 class _MirrorError(Exception):
     """Why a mirror did not give the file: ``reason`` follows its URL. A final one ends its use, ``wait`` is seconds."""
 
-    def __init__(self, reason: str, final=False, wait=0.0, wrong=False, key="data.location", advice=ADVICE):
+    def __init__(
+        self,
+        reason: str,
+        final: bool = False,
+        wait: float = 0.0,
+        wrong: bool = False,
+        key: str = "data.location",
+        advice: str = ADVICE,
+    ) -> None:
         self.reason, self.final, self.wait, self.wrong = printable(reason)[:300], final, wait, wrong
         self.key, self.advice = key, advice
 
@@ -100,7 +108,7 @@ class _MirrorError(Exception):
 @dataclass
 class _Mirror:
     url: str
-    error: _MirrorError | None = None  # the last one
+    error: _MirrorError = field(default_factory=lambda: _MirrorError("was not asked"))  # the last one
     asked: int = 0
     idle: int = 0  # times in a row that it brought nothing new
     wrong: int = 0  # files with another SHA-256, of which two are enough
@@ -118,7 +126,7 @@ class _Download:
     mirrors: list[_Mirror]
     mixing: bool = True  # one mirror goes on with what another one began
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.part = self.path.with_name(f"{self.path.name}.part")
         self.sources = {"an earlier run"} if self.part.exists() else set()
 

@@ -6,6 +6,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from pipeline.params.base import Section
 
+Preset = Literal["none", "light", "medium", "strong"]
+
 
 class Transform(Section):
     """One albumentations transform: its name and any of its arguments."""
@@ -31,9 +33,7 @@ class AugmentParams(Section):
     test_views: int = Field(
         ge=0, le=64, description="augmented copies of each valid and test image, for test-time augmentation"
     )
-    preset: Literal["none", "light", "medium", "strong"] = Field(
-        description="transforms that draw a view: none, light, medium or strong"
-    )
+    preset: Preset = Field(description="transforms that draw a view: none, light, medium or strong")
     transforms: Annotated[tuple[Transform, ...], Field(strict=False)] = Field(
         description="albumentations transforms after the preset's, in order, with their arguments"
     )

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
 from pipeline.params.schema import Params
@@ -95,12 +96,13 @@ def _complaint(problem: Any, content: dict[str, Any]) -> str:
 
 def _section(keys: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The class of the section at ``keys``, None where there is no section."""
-    section: Any = Params
+    section: type[BaseModel] = Params
     for key in keys:
-        field = section.model_fields.get(key)
-        section = field.annotation if field is not None else None
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+        field = section.model_fields.get(str(key))
+        kind = field.annotation if field is not None else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return None
+        section = kind
     return section
 
 

@@ -31,7 +31,8 @@ def plot_error_surface(path: Path, table: pd.DataFrame, condition_number: float)
     with fewer rows than others has diverged.
     """
     optimizers, schedules = table["optimizer"].unique(), table["schedule"].unique()
-    norm = Normalize(0, table["step"].max())
+    steps = table["step"].max()
+    norm = Normalize(0, steps)
     with saved_figure(path, 16, 1.75 * len(optimizers) + 2) as figure:
         axes = figure.subplots(len(optimizers), len(schedules) + 1, squeeze=False)
         for row, optimizer in enumerate(optimizers):
@@ -39,7 +40,7 @@ def plot_error_surface(path: Path, table: pd.DataFrame, condition_number: float)
                 walked = table[(table["optimizer"] == optimizer) & (table["schedule"] == schedule)]
                 _draw_surface(axes[row, column], condition_number)
                 _draw_path(axes[row, column], walked, norm)
-                axes[row, column].set_title(_panel_title(walked, norm.vmax), fontsize=10)
+                axes[row, column].set_title(_panel_title(walked, steps), fontsize=10)
                 error = walked["error"].clip(upper=DRAWABLE)
                 axes[row, -1].plot(walked["step"], error, LINES[column % len(LINES)], label=schedule)
         _label(axes, schedules, table["error"].iloc[0])
@@ -68,8 +69,8 @@ def _draw_path(axis: Axes, walked: pd.DataFrame, norm: Normalize) -> None:
     """Draw a dot a step, joined by lines, and mark the start and the minimum; what leaves the panel is cut off."""
     points, steps = walked[["w1", "w2"]].clip(-DRAWABLE, DRAWABLE).to_numpy(), walked["step"].to_numpy()
     lines = np.stack([points[:-1], points[1:]], axis=1)
-    axis.add_collection(LineCollection(lines, array=steps[1:], cmap=STEP_COLOURS, norm=norm, linewidths=0.8))
-    axis.scatter(*points.T, c=steps, cmap=STEP_COLOURS, norm=norm, s=9, linewidths=0, zorder=3)
+    axis.add_collection(LineCollection(list(lines), array=steps[1:], cmap=STEP_COLOURS, norm=norm, linewidths=0.8))
+    axis.scatter(points[:, 0], points[:, 1], c=steps, cmap=STEP_COLOURS, norm=norm, s=9, linewidths=0, zorder=3)
     for place, marker, size in ((START, "o", 7), ((0, 0), "*", 13)):
         axis.plot(*place, marker, markersize=size, color="white", markeredgecolor="black", zorder=4)
     axis.set(xlim=W1_LIMITS, ylim=W2_LIMITS)

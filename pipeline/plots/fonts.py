@@ -74,17 +74,17 @@ def _lacking(font: FT2Font, characters: set[str]) -> set[str]:
     return {character for character in characters if not font.get_char_index(ord(character))}
 
 
-def _rank(font: FT2Font, missing: set[str]) -> tuple:
+def _rank(font: FT2Font, missing: set[str]) -> tuple[int, bool, bool, str, str]:
     """The font that has the most comes first; at the end its name, for a choice that is the same on every run."""
     plain, sans = font.style_name in PLAIN_STYLES, "Sans" in font.family_name
-    return len(_lacking(font, missing)), not plain, not sans, font.family_name, font.fname
+    return len(_lacking(font, missing)), not plain, not sans, font.family_name, str(font.fname)
 
 
 def _family(font: FT2Font, characters: set[str]) -> str:
     """The family to name for a font, made known to matplotlib; in a collection the one for the script."""
     entries = font_manager.fontManager.ttflist
     if not any(entry.fname == font.fname for entry in entries):
-        font_manager.fontManager.addfont(font.fname)
+        font_manager.fontManager.addfont(str(font.fname))
     names = [entry.name for entry in entries if entry.fname == font.fname]
     scripts = {unicodedata.name(character, "").partition(" ")[0] for character in characters}
     ending = "JP" if scripts & {"HIRAGANA", "KATAKANA"} else "KR" if "HANGUL" in scripts else "SC"

@@ -1,6 +1,7 @@
 """ROC and precision-recall curves by class."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -35,7 +36,9 @@ def _draw(axis: Axes, curves: pd.DataFrame, areas: pd.Series, measure: str) -> N
         return
     named = areas.index if len(areas) <= ALL_COLOURED else areas.nsmallest(WORST).index
     colours = class_colours(10)
-    styles = {name: {"color": colours[i % 10], "linestyle": "--" if i >= 10 else "-"} for i, name in enumerate(named)}
+    styles: dict[Any, dict[str, Any]] = {
+        name: {"color": colours[i % 10], "linestyle": "--" if i >= 10 else "-"} for i, name in enumerate(named)
+    }
     x, y = curves.columns[1:]
     lines = {name: curve for name, curve in curves.groupby("class", sort=False)}
     for name in sorted(lines, key=lambda name: name in styles):

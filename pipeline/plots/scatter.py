@@ -47,7 +47,9 @@ def _legend(figure: Figure, classes: tuple[str, ...], columns: int) -> None:
     colours = class_colours(len(classes))
     handles = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours]
     numbers = [str(index) for index in range(len(classes))]
-    legend = figure.legend(handles, numbers, title="class", loc="outside center right", frameon=False, ncols=columns)
+    legend = figure.legend(  # type: ignore[call-overload]  # the stubs do not know this place
+        handles, numbers, title="class", loc="outside center right", frameon=False, ncols=columns
+    )
     # The names come afterwards: matplotlib leaves out one that begins with an underscore.
     for text, name in zip(legend.get_texts(), classes, strict=True):
         text.set_text(shortened(name, NAME_WIDTH))

@@ -26,8 +26,10 @@ def saved_figure(path: Path, width: float, height: float, texts: Iterable[str] =
     one is no formula.
     """
     texts = tuple(texts)
-    settings = {"font.family": fonts_for(texts), "text.parse_math": False} if texts else {}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with (
+        matplotlib.rc_context({"font.family": fonts_for(texts), "text.parse_math": False} if texts else {}),
+        warnings.catch_warnings(),
+    ):
         # fonts_for has told of them.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = plt.figure(figsize=(width, height), layout="constrained")
@@ -42,4 +44,5 @@ def saved_figure(path: Path, width: float, height: float, texts: Iterable[str] =
 
 def class_colours(count: int) -> list[tuple[float, float, float]]:
     """One colour a class, as far apart as they can be."""
-    return sns.color_palette("tab10" if count <= 10 else "husl", count)
+    colours: list[tuple[float, float, float]] = sns.color_palette("tab10" if count <= 10 else "husl", count)
+    return colours

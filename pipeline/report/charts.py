@@ -18,7 +18,7 @@ COLOURS = (
     *("#d667b5", "#7f8790", "#b3a125", "#22a6b3", "#84cc3f", "#f4a6a0"),
 )
 INTERVALS = ("precision", "recall", "f1")
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
@@ -46,7 +46,7 @@ CONFIG = {
 }
 
 
-def curve_by_epoch(epochs: pd.DataFrame, measure: str, best_epoch: int | None) -> dict:
+def curve_by_epoch(epochs: pd.DataFrame, measure: str, best_epoch: int | None) -> dict[str, Any]:
     """Draw the loss or the accuracy of both splits; a dotted line marks the epoch that was kept."""
     hover = alt.selection_point(
         name="at", fields=["epoch"], nearest=True, on="pointerover", clear="pointerout", empty=False
@@ -70,7 +70,7 @@ def curve_by_epoch(epochs: pd.DataFrame, measure: str, best_epoch: int | None) -
     return _spec(chart, f"{measure} of the training and the validation split by epoch", 260)
 
 
-def curve_by_step(steps: pd.DataFrame, measure: str, title: str) -> dict:
+def curve_by_step(steps: pd.DataFrame, measure: str, title: str) -> dict[str, Any]:
     """Draw loss, gradient norm or learning rate by step, on a logarithmic scale where that can be."""
     table = steps[["step", measure]].replace([math.inf, -math.inf], math.nan).rename(columns={measure: "value"})
     groups = np.arange(len(table)) * LINE_POINTS // max(len(table), LINE_POINTS)
@@ -101,7 +101,7 @@ def curve_by_step(steps: pd.DataFrame, measure: str, title: str) -> dict:
     return _spec(alt.layer(*layers), f"{title} by training step", 170)
 
 
-def confusion(images: pd.DataFrame, classes: list[str]) -> dict:
+def confusion(images: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
     """Draw the confusion matrix: blue what is right, orange the mistakes, the stronger the more."""
     counts = images.groupby(["class", "predicted_class"], sort=False).size().rename("images").reset_index()
     counts["share"] = counts["images"] / counts.groupby("class")["images"].transform("sum")
@@ -146,14 +146,14 @@ def confusion(images: pd.DataFrame, classes: list[str]) -> dict:
     return spec | {"usermeta": {"maxWidth": round(side * 1.7 + 160)}}
 
 
-def by_class(table: pd.DataFrame) -> dict:
+def by_class(table: pd.DataFrame) -> dict[str, Any]:
     """Draw precision, recall or F1 of each class with its interval, the worst first."""
     rows = []
     for measure in INTERVALS:
         ends = {end: table.get(f"{measure}_{end}", pd.Series(np.nan, table.index)) for end in ("low", "high")}
         part = table[["class", "images"]].assign(measure=measure, value=table[measure], **ends)
         rows.append(part[part["value"].notna()])
-    measure = alt.param(
+    chosen = alt.param(
         name="measure", value="recall", bind=alt.binding_select(options=["recall", "precision", "f1"], name="measure: ")
     )
     order = alt.EncodingSortField("value", order="ascending", op="max")
@@ -175,15 +175,15 @@ def by_class(table: pd.DataFrame) -> dict:
     bars = base.mark_bar(color=BLUE, opacity=0.75).encode(
         alt.X("value:Q", scale=scale, axis=alt.Axis(format=".0%"), title=None), tooltip=tooltip
     )
-    ends = base.transform_filter("isValid(datum.low)")
-    rule = ends.mark_rule(strokeWidth=1.6, color="currentColor", aria=False).encode(
+    bounded = base.transform_filter("isValid(datum.low)")
+    rule = bounded.mark_rule(strokeWidth=1.6, color="currentColor", aria=False).encode(
         alt.X("low:Q", title=None), x2="high:Q"
     )
-    chart = alt.layer(bars, rule).add_params(measure)
+    chart = alt.layer(bars, rule).add_params(chosen)
     return _spec(chart, "Recall, precision or F1 by class, with 95 % intervals", max(len(table) * 20, 60))
 
 
-def curves(table: pd.DataFrame, areas: pd.DataFrame, area: str, x: str, y: str) -> dict:
+def curves(table: pd.DataFrame, areas: pd.DataFrame, area: str, x: str, y: str) -> dict[str, Any]:
     """Draw an ROC or precision-recall curve a class; of many classes those with the least area."""
     ranked = areas.dropna(subset=[area]).nsmallest(CURVES, area) if area in areas else areas.head(CURVES)
     names = [name for name in areas["class"] if name in set(ranked["class"])]
@@ -218,7 +218,7 @@ def curves(table: pd.DataFrame, areas: pd.DataFrame, area: str, x: str, y: str) 
     return _spec(lines, f"{y} over {x} of each class", 320)
 
 
-def reliability(table: pd.DataFrame) -> dict:
+def reliability(table: pd.DataFrame) -> dict[str, Any]:
     """Draw accuracy over confidence; on the dashed line the network is as right as it is sure."""
     kinds = list(dict.fromkeys(table["probabilities"]))
     kind = alt.param(name="kind", value=kinds[0], bind=alt.binding_radio(options=kinds, name="probabilities: "))
@@ -247,9 +247,9 @@ def reliability(table: pd.DataFrame) -> dict:
     return _spec(chart, "Reliability diagram: accuracy over confidence", 340)
 
 
-def confidences(images: pd.DataFrame) -> dict:
+def confidences(images: pd.DataFrame) -> dict[str, Any]:
     """Draw how many images have which confidence, the right ones and the mistakes."""
-    bins = np.clip((images["confidence"] * 20).astype(int), 0, 19)
+    bins = (images["confidence"] * 20).astype(int).clip(0, 19)
     counts = images.groupby([bins.rename("bin"), "correct"]).size().rename("images").reset_index()
     counts["low"], counts["high"] = counts["bin"] / 20, (counts["bin"] + 1) / 20
     counts["kind"] = np.where(counts["correct"] == 1, "right", "mistake")
@@ -273,7 +273,7 @@ def confidences(images: pd.DataFrame) -> dict:
     return _spec(chart, "Number of images by confidence, right ones and mistakes", 340)
 
 
-def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> dict:
+def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> dict[str, Any]:
     """Draw a point an image. The page fills the data ``images`` in: x0, y0, x1 … by layer, in 0 to 1."""
     params = [
         alt.param(
@@ -348,16 +348,19 @@ def class_colours(count: int) -> list[str]:
 
 def _spec(chart: alt.TopLevelMixin, description: str, height: int) -> dict[str, Any]:
     """The specification, as wide as the page lets it be."""
-    return chart.properties(width="container", height=height, description=description).configure(**CONFIG).to_dict()
+    chart = chart.properties(width="container", height=height, description=description).configure(**CONFIG)
+    spec: dict[str, Any] = chart.to_dict()
+    return spec
 
 
 def _rows(table: pd.DataFrame) -> alt.InlineData:
     """The rows of a table as JSON has them: no NaN, no infinity."""
     plain = table.replace([math.inf, -math.inf], math.nan).astype(object)
-    return alt.InlineData(values=plain.where(plain.notna(), None).to_dict("records"))
+    values = plain.where(plain.notna(), None).to_dict("records")
+    return alt.InlineData(values=values)  # type: ignore[arg-type]  # the names of columns are text
 
 
-def _value(expression: str) -> dict:
+def _value(expression: str) -> dict[str, Any]:
     return {"value": {"expr": expression}}
 
 

@@ -77,7 +77,7 @@ def read_inputs() -> Inputs:
 
 def _read_metrics(path: Path, stage: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file; run dvc repro {stage}") from None
     except ValueError:
@@ -102,7 +102,7 @@ def _read_table(path: Path, stage: str, columns: list[str]) -> pd.DataFrame:
     missing = [name for name in columns if name not in table]
     if missing:
         raise PipelineError(f"{path}: has no column {missing[0]}; run dvc repro --force {stage}")
-    numbers = [name for name in table if name not in TEXT]
+    numbers = [name for name in table.columns if name not in TEXT]
     table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
     return table
 

@@ -60,11 +60,11 @@ def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, split:
         images=table,
         shown=shown,
         class_names=classes,
-        javascript=vl_convert.javascript_bundle(),
+        javascript=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # it needs no snippet
     )
 
 
-def _charts(inputs: Inputs, classes: list[str], layer: int) -> dict[str, dict]:
+def _charts(inputs: Inputs, classes: list[str], layer: int) -> dict[str, dict[str, Any]]:
     """Every chart's specification by the id of its place in the page."""
     best = inputs.metrics["train"].get("best_epoch")
     specs = {f"epoch-{name}": charts.curve_by_epoch(inputs.epochs, name, best) for name in ("loss", "accuracy")}
@@ -84,7 +84,7 @@ def _charts(inputs: Inputs, classes: list[str], layer: int) -> dict[str, dict]:
     return specs
 
 
-def _images_of_page(inputs: Inputs, split: PackedSplit) -> tuple[dict[str, list], dict[str, int]]:
+def _images_of_page(inputs: Inputs, split: PackedSplit) -> tuple[dict[str, list[Any]], dict[str, int]]:
     """The columns of the images that the page shows, in the t-SNE picture or as mistakes, and how many they are."""
     row_of = {name: row for row, name in enumerate(split.ids)}
     judged = inputs.images
@@ -100,7 +100,9 @@ def _images_of_page(inputs: Inputs, split: PackedSplit) -> tuple[dict[str, list]
     rows = [row_of[name] for name in images["id"]]
     thumbnails = make_thumbnails(split.images, rows, {row_of[name] for name in listed["id"]}, PICTURES)
     columns = _columns(images, rows, thumbnails, inputs.classes["class"].tolist())
-    columns |= {name: [None if np.isnan(v) else int(v) for v in some[name].reindex(images["id"])] for name in some}
+    columns |= {
+        name: [None if np.isnan(v) else int(v) for v in some[name].reindex(images["id"])] for name in some.columns
+    }
     counts = {
         "images": len(images),
         "pictures": len(thumbnails.uris),
@@ -113,7 +115,7 @@ def _images_of_page(inputs: Inputs, split: PackedSplit) -> tuple[dict[str, list]
     return columns, counts
 
 
-def _columns(images: pd.DataFrame, rows: list[int], thumbnails: Thumbnails, classes: list[str]) -> dict[str, list]:
+def _columns(images: pd.DataFrame, rows: list[int], thumbnails: Thumbnails, classes: list[str]) -> dict[str, list[Any]]:
     index_of = {name: index for index, name in enumerate(classes)}
     return {
         "image": [thumbnails.uris.get(row, "") for row in rows],
@@ -127,7 +129,7 @@ def _columns(images: pd.DataFrame, rows: list[int], thumbnails: Thumbnails, clas
 
 def _positions(points: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     """x0, y0, x1 … by layer for each id, from 0 to 10,000; the axes of t-SNE have no unit, but must stay alike."""
-    columns = {}
+    columns: dict[str, pd.Series[float]] = {}
     for number, layer in enumerate(layers):
         places = points[points["layer"] == layer].set_index("id")[["x", "y"]]
         places = places[~places.index.duplicated()]

@@ -4,8 +4,9 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from pipeline.archives.file_tree import FileTree
 from pipeline.archives.nested import with_nested
 from pipeline.errors import PipelineError
 from pipeline.fetching.git_repository import HUB_CLIENT, GitError, git_tree, resolve
@@ -36,7 +37,8 @@ def open_modelscope(params: DataParams) -> Iterator[ImageSet]:
     url = f"{endpoint}/datasets/{dataset}.git"
     folder = cache_folder() / "modelscope" / dataset
     commit = _commit(dataset, url, revision, by_client)
-    if by_client:
+    files: AbstractContextManager[FileTree]
+    if by_client or commit is None:
         place = folder / (commit or revision.replace("/", "+"))
         files = nullcontext(hub_tree(dataset, endpoint, commit or revision, commit is not None, place))
     else:

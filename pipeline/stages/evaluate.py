@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -145,7 +146,7 @@ def _write_confusion(split: PackedSplit, predicted: np.ndarray, classes: tuple[s
     plot_normalized_confusion(PLOTS / "confusion_normalized.png", counts, classes, title)
 
 
-def _write_calibration(split: PackedSplit, probabilities: Mapping[str, np.ndarray], metrics: dict) -> None:
+def _write_calibration(split: PackedSplit, probabilities: Mapping[str, np.ndarray], metrics: dict[str, Any]) -> None:
     tables = {name: reliability(split.labels, values) for name, values in probabilities.items()}
     _write_table(PLOTS / "reliability.csv", pd.concat(tables, names=["probabilities"]).reset_index(level=0))
     scaled = f"temperature {metrics['temperature']:.3f}{', cross-fitted' if split.name == 'valid' else ''}"
@@ -187,7 +188,7 @@ def _draw_mistakes(split: PackedSplit, probabilities: np.ndarray, classes: tuple
     plot_mistakes(PLOTS / "mistakes.png", split.images[shown, 0], captions, title)
 
 
-def _say_result(split: PackedSplit, metrics: dict) -> None:
+def _say_result(split: PackedSplit, metrics: dict[str, Any]) -> None:
     interval = metrics.get("interval", {}).get("accuracy")
     within = f" (95 % interval {interval['low']:.4f} to {interval['high']:.4f})" if interval else ""
     say(f"evaluate: accuracy {metrics['accuracy']:.4f}{within} on the {len(split):,} images of the {split.name} split")

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from pipeline.descent import Factor, Method, descend, methods, schedules, surface_error
 from pipeline.files import replacing
@@ -25,7 +26,7 @@ def learning_rates(params: LearningRatesParams) -> None:
     with replacing(PLOTS / "learning_rates.csv") as beside:
         table.to_csv(beside, index=False, float_format="%.6g")
     plot_error_surface(PLOTS / "learning_rates.png", table, params.condition_number)
-    nearest = table.loc[table["error"].idxmin()]
+    nearest = table.iloc[table["error"].argmin()]
     say(
         f"learning_rates: {params.steps:,} steps of each path; the least error is {nearest['error']:.2g}, "
         f"by {nearest['optimizer']}, {nearest['schedule']}"
@@ -52,4 +53,5 @@ def walk(method: Method, schedule: str, factor: Factor, params: LearningRatesPar
             "lr": [method.lr * factor(int(step)) for step in steps],
         }
     )
-    return table[np.isfinite(table["error"])]
+    finite: NDArray[np.bool_] = np.isfinite(table["error"].to_numpy())
+    return table[finite]

@@ -82,8 +82,8 @@ def open_trainer(
         std=manifest.std,
     )
     model = build_model(spec, model_params.pretrained).to(device)
-    batches = [Batches(dataset.split(name), spec.mean, spec.std, device) for name in ("train", "valid")]
-    return Trainer(model, *batches, len(spec.classes), params, seed, group), spec
+    train, valid = (Batches(dataset.split(name), spec.mean, spec.std, device) for name in ("train", "valid"))
+    return Trainer(model, train, valid, len(spec.classes), params, seed, group), spec
 
 
 def _announce(trainer: Trainer, spec: ModelSpec, device: torch.device) -> None:
