@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.audit.duplicates import Group, duplicate_groups
 from pipeline.raw_archive import SPLITS, RawImage
@@ -36,7 +37,7 @@ class Audit:
     images: list[RawImage]
     classes: tuple[str, ...]
     bad: dict[int, str]
-    measures: np.ndarray
+    measures: NDArray[np.void]
     image_size: int
     groups: list[Group]
     dropped: frozenset[int]
@@ -81,7 +82,7 @@ class Audit:
             found[kind] = rows[np.argsort(order[rows], kind="stable")].tolist()
         return found
 
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation of each channel over the plain training images that are kept, in 0 to 1."""
         rows = [row for row in self.kept if self.images[row].split == "train"]
         sums = self.measures["moments"][rows].sum(0)
@@ -93,8 +94,8 @@ def audit(
     images: list[RawImage],
     classes: tuple[str, ...],
     bad: dict[int, str],
-    measures: np.ndarray,
-    plain: Callable[[int], np.ndarray],
+    measures: NDArray[np.void],
+    plain: Callable[[int], NDArray[np.uint8]],
     drop_leaks: bool,
 ) -> Audit:
     """Look for duplicates and judge every image.

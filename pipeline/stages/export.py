@@ -1,6 +1,7 @@
 """Stage ``export``: the network as ONNX, and its model card."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.files import replacing, write_text
 from pipeline.inference import open_trained
@@ -48,7 +49,7 @@ def export(data: DataParams, augment: AugmentParams, model: ModelParams, train: 
     say(f"export: {CARD} describes the model")
 
 
-def _some_images(split: PackedSplit) -> np.ndarray:
+def _some_images(split: PackedSplit) -> NDArray[np.uint8]:
     """Plain images spread evenly over a split, ``uint8``, ``(n, image_size, image_size, 3)``, n up to
     ``CHECKED_IMAGES``."""
     rows = np.linspace(0, len(split) - 1, min(len(split), CHECKED_IMAGES)).round().astype(int)
