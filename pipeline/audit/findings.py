@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -111,8 +111,9 @@ def audit(
         for group in duplicate_groups(measures[good], lambda row: plain(int(good[row])))
     ]
     found = Audit(images, classes, bad, measures, len(plain(int(good[0]))), groups, frozenset())
-    dropped = frozenset(row for group in found.leaks for row in _before_last_split(images, group))
-    return Audit(images, classes, bad, measures, found.image_size, groups, dropped) if drop_leaks else found
+    if not drop_leaks:
+        return found
+    return replace(found, dropped=frozenset(row for group in found.leaks for row in _before_last_split(images, group)))
 
 
 def _before_last_split(images: list[RawImage], group: Group) -> list[int]:

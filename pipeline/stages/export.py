@@ -12,11 +12,9 @@ from pipeline.params.augment import AugmentParams
 from pipeline.params.data import DataParams
 from pipeline.params.model import ModelParams
 from pipeline.params.train import TrainParams
-from pipeline.paths import DATASET, METRICS, MODEL
+from pipeline.paths import CARD, DATASET, METRICS, MODEL, ONNX
 from pipeline.progress import say
 
-ONNX = MODEL.with_suffix(".onnx")
-CARD = MODEL.with_name("model_card.md")
 CHECKED_IMAGES = 256
 TIMED_BATCHES = (1, 64)
 
