@@ -16,7 +16,7 @@ BATCH_IMAGES = 2_000_000
 
 
 def bootstrap_intervals(
-    labels: np.ndarray, probabilities: np.ndarray, top_k: int, resamples: int
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64], top_k: int, resamples: int
 ) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
     """95 % percentile intervals (Efron & Tibshirani 1993) over resamples of the images; always the same ones.
 
@@ -42,7 +42,7 @@ def bootstrap_intervals(
     if classes == 2:
         del scores[f"top_{top_k}_accuracy"]
 
-    def judge(rows: np.ndarray, axis: int = -1) -> np.ndarray:
+    def judge(rows: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
         means = [score[rows].mean(axis=axis) for score in scores.values()]
         return np.concatenate([means, *class_means(labels[rows], predicted[rows], classes)])
 
@@ -57,7 +57,9 @@ def bootstrap_intervals(
     return intervals, pd.DataFrame(by_class, columns=[f"{name}_{end}" for name in BY_CLASS for end in ("low", "high")])
 
 
-def class_means(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def class_means(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Judge many samples at once by precision, recall and F1, with the rules of ``pipeline.metrics``.
 
     Args:
@@ -77,19 +79,21 @@ def class_means(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tupl
     return np.stack([np.nanmean(recall, axis=0), *macro]), np.concatenate([precision, recall, f1])
 
 
-def _class_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, ...]:
+def _class_counts(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> tuple[NDArray[np.int64], ...]:
     """By class and sample, ``(classes, samples)``: how many images have it, are taken for it, and both."""
     samples = len(labels)
     offsets = classes * np.arange(samples)[:, None]
     right = labels == predicted
 
-    def count(indices: np.ndarray) -> np.ndarray:
+    def count(indices: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.bincount(indices, minlength=samples * classes).reshape(samples, classes).T
 
     return count((labels + offsets).ravel()), count((predicted + offsets).ravel()), count((labels + offsets)[right])
 
 
-def _percentiles(judge: Callable[..., np.ndarray], images: int, resamples: int) -> np.ndarray:
+def _percentiles(judge: Callable[..., NDArray[np.float64]], images: int, resamples: int) -> NDArray[np.float64]:
     """The intervals, ``(metrics, 2)``, of a function from row numbers ``(samples, images)`` to
     ``(metrics, samples)``."""
     rows = np.arange(images)
@@ -114,7 +118,7 @@ def _percentiles(judge: Callable[..., np.ndarray], images: int, resamples: int) 
 
 
 def _shares(
-    scores: dict[str, np.ndarray], labels: np.ndarray, predicted: np.ndarray, classes: int
+    scores: dict[str, NDArray[np.float64]], labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
 ) -> list[tuple[int, int]]:
     """For each row of the intervals how many of how many images are hits; (0, 0) where it is no share of images."""
     true, taken, hits = (counts[:, 0].tolist() for counts in _class_counts(labels[None], predicted[None], classes))

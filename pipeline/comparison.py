@@ -118,7 +118,7 @@ def compare(pairs: pd.DataFrame, left_out: int = 0) -> Comparison:
     )
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> Difference:
+def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Difference:
     """The means of ``(images,)`` and the paired bootstrap percentile interval of their difference (Efron &
     Tibshirani 1993): the images are drawn, and with an image both its values; always the same ones."""
     changes = b - a

@@ -9,7 +9,6 @@ import functools
 import io
 import logging
 import os
-import re
 import struct
 import threading
 import warnings
@@ -20,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
+
+from pipeline.file_kinds import HEAD, Kind, kind_of
 
 # Where nobody configured logging, it would write to stderr what it also raises.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -42,23 +43,20 @@ _STDERR_LOCK = threading.Lock()
 _DAMAGED = "damaged or truncated"
 _RAW = "a camera's RAW file is not supported: convert it to JPEG"
 
-# How a file begins that could not be decoded, and what to say of it: the first that matches.
-_BEGINNINGS = (
-    (rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8|BM.{4}\0{4}|RIFF.{4}WEBP", _DAMAGED),
-    (rb"....ftypavi[fs]", "damaged, truncated or an unusual kind of AVIF"),
-    (rb"II\*\0.{4}CR|II(RO|RS|U\0)|MMOR|FUJIFILMCCD|....ftypcrx", _RAW),
-    (rb"II[*+]\0|MM\0[*+]", "damaged, truncated or an unusual kind of TIFF"),
-    (rb"version https://git-lfs", "is a Git LFS pointer: run git lfs pull"),
-    (rb"(\xef\xbb\xbf)?\s*(?i:<!doctype html|<html|<head|<body)", "is a web page, not an image"),
-    (rb".*<svg", "SVG is not supported: convert it to PNG"),
-    (rb"PK\x03\x04", "is a zip archive, not an image"),
-    (rb"%PDF", "is a PDF document, not an image"),
-    (rb"8BPS", "PSD is not supported: convert it to PNG"),
-    (rb"....ftyp(hei|hev|mif1|msf1)", "HEIC is not supported: convert it to JPEG"),
-    (rb"....ftyp", "is a video, not an image"),
-    (rb"....JXL |\xff\x0a", "JPEG XL is not supported: convert it to JPEG"),
-    (rb"....jP  |\xff\x4f\xff\x51", "JPEG 2000 is not supported: convert it to JPEG"),
-)
+# What to say of a file that could not be decoded; of any other kind that it is no image.
+_REASONS = {
+    **dict.fromkeys((Kind.JPEG, Kind.PNG, Kind.GIF, Kind.BMP, Kind.WEBP), _DAMAGED),
+    Kind.AVIF: "damaged, truncated or an unusual kind of AVIF",
+    Kind.TIFF: "damaged, truncated or an unusual kind of TIFF",
+    Kind.RAW: _RAW,
+    Kind.HEIC: "HEIC is not supported: convert it to JPEG",
+    Kind.JPEG_XL: "JPEG XL is not supported: convert it to JPEG",
+    Kind.JPEG_2000: "JPEG 2000 is not supported: convert it to JPEG",
+    Kind.PSD: "PSD is not supported: convert it to PNG",
+    Kind.SVG: "SVG is not supported: convert it to PNG",
+    Kind.POINTER: "is a Git LFS pointer: run git lfs pull",
+    Kind.PAGE: "is a web page, not an image",
+}
 
 
 class _UnusableError(ValueError):
@@ -91,7 +89,7 @@ def decode(content: bytes, least: int = 0) -> NDArray[np.uint8]:
 
 def depends_on_scale(content: bytes) -> bool:
     """Whether ``least`` can change what ``decode`` gives: of a JPEG alone."""
-    return content.startswith(b"\xff\xd8\xff")
+    return kind_of(content[:HEAD]) is Kind.JPEG
 
 
 @functools.cache
@@ -172,6 +170,8 @@ def _reason(content: bytes, error: Exception) -> str:
         return f"more than {MAX_PIXELS:,} pixels"
     if isinstance(error, MemoryError):
         return "not enough memory for its pixels"
-    matching = (reason for beginning, reason in _BEGINNINGS if re.match(beginning, content[:1024], re.DOTALL))
-    reason = next(matching, "not an image")
+    kind = kind_of(content[:HEAD])
+    if kind is None:
+        return "not an image"
+    reason = _REASONS.get(kind, f"is {kind.value}, not an image")
     return "truncated" if reason == _DAMAGED and "truncated" in str(error).lower() else reason

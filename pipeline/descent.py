@@ -7,6 +7,7 @@ from math import sqrt
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR
@@ -31,7 +32,7 @@ def surface_error(weights: Tensor, condition_number: float) -> Tensor:
 
 def descend(
     make_optimizer: Callable[[list[Tensor]], Optimizer], factor: Factor, steps: int, condition_number: float
-) -> np.ndarray:
+) -> NDArray[np.float64]:
     """Walk down the surface from ``START``, the learning rate of each step multiplied by ``factor``.
 
     Returns:

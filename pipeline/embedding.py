@@ -26,12 +26,14 @@ EARLY_EXAGGERATION = 12
 WORTH_THREADS = 1_000
 
 
-def spread(count: int, most: int) -> np.ndarray:
+def spread(count: int, most: int) -> NDArray[np.int64]:
     """At most ``most`` of ``count`` rows, evenly spread, so that a split sorted by class keeps all of them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
-def embed(features: np.ndarray, params: TsneParams, seed: int, label: str) -> tuple[np.ndarray, dict[str, float]]:
+def embed(
+    features: NDArray[np.float32], params: TsneParams, seed: int, label: str
+) -> tuple[NDArray[np.float64], dict[str, float]]:
     """Place ``(images, features)`` in the plane: principal components first, then t-SNE started from the first two.
 
     As Kobak & Berens (2019) and Belkina et al. (2019) advise: 250 steps with an exaggeration of 12 and a learning
@@ -59,7 +61,7 @@ def embed(features: np.ndarray, params: TsneParams, seed: int, label: str) -> tu
     return np.array(picture), {"perplexity": perplexity, "kl_divergence": float(picture.kl_divergence)}
 
 
-def principal_components(features: np.ndarray, count: int, seed: int) -> np.ndarray:
+def principal_components(features: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float64]:
     """The first ``count`` principal components, ``float64``, ``(images, at most count)``; zeros where all images are
     alike."""
     # The first row taken off, a feature that never changes is exactly 0, and a large mean hides no small difference.
@@ -73,7 +75,7 @@ def principal_components(features: np.ndarray, count: int, seed: int) -> np.ndar
     return components
 
 
-def first_positions(components: np.ndarray, seed: int) -> np.ndarray:
+def first_positions(components: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """The first two components, scaled to a standard deviation of 1e-4, and a little noise that parts equal images."""
     plane = np.zeros((len(components), 2))
     plane[:, : components.shape[1]] = components[:, :2]
@@ -85,7 +87,7 @@ def first_positions(components: np.ndarray, seed: int) -> np.ndarray:
     return first
 
 
-def measure(features: np.ndarray, points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def measure(features: NDArray[np.float32], points: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
     """Rate a picture, ``(images, 2)``, of ``(images, features)``; each measure is best at 1.
 
     ``trustworthiness`` (Venna & Kaski 2001, 0 to 1) says how few of the ten nearest neighbours in the picture are
@@ -113,7 +115,7 @@ def measure(features: np.ndarray, points: np.ndarray, labels: np.ndarray) -> dic
     return measures
 
 
-def neighbour_purity(places: np.ndarray, labels: np.ndarray, near: int) -> float:
+def neighbour_purity(places: NDArray[np.floating], labels: NDArray[np.int64], near: int) -> float:
     """The share of the ``near`` nearest other images that have the same label, over all images of ``(images, ...)``."""
     nearest = NearestNeighbors(n_neighbors=near).fit(places).kneighbors(return_distance=False)
     return float((labels[nearest] == labels[:, None]).mean())

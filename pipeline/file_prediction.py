@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
@@ -70,7 +71,7 @@ class Predictions:
 
     classes: tuple[str, ...]
     paths: list[Path]
-    probabilities: np.ndarray
+    probabilities: NDArray[np.float32]
     failures: dict[Path, str]
     seconds: float
 
@@ -233,7 +234,7 @@ def _batch_size(device: torch.device, image_size: int) -> int:
     return max(1, min(BATCH_SIZE, pixels // image_size**2))
 
 
-Photo = list[np.ndarray]
+Photo = list[NDArray[np.uint8]]
 
 
 def _read_ahead(
@@ -276,7 +277,7 @@ class _Square:
     resize: str
 
 
-def _make_reader(size: int, resize: str, views: Views | None) -> Callable[[bytes, str], np.ndarray]:
+def _make_reader(size: int, resize: str, views: Views | None) -> Callable[[bytes, str], NDArray[np.uint8]]:
     """Make the function from a file's bytes and name to its plain copy and views, just as ``augment`` makes them."""
     plain = plain_copy(_Square(size, resize))
     if views is None:
@@ -284,7 +285,7 @@ def _make_reader(size: int, resize: str, views: Views | None) -> Callable[[bytes
     draw = augmented_view(views.params.model_copy(update={"image_size": size, "resize": resize}))
     numbers = range(1, views.params.views + 1)
 
-    def read(content: bytes, name: str) -> np.ndarray:
+    def read(content: bytes, name: str) -> NDArray[np.uint8]:
         photo = plain_photo(content, size)
         detailed = photo_for_views(content, size, photo)
         drawn = (draw(detailed, view_seed(views.seed, name, number)) for number in numbers)
@@ -312,8 +313,8 @@ def _batches(
 
 @torch.inference_mode()
 def _mean_probabilities(
-    pixels: dict[tuple[int, str], np.ndarray], models: Sequence[tuple[PixelClassifier, ModelSpec]]
-) -> np.ndarray:
+    pixels: dict[tuple[int, str], NDArray[np.uint8]], models: Sequence[tuple[PixelClassifier, ModelSpec]]
+) -> NDArray[np.float32]:
     """Average over models and copies; ``pixels`` are ``uint8``, ``(n, copies, size, size, 3)``."""
     of_each = []
     for network, spec in models:

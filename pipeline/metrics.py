@@ -7,6 +7,7 @@ does.
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import (
     accuracy_score,
     auc,
@@ -39,7 +40,7 @@ def check_top_k(top_k: int, classes: int) -> None:
         raise PipelineError(f"params.yaml: evaluate.top_k: got {top_k}, allowed with {classes} classes is {allowed}")
 
 
-def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, top_k: int) -> dict[str, float]:
+def compute_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64], top_k: int) -> dict[str, float]:
     """Compute every figure that judges the predictions as a whole.
 
     Args:
@@ -65,7 +66,7 @@ def compute_metrics(labels: np.ndarray, probabilities: np.ndarray, top_k: int) -
     }
 
 
-def calibration_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+def calibration_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float]:
     """Compute those that a temperature changes: ``log_loss``, ``brier`` and ``ece``, as :func:`compute_metrics` has
     them."""
     classes = np.arange(probabilities.shape[1])
@@ -76,7 +77,7 @@ def calibration_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[s
     }
 
 
-def _top_k_accuracy(labels: np.ndarray, probabilities: np.ndarray, top_k: int) -> float:
+def _top_k_accuracy(labels: NDArray[np.int64], probabilities: NDArray[np.float64], top_k: int) -> float:
     classes = probabilities.shape[1]
     if classes == 2:
         # Every image is a hit, and scikit-learn takes one score a row.
@@ -86,7 +87,7 @@ def _top_k_accuracy(labels: np.ndarray, probabilities: np.ndarray, top_k: int) -
     return float(top_k_accuracy_score(classes - 1 - labels, turned, k=top_k, labels=np.arange(classes)))
 
 
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+def expected_calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
     """Mean distance of confidence and accuracy over 15 bins of equal width (Guo et al. 2017), 0 to 1.
 
     The confidence is the probability of the predicted class.
@@ -99,7 +100,9 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) ->
     return binary_calibration_error(confidence, correct.int(), n_bins=CALIBRATION_BINS).item()
 
 
-def image_scores(labels: np.ndarray, probabilities: np.ndarray, top_k: int) -> dict[str, np.ndarray]:
+def image_scores(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64], top_k: int
+) -> dict[str, NDArray[np.float64]]:
     """What each image adds to the metrics that are means over the images: ``(images,)`` by the metric's name.
 
     Arguments as of :func:`compute_metrics`; a log loss is at most 36, since scikit-learn takes no probability for
@@ -119,7 +122,7 @@ def image_scores(labels: np.ndarray, probabilities: np.ndarray, top_k: int) -> d
     }
 
 
-def metrics_by_class(labels: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
+def metrics_by_class(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...]) -> pd.DataFrame:
     """Precision, recall, F1 and the number of images, a row a class.
 
     A class without images has no recall and no F1, and one for which no image is taken either no precision: NaN. A
@@ -134,7 +137,7 @@ def metrics_by_class(labels: np.ndarray, predicted: np.ndarray, classes: tuple[s
     return table
 
 
-def confused_pairs(counts: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
+def confused_pairs(counts: NDArray[np.int64], classes: tuple[str, ...]) -> pd.DataFrame:
     """The kinds of mistakes, the most frequent first.
 
     Args:
@@ -155,7 +158,7 @@ def confused_pairs(counts: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame
 
 
 def curves_by_class(
-    labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64], classes: tuple[str, ...]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """ROC and precision-recall curves of each class against all others.
 
@@ -185,7 +188,7 @@ def curves_by_class(
     return pd.concat(roc), pd.concat(precision_recall), table
 
 
-def _thinned(name: str, points: int, **curve: np.ndarray) -> pd.DataFrame:
+def _thinned(name: str, points: int, **curve: NDArray[np.float64]) -> pd.DataFrame:
     """A curve with at most so many points, its ends among them, beside the name of its class."""
     length = len(next(iter(curve.values())))
     kept = np.unique(np.linspace(0, length - 1, min(length, points)).round().astype(np.int64))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
@@ -142,7 +143,7 @@ def open_onnx(path: Path) -> "InferenceSession":
 
 
 @torch.inference_mode()
-def check_onnx(path: Path, network: PixelClassifier, pixels: np.ndarray) -> dict[str, float]:
+def check_onnx(path: Path, network: PixelClassifier, pixels: NDArray[np.uint8]) -> dict[str, float]:
     """Compare an ONNX file with the network in torch, both in fp32 on the CPU, one image alone and all together.
 
     Args:
@@ -174,7 +175,7 @@ def check_onnx(path: Path, network: PixelClassifier, pixels: np.ndarray) -> dict
 
 
 @torch.inference_mode()
-def time_onnx(path: Path, network: PixelClassifier, pixels: np.ndarray) -> tuple[float, float]:
+def time_onnx(path: Path, network: PixelClassifier, pixels: NDArray[np.uint8]) -> tuple[float, float]:
     """Median seconds that onnxruntime and torch take for one batch ``pixels``, on the CPU."""
     session, images = open_onnx(path), torch.tensor(pixels)
     return _median_seconds(lambda: session.run(OUTPUTS, {INPUT: pixels})), _median_seconds(lambda: network(images))

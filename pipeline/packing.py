@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.audit.measures import MEASURES, measure
 from pipeline.decoding import decode, depends_on_scale
@@ -48,7 +49,7 @@ class ArrayFiles:
     def path(self, split: str) -> Path:
         return self.folder / f"{split}.npy"
 
-    def plain_copies(self) -> Callable[[int], np.ndarray]:
+    def plain_copies(self) -> Callable[[int], NDArray[np.uint8]]:
         """Make the function that gives the plain copy of an image by its place in ``images``."""
         maps = {split: np.load(self.path(split), mmap_mode="r") for split in self.shapes}
         return lambda place: maps[self.images[place].split][self.rows[place], 0]
@@ -82,7 +83,7 @@ class Packed:
         bad: for the place of each file that cannot be decoded, why not.
     """
 
-    measures: np.ndarray
+    measures: NDArray[np.void]
     digests: list[bytes]
     bad: dict[int, str]
 
@@ -143,7 +144,7 @@ class _Worker:
             os.pwrite(self.files[image.split], copies.data, position)
         return result
 
-    def _views(self, content: bytes, photo: np.ndarray, image: RawImage) -> Iterator[np.ndarray]:
+    def _views(self, content: bytes, photo: NDArray[np.uint8], image: RawImage) -> Iterator[NDArray[np.uint8]]:
         count = self.arrays.shapes[image.split][1]
         if count > 1:
             photo = photo_for_views(content, self.size, photo)
@@ -154,12 +155,12 @@ class _Worker:
 _worker: _Worker
 
 
-def plain_photo(content: bytes, size: int) -> np.ndarray:
+def plain_photo(content: bytes, size: int) -> NDArray[np.uint8]:
     """Decode a file for a plain copy of ``size`` pixels, ``(height, width, 3)``; ValueError says why it cannot be."""
     return decode(content, round(PLAIN_DETAIL * size))
 
 
-def photo_for_views(content: bytes, size: int, photo: np.ndarray) -> np.ndarray:
+def photo_for_views(content: bytes, size: int, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Decode a file for views of ``size`` pixels; ``photo`` is what ``plain_photo`` gave of it."""
     return decode(content, VIEW_DETAIL * size) if depends_on_scale(content) else photo
 

@@ -11,18 +11,18 @@ from contextlib import closing, contextmanager
 from io import BufferedIOBase, BufferedReader
 from typing import IO, Self
 
-from pipeline.archives.disguises import HEAD, what_it_is
 from pipeline.archives.file_tree import FileTree, Unpacking, damage_told
 from pipeline.archives.safety import Allowance, tar_members, zip_members
 from pipeline.archives.spool import CHUNK, Slice, Spool
 from pipeline.errors import PipelineError
+from pipeline.file_kinds import HEAD, Kind, kind_of, what_it_is
 from pipeline.file_names import is_part
 
 LARGEST_HEADERS = 16 * 2**20  # bytes between two members of a tar: names, times and the like
-_DECOMPRESSORS: dict[bytes, Callable[[IO[bytes]], BufferedIOBase]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\x00": lzma.open,
+_DECOMPRESSORS: dict[Kind | None, Callable[[IO[bytes]], BufferedIOBase]] = {
+    Kind.GZIP: gzip.open,
+    Kind.BZIP2: bz2.open,
+    Kind.XZ: lzma.open,
 }
 
 
@@ -53,11 +53,11 @@ def _tree(file: IO[bytes], name: str, unpacking: Unpacking) -> FileTree:
     with damage_told(name):
         head = file.read(HEAD)
         file.seek(0)
-        if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        kind = kind_of(head)
+        if kind is Kind.ZIP:
             return _zip_tree(file, name, unpacking)
-        for magic, decompress in _DECOMPRESSORS.items():
-            if head.startswith(magic):
-                return _compressed_tar_tree(file, name, unpacking, decompress)
+        if kind in _DECOMPRESSORS:
+            return _compressed_tar_tree(file, name, unpacking, _DECOMPRESSORS[kind])
         if _is_tar(head):
             return _tar_tree(file, name, unpacking)
         # Asked last: a tar that ends with a zip has the marks of one. A zip may begin with a program that unpacks it.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
 from pipeline.audit.measures import HASH_SIDE
@@ -33,7 +34,7 @@ class Group:
     exact: bool
 
 
-def duplicate_groups(measures: np.ndarray, plain: Callable[[int], np.ndarray]) -> list[Group]:
+def duplicate_groups(measures: NDArray[np.void], plain: Callable[[int], NDArray[np.uint8]]) -> list[Group]:
     """Find the groups of two or more, sorted by their first row.
 
     Args:
@@ -59,7 +60,7 @@ def duplicate_groups(measures: np.ndarray, plain: Callable[[int], np.ndarray]) -
     return sorted(groups, key=lambda group: group.rows)
 
 
-def _alike_hashes(measures: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, int, bool]]:
+def _alike_hashes(measures: NDArray[np.void], rows: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
     """The pairs whose hashes are close, plain or with the second one mirrored. Every pair is looked at, in blocks:
     quadratic, but at a nanosecond a pair."""
     hashes, mirrored = measures["hash"][rows], measures["mirrored_hash"][rows]
@@ -71,7 +72,7 @@ def _alike_hashes(measures: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int,
                 yield int(rows[start + one]), int(rows[start + other]), turned
 
 
-def correlation(one: np.ndarray, other: np.ndarray, mirrored: bool) -> float:
+def correlation(one: NDArray[np.uint8], other: NDArray[np.uint8], mirrored: bool) -> float:
     """The correlation of two images, ``uint8``, ``(size, size, 3)``, once the second is aligned with the first by an
     affine map (Evangelidis & Psarakis 2008); -1 where no slight one is found."""
     template, image = _outline(one), _outline(other[:, ::-1] if mirrored else other)
@@ -87,7 +88,7 @@ def correlation(one: np.ndarray, other: np.ndarray, mirrored: bool) -> float:
     return float(value) if max(turned, shifted) <= _LARGEST_MOVE else -1.0
 
 
-def _outline(image: np.ndarray) -> np.ndarray:
+def _outline(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     luma = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
     small = cv2.resize(luma, (_ALIGNED_SIDE, _ALIGNED_SIDE), interpolation=cv2.INTER_AREA)
     return cv2.GaussianBlur(small, (0, 0), 1.0).astype(np.float32)

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.audit.duplicates import Group, duplicate_groups
 from pipeline.raw_archive import SPLITS, RawImage
@@ -36,7 +37,7 @@ class Audit:
     images: list[RawImage]
     classes: tuple[str, ...]
     bad: dict[int, str]
-    measures: np.ndarray
+    measures: NDArray[np.void]
     image_size: int
     groups: list[Group]
     dropped: frozenset[int]
@@ -81,7 +82,7 @@ class Audit:
             found[kind] = rows[np.argsort(order[rows], kind="stable")].tolist()
         return found
 
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation of each channel over the plain training images that are kept, in 0 to 1."""
         rows = [row for row in self.kept if self.images[row].split == "train"]
         sums = self.measures["moments"][rows].sum(0)
@@ -93,8 +94,8 @@ def audit(
     images: list[RawImage],
     classes: tuple[str, ...],
     bad: dict[int, str],
-    measures: np.ndarray,
-    plain: Callable[[int], np.ndarray],
+    measures: NDArray[np.void],
+    plain: Callable[[int], NDArray[np.uint8]],
     drop_leaks: bool,
 ) -> Audit:
     """Look for duplicates and judge every image.
@@ -110,8 +111,9 @@ def audit(
         for group in duplicate_groups(measures[good], lambda row: plain(int(good[row])))
     ]
     found = Audit(images, classes, bad, measures, len(plain(int(good[0]))), groups, frozenset())
-    dropped = frozenset(row for group in found.leaks for row in _before_last_split(images, group))
-    return Audit(images, classes, bad, measures, found.image_size, groups, dropped) if drop_leaks else found
+    if not drop_leaks:
+        return found
+    return replace(found, dropped=frozenset(row for group in found.leaks for row in _before_last_split(images, group)))
 
 
 def _before_last_split(images: list[RawImage], group: Group) -> list[int]:

@@ -5,6 +5,8 @@ import hashlib
 import cv2
 import imagehash
 import numpy as np
+from cv2.typing import MatLike
+from numpy.typing import NDArray
 from PIL import Image
 
 # At this size, or at that of the plain copy where it is smaller, an image is judged.
@@ -27,7 +29,7 @@ MEASURES = np.dtype(
 )
 
 
-def measure(content: bytes, photo: np.ndarray, plain: np.ndarray) -> np.ndarray:
+def measure(content: bytes, photo: NDArray[np.uint8], plain: NDArray[np.uint8]) -> NDArray[np.void]:
     """Measure an image.
 
     Args:
@@ -62,12 +64,12 @@ def measure(content: bytes, photo: np.ndarray, plain: np.ndarray) -> np.ndarray:
     )
 
 
-def _histogram(image: np.ndarray, channel: int = 0) -> np.ndarray:
+def _histogram(image: MatLike, channel: int = 0) -> NDArray[np.int64]:
     """How many pixels have each of the 256 values."""
     return cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
 
 
-def _perceptual_hash(luma: np.ndarray) -> int:
+def _perceptual_hash(luma: MatLike) -> int:
     """The signs of the lowest 8×8 frequencies against their median (imagehash's ``phash``)."""
     bits = imagehash.phash(Image.fromarray(luma)).hash
     return int.from_bytes(np.packbits(bits).tobytes(), "big")

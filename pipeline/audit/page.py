@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import jinja2
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.audit.duplicates import Group
 from pipeline.audit.findings import Audit, summary, unfit_detail
@@ -26,7 +27,7 @@ _KINDS = {
 }
 
 
-def audit_page(found: Audit, plain: Callable[[int], np.ndarray]) -> str:
+def audit_page(found: Audit, plain: Callable[[int], NDArray[np.uint8]]) -> str:
     """Draw the page as HTML; ``plain`` gives the plain copy of a row, ``uint8``, ``(size, size, 3)``."""
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
         (files("pipeline.audit") / "page.html.jinja").read_text("utf-8")
@@ -42,7 +43,7 @@ def audit_page(found: Audit, plain: Callable[[int], np.ndarray]) -> str:
     )
 
 
-def _kind(found: Audit, kind: str, plain: Callable[[int], np.ndarray]) -> dict[str, Any]:
+def _kind(found: Audit, kind: str, plain: Callable[[int], NDArray[np.uint8]]) -> dict[str, Any]:
     title, meaning = _KINDS[kind]
     if kind in found.unfit:
         rows = found.unfit[kind]
@@ -74,7 +75,7 @@ def _one_of_each_split(found: Audit, group: Group) -> list[int]:
     return [*first, *others][:SHOWN_OF_GROUP]
 
 
-def _card(found: Audit, row: int, detail: str, plain: Callable[[int], np.ndarray]) -> dict[str, Any]:
+def _card(found: Audit, row: int, detail: str, plain: Callable[[int], NDArray[np.uint8]]) -> dict[str, Any]:
     image = found.images[row]
     label = "unlabelled" if image.label is None else found.classes[image.label]
     return {
@@ -86,7 +87,7 @@ def _card(found: Audit, row: int, detail: str, plain: Callable[[int], np.ndarray
     }
 
 
-def _thumbnail(pixels: np.ndarray) -> str:
+def _thumbnail(pixels: NDArray[np.uint8]) -> str:
     """A JPEG as a data URI."""
     shrinks = len(pixels) > THUMBNAIL
     method = cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST

@@ -14,10 +14,10 @@ from pathlib import Path
 from pipeline.archives.file_tree import FileTree
 from pipeline.archives.spool import need_room
 from pipeline.errors import PipelineError, listed
-from pipeline.fetching.http import printable
 from pipeline.fetching.store import StoredFile, locked
 from pipeline.file_names import is_part
 from pipeline.progress import say
+from pipeline.text import printable
 
 HUB_CLIENT = "pip install 'image-classification-pipeline[modelscope]'"
 LARGEST_POINTER = 1024  # bytes; git-lfs takes no larger file for one

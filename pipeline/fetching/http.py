@@ -16,10 +16,11 @@ import requests
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from pipeline.archives.disguises import HEAD, page_or_pointer
 from pipeline.errors import PipelineError
 from pipeline.fetching.store import locked
+from pipeline.file_kinds import HEAD, Kind, kind_of, what_it_is
 from pipeline.progress import byte_progress, say
+from pipeline.text import printable
 
 CHUNK = 256 * 1024  # bytes
 # What requests and urllib3 raise for a request or a body; some of urllib3's and http.client's come out unwrapped.
@@ -73,12 +74,6 @@ def fetch(urls: Sequence[str], sha256: str, patience: Patience = PATIENCE) -> Pa
             "mend that, or set the environment variable PIPELINE_CACHE to a folder with room"
         ) from None
     return path
-
-
-def printable(text: str) -> str:
-    """Make a URL, or a message about it, fit to be shown: one line without ``user:password@``."""
-    text = re.sub(r"//(?:[^/?#\s]*|[^/\s:\[]*:(?!\d+(?:[/?#\s]|$))\S*)@", "//", text)
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def _sha256(path: Path) -> str | None:
@@ -293,9 +288,11 @@ def _refusing_pages(chunks: Iterator[bytes]) -> Iterator[bytes]:
     head = b""
     while len(head) < HEAD and (chunk := next(chunks, b"")):
         head += chunk
-    found = page_or_pointer(head)
-    if found:
-        raise _MirrorError(f"gave {found}" if "and not" in found else f"gave {found}, and not the file", wrong=True)
+    kind = kind_of(head)
+    if kind is Kind.POINTER:
+        raise _MirrorError(f"gave {kind.value}", wrong=True)
+    if kind is Kind.PAGE:
+        raise _MirrorError(f"gave {what_it_is(head)}, and not the file", wrong=True)
     return chain([head], chunks)
 
 

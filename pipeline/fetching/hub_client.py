@@ -15,11 +15,11 @@ from pipeline.archives.file_tree import FileTree
 from pipeline.archives.safety import safe_path
 from pipeline.archives.spool import need_room
 from pipeline.errors import PipelineError, listed
-from pipeline.fetching.http import printable
 from pipeline.fetching.store import StoredFile, locked
 from pipeline.file_names import is_part
 from pipeline.files import write_json
 from pipeline.progress import say
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from modelscope_hub import FileInfo, HubApi

@@ -7,6 +7,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
+from numpy.typing import NDArray
 
 from pipeline.plots.fonts import shortened
 from pipeline.plots.style import saved_figure
@@ -15,13 +16,13 @@ from pipeline.plots.style import saved_figure
 NUMBERED, NAMED = 25, 110
 
 
-def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...], title: str) -> None:
+def plot_confusion(path: Path, counts: NDArray[np.int64], classes: tuple[str, ...], title: str) -> None:
     """Draw the numbers of images, ``(classes, classes)``, rows the true class."""
     numbers = np.where(counts == 0, "", counts.astype(str))
     _plot_matrix(path, counts, numbers, classes, title, max(counts.max(), 1), "images")
 
 
-def plot_normalized_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...], title: str) -> None:
+def plot_normalized_confusion(path: Path, counts: NDArray[np.int64], classes: tuple[str, ...], title: str) -> None:
     """Draw the shares of each true class in percent; the row of a class without images is grey."""
     images = counts.sum(axis=1, keepdims=True)
     shares = np.where(images > 0, 100 * counts / np.maximum(images, 1), np.nan)
@@ -31,7 +32,13 @@ def plot_normalized_confusion(path: Path, counts: np.ndarray, classes: tuple[str
 
 
 def _plot_matrix(
-    path: Path, values: np.ndarray, numbers: np.ndarray, classes: tuple[str, ...], title: str, most: float, unit: str
+    path: Path,
+    values: NDArray[np.number],
+    numbers: NDArray[np.str_],
+    classes: tuple[str, ...],
+    title: str,
+    most: float,
+    unit: str,
 ) -> None:
     names = [shortened(name, 24) for name in classes]
     many = len(classes) > NUMBERED

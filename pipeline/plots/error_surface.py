@@ -1,6 +1,7 @@
 """The paths of the optimizers on the error surface."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
+from numpy.typing import NDArray
 
 from pipeline.descent import START, surface_error
 from pipeline.plots.style import saved_figure
@@ -83,7 +85,7 @@ def _panel_title(walked: pd.DataFrame, steps: float) -> str:
     return f"{end['optimizer']}, lr {walked['lr'].max():.3g}: {result}"
 
 
-def _label(axes: np.ndarray, schedules: np.ndarray, first_error: float) -> None:
+def _label(axes: NDArray[Any], schedules: NDArray[np.object_], first_error: float) -> None:
     for axis in axes[:, :-1].flat:
         axis.set(xlabel="w1 (flat)", ylabel="w2 (steep)")
         axis.label_outer()

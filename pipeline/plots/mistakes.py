@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.plots.fonts import shortened
 from pipeline.plots.style import saved_figure
@@ -11,7 +12,7 @@ from pipeline.plots.style import saved_figure
 COLUMNS = 6
 
 
-def plot_mistakes(path: Path, images: np.ndarray, captions: list[tuple[str, str, str, str]], title: str) -> None:
+def plot_mistakes(path: Path, images: NDArray[np.uint8], captions: list[tuple[str, str, str, str]], title: str) -> None:
     """Draw a grid of photos, ``uint8``, ``(mistakes, height, width, 3)``.
 
     ``captions`` are the true class, the predicted class, the confidence and the file's name; without mistakes the

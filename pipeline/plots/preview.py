@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.plots.style import saved_figure
 
 
-def plot_preview(path: Path, copies: np.ndarray, titles: list[str]) -> None:
+def plot_preview(path: Path, copies: NDArray[np.uint8], titles: list[str]) -> None:
     """Draw a row an image, ``copies`` of shape ``(images, copies, height, width, 3)``, the plain one first."""
     rows, columns = copies.shape[:2]
     with saved_figure(path, 1.1 * columns + 0.6, 1.1 * rows + 0.5, texts=titles) as figure:

@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from pipeline.colours import COLOURS, class_colours
 from pipeline.plots.fonts import shortened
-from pipeline.plots.style import class_colours, saved_figure
+from pipeline.plots.style import saved_figure
 
 # With more classes than this, only the worst few have a colour and a name.
 ALL_COLOURED, WORST = 20, 8
@@ -35,9 +36,10 @@ def _draw(axis: Axes, curves: pd.DataFrame, areas: pd.Series, measure: str) -> N
         axis.text(0.5, 0.5, "all images are of one class: there are no curves", ha="center", va="center")
         return
     named = areas.index if len(areas) <= ALL_COLOURED else areas.nsmallest(WORST).index
-    colours = class_colours(10)
+    colours = class_colours(min(len(named), len(COLOURS)))
     styles: dict[Any, dict[str, Any]] = {
-        name: {"color": colours[i % 10], "linestyle": "--" if i >= 10 else "-"} for i, name in enumerate(named)
+        name: {"color": colours[i % len(colours)], "linestyle": "--" if i >= len(colours) else "-"}
+        for i, name in enumerate(named)
     }
     x, y = curves.columns[1:]
     lines = {name: curve for name, curve in curves.groupby("class", sort=False)}

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.colours import class_colours
 from pipeline.plots.fonts import shortened
-from pipeline.plots.style import class_colours, saved_figure
+from pipeline.plots.style import saved_figure
 
 NAME_WIDTH = 24
 # With more classes no eye finds a colour in the legend again.
@@ -55,7 +56,7 @@ def _legend(figure: Figure, classes: tuple[str, ...], columns: int) -> None:
         text.set_text(shortened(name, NAME_WIDTH))
 
 
-def _draw(axis: Axes, table: pd.DataFrame, colours: list[tuple[float, float, float]]) -> None:
+def _draw(axis: Axes, table: pd.DataFrame, colours: list[str]) -> None:
     # In the order of the split the last class would lie above all others.
     mixed = table.iloc[np.random.default_rng(0).permutation(len(table))]
     size = min(22, max(1.5, 30_000 / len(table)))

@@ -40,9 +40,3 @@ def saved_figure(path: Path, width: float, height: float, texts: Iterable[str] =
                 figure.savefig(beside, dpi=120, metadata={"Software": None})
         finally:
             plt.close(figure)
-
-
-def class_colours(count: int) -> list[tuple[float, float, float]]:
-    """One colour a class, as far apart as they can be."""
-    colours: list[tuple[float, float, float]] = sns.color_palette("tab10" if count <= 10 else "husl", count)
-    return colours

@@ -1,6 +1,5 @@
 """The charts as Vega-Lite specifications. Colours of text and lines come from the page, so they fit light and dark."""
 
-import colorsys
 import math
 from typing import Any
 
@@ -8,15 +7,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from pipeline.colours import class_colours
+
 BLUE, ORANGE, GREY = "#4c84c9", "#e8743b", "#8b949e"
 # A line of more points is drawn as the mean of so many groups, with their lowest and highest value as a band.
 LINE_POINTS = 500
 # Up to so many classes cells have numbers, points a legend, and curves a colour each; of more, the worst have curves.
 NUMBERED, LEGEND, COLOURED, CURVES = 25, 40, 20, 50
-COLOURS = (
-    *("#4c84c9", "#e8743b", "#3fa34d", "#d64550", "#8e6bbf", "#9c6b4f"),
-    *("#d667b5", "#7f8790", "#b3a125", "#22a6b3", "#84cc3f", "#f4a6a0"),
-)
 INTERVALS = ("precision", "recall", "f1")
 CONFIG: dict[str, Any] = {
     "background": "transparent",
@@ -336,14 +333,6 @@ def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> di
     spec = _spec(chart, "t-SNE: a point an image, near each other where the network sees them alike", 520)
     spec["view"] = {"stroke": GREY, "strokeOpacity": 0.4, "cursor": "grab"}
     return spec | {"usermeta": {"maxWidth": 700 + 150 * math.ceil(len(classes) / 30) * (len(classes) <= LEGEND)}}
-
-
-def class_colours(count: int) -> list[str]:
-    """One colour a class, none near black or white; more than twelve go round the colour circle, two tones by turns."""
-    if count <= len(COLOURS):
-        return list(COLOURS[:count])
-    tones = [colorsys.hls_to_rgb(place / count, (0.45, 0.62)[place % 2], 0.65) for place in range(count)]
-    return ["#" + "".join(f"{round(255 * part):02x}" for part in tone) for tone in tones]
 
 
 def _spec(chart: alt.TopLevelMixin, description: str, height: int) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
+from numpy.typing import NDArray
 
 # Side in pixels and quality of WebP, the best first; base64 makes four bytes of three.
 FORMS = ((96, 80), (80, 75), (64, 70), (56, 60), (48, 50))
@@ -20,7 +22,7 @@ class Thumbnails:
     uris: dict[int, str]
 
 
-def make_thumbnails(images: np.ndarray, rows: Sequence[int], first: set[int], budget: int) -> Thumbnails:
+def make_thumbnails(images: NDArray[np.uint8], rows: Sequence[int], first: set[int], budget: int) -> Thumbnails:
     """Encode the plain copies of ``rows``, as large as all of them together fit into ``budget`` characters.
 
     Where they don't fit at the smallest size, those in ``first`` come first, then an even sample of the others.
@@ -55,9 +57,9 @@ def _spread(rows: list[int]) -> list[int]:
     return [rows[place] for place in reversed_bits if place < count]
 
 
-def _encoded(pixels: np.ndarray, side: int, quality: int) -> str:
+def _encoded(pixels: NDArray[np.uint8], side: int, quality: int) -> str:
     """A WebP as a data URI; a smaller image is not enlarged."""
-    small = np.ascontiguousarray(pixels[..., ::-1])
+    small: MatLike = np.ascontiguousarray(pixels[..., ::-1])
     if len(small) > side:
         small = cv2.resize(small, (side, side), interpolation=cv2.INTER_AREA)
     _, encoded = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, quality])

@@ -8,10 +8,11 @@ from pathlib import Path
 from pipeline.archives.archive_tree import archive_tree
 from pipeline.archives.nested import with_nested
 from pipeline.errors import PipelineError
-from pipeline.fetching.http import fetch, printable
+from pipeline.fetching.http import fetch
 from pipeline.params.data import DataParams, is_url
 from pipeline.sources.image_set import ImageSet
 from pipeline.sources.layout import read_layout
+from pipeline.text import printable
 
 
 @contextmanager

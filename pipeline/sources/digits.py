@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.params.data import DataParams
@@ -28,7 +29,7 @@ def open_digits(params: DataParams) -> Iterator[ImageSet]:
     yield ImageSet(classes, images, lambda path: _png(pixels[paths[path]]))
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def _png(pixels: NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -10,12 +10,13 @@ from pipeline.archives.file_tree import FileTree
 from pipeline.archives.nested import with_nested
 from pipeline.errors import PipelineError
 from pipeline.fetching.git_repository import HUB_CLIENT, GitError, git_tree, resolve
-from pipeline.fetching.http import cache_folder, printable
+from pipeline.fetching.http import cache_folder
 from pipeline.fetching.hub_client import hub_tree
 from pipeline.params.data import DataParams
 from pipeline.progress import say
 from pipeline.sources.image_set import ImageSet
 from pipeline.sources.layout import read_layout
+from pipeline.text import printable
 
 DATASET = "Datawhale/LeeDL-HW3-CNN"
 REVISION = "master"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 from torch import nn
@@ -80,7 +81,7 @@ def _check_views(split: PackedSplit) -> None:
         )
 
 
-def _finite_logits(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str) -> np.ndarray:
+def _finite_logits(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str) -> NDArray[np.float64]:
     """The logits of the plain images, ``float64``, ``(images, classes)``."""
     logits = predict_logits(model, spec, split, label).astype(np.float64)
     if not np.isfinite(logits).all():
@@ -91,8 +92,8 @@ def _finite_logits(model: nn.Module, spec: ModelSpec, split: PackedSplit, label:
 
 
 def _calibrate(
-    dataset: PackedDataset, model: nn.Module, spec: ModelSpec, split: PackedSplit, logits: np.ndarray
-) -> tuple[float, np.ndarray]:
+    dataset: PackedDataset, model: nn.Module, spec: ModelSpec, split: PackedSplit, logits: NDArray[np.float64]
+) -> tuple[float, NDArray[np.float64]]:
     """The temperature of the valid split, and the probabilities of ``split`` that it, or half of it, leads to."""
     if split.name == "valid":
         return fit_temperature(logits, split.labels), cross_fitted_probabilities(logits, split.labels)
@@ -102,7 +103,7 @@ def _calibrate(
 
 
 def _judge(
-    labels: np.ndarray, probabilities: np.ndarray, params: EvaluateParams
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64], params: EvaluateParams
 ) -> tuple[dict[str, object], pd.DataFrame]:
     """The metrics with their intervals, and the table of the intervals by class."""
     metrics: dict[str, object] = dict(compute_metrics(labels, probabilities, params.top_k))
@@ -117,7 +118,9 @@ def _write_table(path: Path, table: pd.DataFrame, float_format: str = "%.6f") ->
         table.to_csv(beside, index=False, float_format=float_format)
 
 
-def _write_predictions(split: PackedSplit, probabilities: np.ndarray, classes: tuple[str, ...], top_k: int) -> None:
+def _write_predictions(
+    split: PackedSplit, probabilities: NDArray[np.float64], classes: tuple[str, ...], top_k: int
+) -> None:
     names, predicted = np.array(classes, dtype=object), probabilities.argmax(axis=1)
     table = pd.DataFrame(
         {
@@ -136,7 +139,7 @@ def _write_predictions(split: PackedSplit, probabilities: np.ndarray, classes: t
     _write_table(EVALUATION / "predictions.csv", pd.concat([table, by_class], axis=1), "%.6g")
 
 
-def _write_confusion(split: PackedSplit, predicted: np.ndarray, classes: tuple[str, ...]) -> None:
+def _write_confusion(split: PackedSplit, predicted: NDArray[np.int64], classes: tuple[str, ...]) -> None:
     names = np.array(classes, dtype=object)
     _write_table(PLOTS / "confusion.csv", pd.DataFrame({"actual": names[split.labels], "predicted": names[predicted]}))
     counts = confusion_matrix(split.labels, predicted, labels=np.arange(len(classes)))
@@ -146,7 +149,9 @@ def _write_confusion(split: PackedSplit, predicted: np.ndarray, classes: tuple[s
     plot_normalized_confusion(PLOTS / "confusion_normalized.png", counts, classes, title)
 
 
-def _write_calibration(split: PackedSplit, probabilities: Mapping[str, np.ndarray], metrics: dict[str, Any]) -> None:
+def _write_calibration(
+    split: PackedSplit, probabilities: Mapping[str, NDArray[np.float64]], metrics: dict[str, Any]
+) -> None:
     tables = {name: reliability(split.labels, values) for name, values in probabilities.items()}
     _write_table(PLOTS / "reliability.csv", pd.concat(tables, names=["probabilities"]).reset_index(level=0))
     scaled = f"temperature {metrics['temperature']:.3f}{', cross-fitted' if split.name == 'valid' else ''}"
@@ -159,7 +164,7 @@ def _write_calibration(split: PackedSplit, probabilities: Mapping[str, np.ndarra
 
 
 def _write_by_class(
-    split: PackedSplit, probabilities: np.ndarray, classes: tuple[str, ...], intervals: pd.DataFrame
+    split: PackedSplit, probabilities: NDArray[np.float64], classes: tuple[str, ...], intervals: pd.DataFrame
 ) -> None:
     roc, precision_recall, areas = curves_by_class(split.labels, probabilities, classes)
     measures = metrics_by_class(split.labels, probabilities.argmax(axis=1), classes)
@@ -171,7 +176,7 @@ def _write_by_class(
     )
 
 
-def _draw_mistakes(split: PackedSplit, probabilities: np.ndarray, classes: tuple[str, ...]) -> None:
+def _draw_mistakes(split: PackedSplit, probabilities: NDArray[np.float64], classes: tuple[str, ...]) -> None:
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     mistakes = np.flatnonzero(predicted != split.labels)
     shown = mistakes[np.argsort(-confidence[mistakes], kind="stable")[:MISTAKES_SHOWN]]

@@ -1,6 +1,7 @@
 """Stage ``export``: the network as ONNX, and its model card."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.files import replacing, write_text
 from pipeline.inference import open_trained
@@ -11,11 +12,9 @@ from pipeline.params.augment import AugmentParams
 from pipeline.params.data import DataParams
 from pipeline.params.model import ModelParams
 from pipeline.params.train import TrainParams
-from pipeline.paths import DATASET, METRICS, MODEL
+from pipeline.paths import CARD, DATASET, METRICS, MODEL, ONNX
 from pipeline.progress import say
 
-ONNX = MODEL.with_suffix(".onnx")
-CARD = MODEL.with_name("model_card.md")
 CHECKED_IMAGES = 256
 TIMED_BATCHES = (1, 64)
 
@@ -48,7 +47,7 @@ def export(data: DataParams, augment: AugmentParams, model: ModelParams, train: 
     say(f"export: {CARD} describes the model")
 
 
-def _some_images(split: PackedSplit) -> np.ndarray:
+def _some_images(split: PackedSplit) -> NDArray[np.uint8]:
     """Plain images spread evenly over a split, ``uint8``, ``(n, image_size, image_size, 3)``, n up to
     ``CHECKED_IMAGES``."""
     rows = np.linspace(0, len(split) - 1, min(len(split), CHECKED_IMAGES)).round().astype(int)

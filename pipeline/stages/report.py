@@ -1,17 +1,13 @@
 """Stage ``report``: one page of everything that the other stages found."""
 
-from pathlib import Path
-
 from pipeline.errors import PipelineError
 from pipeline.files import write_text
 from pipeline.packed import PackedDataset
-from pipeline.paths import DATASET, PARAMS
+from pipeline.paths import DATASET, EVALUATION, PARAMS, REPORT
 from pipeline.progress import say
 from pipeline.report.changes import changes_since_head, read_mapping
 from pipeline.report.inputs import read_inputs
 from pipeline.report.page import report_page
-
-REPORT = Path("results/report.html")
 
 
 def report() -> None:
@@ -25,7 +21,7 @@ def report() -> None:
     split = PackedDataset(DATASET).split(inputs.metrics["evaluate"]["split"])
     if set(inputs.images["id"]) != set(split.ids):
         raise PipelineError(
-            f"results/evaluation/predictions.csv: has other images than {DATASET}; run dvc repro evaluate"
+            f"{EVALUATION / 'predictions.csv'}: has other images than {DATASET}; run dvc repro evaluate"
         )
     changes = changes_since_head(params, inputs.metrics)
     page = report_page(inputs, params, changes, split)

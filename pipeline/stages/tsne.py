@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.embedding import FEWEST, embed, measure, spread
 from pipeline.errors import PipelineError
@@ -45,7 +46,7 @@ def tsne(params: TsneParams, seed: int) -> None:
     write_json(METRICS / "tsne.json", {**about, **metrics[params.layers[-1]], "layers": metrics})
 
 
-def chosen_rows(split: PackedSplit, most: int) -> np.ndarray:
+def chosen_rows(split: PackedSplit, most: int) -> NDArray[np.int64]:
     """The rows of the images that are drawn.
 
     Raises:
@@ -58,7 +59,7 @@ def chosen_rows(split: PackedSplit, most: int) -> np.ndarray:
     return spread(len(split), most)
 
 
-def check_numbers(layer: str, features: np.ndarray) -> None:
+def check_numbers(layer: str, features: NDArray[np.float32]) -> None:
     """Refuse what no distance can be taken of, and tell of a layer that sees no difference between the images.
 
     Raises:
@@ -72,7 +73,9 @@ def check_numbers(layer: str, features: np.ndarray) -> None:
         say(f"tsne: warning: {layer} gives the same for every image, so its picture shows noise")
 
 
-def described(split: PackedSplit, rows: np.ndarray, classes: tuple[str, ...], predicted: np.ndarray) -> pd.DataFrame:
+def described(
+    split: PackedSplit, rows: NDArray[np.int64], classes: tuple[str, ...], predicted: NDArray[np.int64]
+) -> pd.DataFrame:
     """What is known of each image, a row an image."""
     names, labels = np.array(classes, dtype=object), split.labels[rows]
     return pd.DataFrame(

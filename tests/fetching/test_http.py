@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.fetching.http import Patience, cache_folder, fetch, printable
+from pipeline.fetching.http import Patience, cache_folder, fetch
 
 ROOT = Path(__file__).parents[2]
 CONTENT = random.Random(0).randbytes(100_000)
@@ -554,24 +554,6 @@ class TestAddress:
         assert "secret" not in message + "".join(capsys.readouterr())
         assert site.url in message
         assert site.requests[0].headers["authorization"].startswith("Basic ")
-
-    @pytest.mark.parametrize(
-        ("text", "shown"),
-        [
-            ("https://me:secret@host:80/a?b=c", "https://host:80/a?b=c"),
-            ("https://me:sec@ret@host/a", "https://host/a"),
-            ("https://me:sec/ret@host/a", "https://host/a"),
-            ("https://me:1ecret/x@host/a", "https://host/a"),
-            ("https://secret@host/a", "https://host/a"),
-            ("https://host/@scope/a@1.zip", "https://host/@scope/a@1.zip"),
-            ("https://host:8080/@scope/a.zip", "https://host:8080/@scope/a.zip"),
-            ("https://[::1]:8080/@scope/a.zip", "https://[::1]:8080/@scope/a.zip"),
-            ("Invalid URL 'http://me:secret@': No host", "Invalid URL 'http://': No host"),
-            ("two\nlines\x1b[1m\u2028and more", "two lines [1m and more"),
-        ],
-    )
-    def test_is_shown_in_one_line_without_a_password(self, text, shown):
-        assert printable(text) == shown
 
 
 class TestRoom:

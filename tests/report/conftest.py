@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.stages.report import REPORT, report
+from pipeline.paths import REPORT
+from pipeline.stages.report import report
 from tests.report.results import write_results
 
 ROOT = Path(__file__).parents[2]

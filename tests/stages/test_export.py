@@ -18,8 +18,8 @@ from pipeline.params.augment import AugmentParams
 from pipeline.params.data import DataParams
 from pipeline.params.model import ModelParams
 from pipeline.params.train import TrainParams
-from pipeline.paths import DATASET, METRICS, MODEL
-from pipeline.stages.export import CARD, ONNX, export
+from pipeline.paths import CARD, DATASET, METRICS, MODEL, ONNX
+from pipeline.stages.export import export
 from pipeline.weights import load_model, save_model
 from tests.stages.conftest import AUGMENT, COLOURS, DATA, TRAIN
 from tests.stages.conftest import MODEL as MODEL_PARAMS

@@ -7,8 +7,9 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.params.file import load_params
+from pipeline.paths import REPORT
 from pipeline.stages.evaluate import evaluate
-from pipeline.stages.report import REPORT, report
+from pipeline.stages.report import report
 from pipeline.stages.tsne import tsne
 from tests.report.results import LAYERS, write_results
 
