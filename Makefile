@@ -1,14 +1,14 @@
-# make, make repro: the whole pipeline; make test: the tests. Both create .venv when it is missing or out of date.
+# make, make repro: the whole pipeline; make test: the tests. All targets create .venv when it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # A stage runs `python`, which must be the environment's.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
-export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PATH := $(abspath $(BIN)):$(PATH)
+export VIRTUAL_ENV := $(abspath $(VENV))
 
-.PHONY: repro test lint constraints clean
+.PHONY: repro test coverage lint types format hooks environment constraints clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)
@@ -17,9 +17,31 @@ repro: $(READY)
 test: $(READY)
 	pytest
 
+# The quick tests alone: the slow ones repeat the stages in other processes and take most of the time.
+coverage: $(READY)
+	pytest -m "not slow" --cov --cov-report=term --cov-report=html
+
+# No linter of these needs a network; zizmor's online audits would.
 lint: $(READY)
 	ruff check .
 	ruff format --check .
+	yamllint --strict .
+	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+	zizmor --offline --quiet --pedantic .github
+
+types: $(READY)
+	mypy
+
+format: $(READY)
+	ruff check --fix .
+	ruff format .
+
+hooks: $(READY)
+	pre-commit install
+
+environment: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -34,4 +56,4 @@ constraints:
 		--no-header --no-annotate --no-emit-index-url pyproject.toml --output-file constraints.txt
 
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) .nox *.egg-info htmlcov .coverage .coverage.*
