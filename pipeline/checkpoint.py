@@ -15,6 +15,7 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
+from pipeline.machine import checkpoint_folder
 
 FOLDER = Path(".checkpoints")
 
@@ -31,14 +32,14 @@ def fingerprint(**facts: Any) -> str:
 
 
 def checkpoint_path(name: str) -> Path:
-    """Where the checkpoint of a fingerprint lies.
+    """Where the checkpoint of a fingerprint lies: in the folder that the environment names, or in the repository.
 
     An experiment's temporary workspace (``dvc exp run --temp`` or ``--queue``) is removed when it fails: there the
     folder is that of the repository around it.
     """
     here = Path.cwd()
     root = next((parent.parent.parent for parent in here.parents if parent.parts[-2:] == (".dvc", "tmp")), here)
-    return root / FOLDER / f"{name}.pt"
+    return (checkpoint_folder() or root / FOLDER) / f"{name}.pt"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

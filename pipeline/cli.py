@@ -182,7 +182,7 @@ def compare(
     """Is B better than A? The paired difference, McNemar's test, the classes and images that changed."""
     from pipeline.comparison import changed_images
     from pipeline.comparison_text import comparison_json, comparison_lines
-    from pipeline.experiments import compare_revisions
+    from pipeline.experiments.revisions import compare_revisions
     from pipeline.files import replacing
 
     comparison, pairs, split = compare_revisions(a, b)
@@ -204,13 +204,30 @@ def seeds(
     """Run the configuration under several seeds, each an experiment of DVC; mean and standard deviation."""
     read_params()
     from pipeline.comparison_text import seed_lines
-    from pipeline.seeds import run_seeds
+    from pipeline.experiments.seeds import run_seeds
 
     results, failures = run_seeds(range(first, first + n), set_param or [])
     if len(results):
         typer.echo("\n".join(seed_lines(results)))
     if failures:
         raise PipelineError("\n".join(failures))
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What to search, such as sweeps/learning_rate.yaml.")],
+    trials: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Trials in all; those of an earlier run of the same sweep count.")
+    ] = 20,
+    set_param: Annotated[
+        list[str] | None, typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="For all trials.")
+    ] = None,
+) -> None:
+    """Search the parameters with Optuna, each trial an experiment of DVC; it goes on where it was stopped."""
+    read_params()
+    from pipeline.sweep.run import run_sweep
+
+    run_sweep(file, trials, set_param or [])
 
 
 @app.command()

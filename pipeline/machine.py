@@ -2,10 +2,12 @@
 
 ``PIPELINE_WORKERS``: worker processes (all cores). ``PIPELINE_DEVICE``: torch device (the best there is).
 ``PIPELINE_CACHE``: folder of fetched archives (the user's cache folder). ``PIPELINE_CHECKPOINT_MINUTES``: between two
-checkpoints within an epoch (10). ``PIPELINE_PROCESSES``: that train together on this machine (1).
+checkpoints within an epoch (10). ``PIPELINE_CHECKPOINTS``: folder of the checkpoints (``.checkpoints`` in the
+repository). ``PIPELINE_PROCESSES``: that train together on this machine (1).
 """
 
 import os
+from pathlib import Path
 
 from pipeline.errors import PipelineError
 
@@ -38,3 +40,9 @@ def checkpoint_minutes() -> float:
     if not minutes >= 0:
         raise PipelineError(f"PIPELINE_CHECKPOINT_MINUTES: got {value!r}, allowed is a number ≥ 0; unset it for 10")
     return minutes
+
+
+def checkpoint_folder() -> Path | None:
+    """Where checkpoints shall lie, None where nobody said."""
+    value = os.environ.get("PIPELINE_CHECKPOINTS")
+    return Path(value).absolute() if value else None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 RECIPES = Path("recipes")
+SWEEPS = Path("sweeps")
 
 RAW_ARCHIVE = Path("data/raw.zip")
 DATASET = Path("data/dataset")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -53,12 +54,27 @@ def check_params(content: Any, path: Path) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        # Each member of a union complains of a wrong value, and a list beside its items; one line a key is enough.
-        lines = {_key(problem["loc"]): _complaint(problem, content) for problem in error.errors()}
-        of_items = {keys[:-1] for keys in lines if isinstance(keys[-1], int)}
-        raise PipelineError(
-            "\n".join(f"{path}: {line}" for keys, line in lines.items() if keys not in of_items)
-        ) from None
+        raise PipelineError("\n".join(f"{path}: {line}" for line in complaints(error, content).values())) from None
+
+
+def refusal(content: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    """Why the parameter at ``keys`` may not have the value that it has, None where it may; what it has to do with
+    other parameters does not count."""
+    try:
+        Params.model_validate(content)
+    except ValidationError as error:
+        return complaints(error, content).get(keys)
+    return None
+
+
+def complaints(
+    error: ValidationError, content: dict[str, Any], schema: type[BaseModel] = Params
+) -> dict[tuple[int | str, ...], str]:
+    """A line for each wrong key of what was validated by ``schema``."""
+    # Each member of a union complains of a wrong value, and a list beside its items; one line a key is enough.
+    lines = {_key(problem["loc"]): _complaint(problem, content, schema) for problem in error.errors()}
+    of_items = {keys[:-1] for keys in lines if isinstance(keys[-1], int)}
+    return {keys: line for keys, line in lines.items() if keys not in of_items}
 
 
 def _unnamed_keys(content: dict[Any, Any]) -> Iterator[str]:
@@ -76,27 +92,33 @@ def _key(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return loc[:3] if len(loc) > 2 and isinstance(loc[2], int) else loc[:2]
 
 
-def _complaint(problem: Any, content: dict[str, Any]) -> str:
+def _complaint(problem: Any, content: dict[str, Any], schema: type[BaseModel]) -> str:
     keys = _key(problem["loc"])
     name = ".".join(str(key) for key in keys)
     if problem["type"] == "extra_forbidden":
-        allowed = list((_section(keys[:-1]) or Params).model_fields)
+        allowed = list((_section(keys[:-1], schema) or schema).model_fields)
         close = difflib.get_close_matches(str(keys[-1]), allowed, n=1)
         hint = f"did you mean {close[0]}?" if close else "remove it"
         return f"{name}: unknown key, allowed are {', '.join(allowed)}; {hint}"
     if problem["type"] == "missing" and len(problem["loc"]) <= 2:
-        return f"{name}: missing; add it, allowed is {allowed_values(keys)}"
+        return f"{name}: missing; add it, allowed is {allowed_values(keys, schema)}"
     if problem["type"] == "value_error":
         return f"{name}: {problem['ctx']['error']}"
     found: Any = content
     for key in keys:
         found = found[key]
-    return f"{name}: got {found!r}, allowed is {allowed_values(keys)}"
+    return f"{name}: got {found!r}, allowed is {allowed_values(keys, schema)}"
 
 
-def _section(keys: tuple[int | str, ...]) -> type[BaseModel] | None:
+def find_field(keys: tuple[str, ...]) -> FieldInfo | None:
+    """The schema's field of a parameter, ``("train", "lr")`` for one; None where there is no such parameter."""
+    section = _section(keys[:-1], Params)
+    return section.model_fields.get(keys[-1]) if section and not _section(keys, Params) else None
+
+
+def _section(keys: tuple[int | str, ...], schema: type[BaseModel]) -> type[BaseModel] | None:
     """The class of the section at ``keys``, None where there is no section."""
-    section: type[BaseModel] = Params
+    section = schema
     for key in keys:
         field = section.model_fields.get(str(key))
         kind = field.annotation if field is not None else None
@@ -106,12 +128,12 @@ def _section(keys: tuple[int | str, ...]) -> type[BaseModel] | None:
     return section
 
 
-def allowed_values(keys: tuple[int | str, ...]) -> str:
+def allowed_values(keys: tuple[int | str, ...], schema: type[BaseModel] = Params) -> str:
     """Say in words which values the parameter at ``keys`` may have, ``("train", "lr")`` for one."""
     if isinstance(keys[-1], int):
         keys = keys[:-1]
-    section = _section(keys[:-1])
-    if section is None or _section(keys) is not None:
+    section = _section(keys[:-1], schema)
+    if section is None or _section(keys, schema) is not None:
         return "a section with its own keys"
     return _in_words(section.model_json_schema()["properties"][keys[-1]])
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.experiments import compare_revisions, read_metrics, read_predictions
+from pipeline.experiments.revisions import compare_revisions, read_metrics, read_predictions
 from tests.small_repository import SmallRepository
 
 pytestmark = pytest.mark.slow

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import seeds
 from pipeline.errors import PipelineError
-from pipeline.experiments import read_metrics
-from pipeline.seeds import run_seeds
+from pipeline.experiments.revisions import read_metrics
+from pipeline.experiments.sandbox import Sandbox
+from pipeline.experiments.seeds import run_seeds
 from tests.small_repository import SmallRepository
 from tests.test_workflow import SMALL, Clone
 
@@ -71,8 +71,8 @@ def experiment_path(repository: SmallRepository, name: str) -> str:
 def test_seeds_that_are_there_are_not_run_again_and_other_settings_have_other_names(repository, capsys, monkeypatch):
     first, _ = run_seeds([2], ["train.lr=0.9"])
     ran = []
-    original = seeds._run_experiment
-    monkeypatch.setattr(seeds, "_run_experiment", lambda *arguments: ran.append(arguments[1]) or original(*arguments))
+    original = Sandbox.run
+    monkeypatch.setattr(Sandbox, "run", lambda *arguments: ran.append(arguments[1]) or original(*arguments))
     capsys.readouterr()
     again, failures = run_seeds([2], ["train.lr=0.9"])
     assert again.equals(first)
@@ -146,15 +146,6 @@ def test_experiments_need_a_repository_with_a_commit(prepare, workspace, monkeyp
         monkeypatch.chdir("folder")
     with pytest.raises(PipelineError, match=r"^experiments need "):
         run_seeds([1], [])
-
-
-def test_a_second_process_with_the_same_configuration_is_refused(repository):
-    with (
-        seeds._sandbox("abc"),
-        pytest.raises(PipelineError, match=r"^another process runs the seeds"),
-        seeds._sandbox("abc"),
-    ):
-        pass
 
 
 def test_ctrl_c_stops_a_training_which_goes_on_in_the_next_call(tmp_path):

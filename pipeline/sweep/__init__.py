@@ -1,0 +1,1 @@
+"""A search of the parameters by Optuna, each trial an experiment of DVC."""
