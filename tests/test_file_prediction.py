@@ -22,11 +22,11 @@ from pipeline.file_names import IMAGE_ENDINGS
 from pipeline.file_prediction import (
     Views,
     choose_views,
-    find_images,
     load_models,
     predict_files,
     predict_paths,
 )
+from pipeline.image_files import find_images
 from pipeline.models import build_model
 from pipeline.packing import VIEW_DETAIL, view_seed
 from pipeline.params.augment import AugmentParams
