@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.device import choose_device
+from pipeline.device import choose_device, forward_batch_size
 from pipeline.errors import PipelineError, listed
 from pipeline.image_files import find_images
 from pipeline.machine import worker_count
@@ -30,11 +30,8 @@ from pipeline.text import shown_name
 from pipeline.transforms import augmented_view, plain_copy
 from pipeline.weights import load_model
 
-BATCH_SIZE = 64
-# Larger images come in smaller batches, for what the layers hold grows with the pixels: it has to fit into a GPU's
-# memory and, for speed, into a CPU's cache (16 images of 128 pixels ran twice as fast as 64 at once).
-BATCH_PIXELS = {"cpu": 16 * 128**2}
-BATCH_PIXELS_ELSEWHERE = 64 * 256**2
+# More would only make the first result wait for more files to be decoded.
+MOST_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ def predict_files(
     """
     # Models that see the same pixels share the decoding.
     sizes = list(dict.fromkeys((spec.image_size, spec.resize) for _, spec in models))
-    batch_size = _batch_size(models[0][0].scale.device, max(size for size, _ in sizes))
+    batch_size = forward_batch_size(models[0][0].scale.device, max(size for size, _ in sizes), MOST_AT_ONCE)
     known: list[Path] = []
     failures: dict[Path, str] = {}
     rows = [np.empty((0, len(models[0][1].classes)), np.float32)]
@@ -168,11 +165,6 @@ def predict_files(
             arrays = [np.stack(arrays) for arrays in zip(*(photo for _, photo in batch), strict=True)]
             rows.append(_mean_probabilities(dict(zip(sizes, arrays, strict=True)), models))
     return Predictions(models[0][1].classes, known, np.concatenate(rows), failures, time.perf_counter() - start)
-
-
-def _batch_size(device: torch.device, image_size: int) -> int:
-    pixels = BATCH_PIXELS.get(device.type, BATCH_PIXELS_ELSEWHERE)
-    return max(1, min(BATCH_SIZE, pixels // image_size**2))
 
 
 Photo = list[NDArray[np.uint8]]
