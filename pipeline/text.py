@@ -1,6 +1,8 @@
 """Text from outside, made fit for a message."""
 
+import os
 import re
+from pathlib import Path
 
 
 def one_line(text: str) -> str:
@@ -11,3 +13,9 @@ def one_line(text: str) -> str:
 def printable(text: str) -> str:
     """Make a URL, or a message about it, fit to be shown: one line without ``user:password@``."""
     return one_line(re.sub(r"//(?:[^/?#\s]*|[^/\s:\[]*:(?!\d+(?:[/?#\s]|$))\S*)@", "//", text))
+
+
+def shown_name(name: Path | str) -> str:
+    """A name that cannot disturb the terminal: what is not printable becomes a question mark."""
+    text = os.fsencode(name).decode("utf-8", "replace")
+    return "".join(character if character.isprintable() else "?" for character in text)

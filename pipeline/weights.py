@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.models import ModelSpec, build_model
+from pipeline.paths import MODEL
 
 
 def save_model(path: Path, state: dict[str, Tensor], spec: ModelSpec) -> None:
@@ -29,6 +30,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
     Raises:
         PipelineError: no such file, or it was not written by ``save_model``.
     """
+    mend = "run dvc repro train" if path == MODEL else "name one that the stage train wrote"
     try:
         with safe_open(path, "pt") as file:
             content: dict[str, Any] = json.loads((file.metadata() or {})["spec"])
@@ -37,8 +39,8 @@ def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
         model = build_model(spec)
         model.load_state_dict(load_file(path))
     except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file; run dvc repro train") from None
+        raise PipelineError(f"{path}: no such file; {mend}") from None
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise PipelineError(f"{path}: no weights file of this project ({reason}); run dvc repro train") from None
+        raise PipelineError(f"{path}: no weights file of this project ({reason}); {mend}") from None
     return model.eval(), spec

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.device import choose_device, describe_device, set_up_torch
+from pipeline.device import choose_device, describe_device, forward_batch_size, set_up_torch
 from pipeline.errors import PipelineError
 
 
@@ -53,3 +53,12 @@ def test_a_seed_gives_the_same_numbers_and_deterministic_chooses_the_kernels(det
     assert not torch.equal(first, torch.rand(4))
     assert torch.are_deterministic_algorithms_enabled() == deterministic
     assert torch.backends.cudnn.benchmark != deterministic
+
+
+@pytest.mark.parametrize(
+    ("device", "image_size", "images"),
+    [("cpu", 32, 256), ("cpu", 64, 64), ("cpu", 128, 16), ("cpu", 1024, 1), ("cuda", 128, 256), ("cuda", 512, 16)],
+)
+def test_larger_images_come_in_smaller_batches(device, image_size, images):
+    assert forward_batch_size(torch.device(device), image_size) == images
+    assert forward_batch_size(torch.device(device), image_size, most=8) == min(images, 8)

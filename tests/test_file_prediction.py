@@ -15,18 +15,18 @@ import torch
 from PIL import Image
 from rich.cells import cell_len
 
-from pipeline import file_prediction
+from pipeline import device, file_prediction
 from pipeline.decoding import decode
 from pipeline.errors import PipelineError
 from pipeline.file_names import IMAGE_ENDINGS
 from pipeline.file_prediction import (
     Views,
     choose_views,
-    find_images,
     load_models,
     predict_files,
     predict_paths,
 )
+from pipeline.image_files import find_images
 from pipeline.models import build_model
 from pipeline.packing import VIEW_DETAIL, view_seed
 from pipeline.params.augment import AugmentParams
@@ -112,7 +112,7 @@ def test_a_network_with_one_sigmoid_output_gives_two_probabilities():
 
 def test_all_files_keep_their_order_over_batches_whatever_the_number_of_workers(monkeypatch):
     write_model()
-    files = [write_image(f"{number:03}.png", number) for number in range(file_prediction.BATCH_SIZE + 6)]
+    files = [write_image(f"{number:03}.png", number) for number in range(file_prediction.MOST_AT_ONCE + 6)]
     together = probabilities_of(*files)
     np.testing.assert_allclose(together[::23], [expected(file) for file in files[::23]], atol=1e-5)
     monkeypatch.setenv("PIPELINE_WORKERS", "5")
@@ -120,7 +120,7 @@ def test_all_files_keep_their_order_over_batches_whatever_the_number_of_workers(
 
 
 def test_large_images_come_in_small_batches(monkeypatch):
-    monkeypatch.setattr(file_prediction, "BATCH_PIXELS", {"cpu": 2 * 64**2})
+    monkeypatch.setattr(device, "PIXELS_AT_ONCE", {"cpu": 2 * 64**2})
     write_model(image_size=64)
     seen = []
     models = load_models([Path("model.safetensors")])

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.special import softmax
 
+from pipeline.device import forward_batch_size
 from pipeline.errors import PipelineError
-from pipeline.inference import BATCH_SIZE, check_fits, extract_features, predict_logits, predict_probabilities
+from pipeline.inference import check_fits, extract_features, predict_logits, predict_probabilities
 from pipeline.models import build_model, find_layer
 from tests.test_models import SPEC
 from tests.tiny_datasets import MEAN, STD, write_dataset, write_split
@@ -19,7 +20,8 @@ SPEC = replace(SPEC, mean=MEAN, std=STD)
 @pytest.fixture
 def split(tmp_path):
     """One image more than a batch."""
-    return write_split(tmp_path, images=BATCH_SIZE + 1, copies=2)
+    batch_size = forward_batch_size(torch.device("cpu"), SPEC.image_size)
+    return write_split(tmp_path, images=batch_size + 1, copies=2)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +113,7 @@ def test_one_pass_gives_the_features_of_all_layers_and_the_logits(split, outputs
 
 def test_only_the_rows_that_are_asked_for_are_run(split):
     model, spec = build()
-    rows = np.array([0, 3, 7, 200, BATCH_SIZE])
+    rows = np.array([0, 3, 7, 200, len(split) - 1])
     some = features_of(model, spec, split, "hidden2", rows)
     np.testing.assert_allclose(some, features_of(model, spec, split, "hidden2")[rows], atol=1e-6)
     seen = []

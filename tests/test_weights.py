@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from pipeline.errors import PipelineError
 from pipeline.models import build_model
+from pipeline.paths import MODEL
 from pipeline.weights import load_model, save_model
 from tests.test_models import SPEC
 
@@ -53,17 +54,25 @@ def test_saving_twice_gives_the_same_bytes(path, spec):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def assert_refused(path, advice="no weights file of this project") -> None:
+def assert_refused(path, reason="no weights file of this project", mend="name one that the stage train wrote") -> None:
     with pytest.raises(PipelineError) as error:
         load_model(path)
     message = str(error.value)
-    assert message.startswith(f"{path}: {advice}")
-    assert message.endswith("; run dvc repro train")
+    assert message.startswith(f"{path}: {reason}")
+    assert message.endswith(f"; {mend}")
     assert "\n" not in message
 
 
 def test_a_missing_file_is_refused(path):
     assert_refused(path, "no such file")
+
+
+def test_the_missing_model_of_this_run_is_to_be_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(MODEL, "no such file", "run dvc repro train")
+    MODEL.parent.mkdir()
+    MODEL.write_bytes(b"")
+    assert_refused(MODEL, mend="run dvc repro train")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a safetensors file at all" * 100, bytes(64)])

@@ -8,10 +8,12 @@ import pandas as pd
 import vl_convert
 
 from pipeline.packed import PackedSplit
-from pipeline.report import charts
 from pipeline.report.changes import Changes, flattened
+from pipeline.report.evaluation_charts import by_class, confidences, confusion, curves, reliability
 from pipeline.report.inputs import Inputs
 from pipeline.report.thumbnails import Thumbnails, make_thumbnails
+from pipeline.report.training_charts import curve_by_epoch, curve_by_step
+from pipeline.report.tsne_chart import tsne
 
 # More points than this make a browser slow; so many mistakes can be looked through, and rows of a table are shown.
 POINTS, MISTAKES, ROWS = 8_000, 1_000, 200
@@ -67,20 +69,18 @@ def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, split:
 def _charts(inputs: Inputs, classes: list[str], layer: int) -> dict[str, dict[str, Any]]:
     """Every chart's specification by the id of its place in the page."""
     best = inputs.metrics["train"].get("best_epoch")
-    specs = {f"epoch-{name}": charts.curve_by_epoch(inputs.epochs, name, best) for name in ("loss", "accuracy")}
+    specs = {f"epoch-{name}": curve_by_epoch(inputs.epochs, name, best) for name in ("loss", "accuracy")}
     for name, title in (("loss", "loss"), ("gradient_norm", "gradient norm"), ("lr", "learning rate")):
-        specs[f"step-{name}"] = charts.curve_by_step(inputs.steps, name, title)
-    specs["confusion-chart"] = charts.confusion(inputs.images, classes)
-    specs["classes-chart"] = charts.by_class(inputs.classes)
+        specs[f"step-{name}"] = curve_by_step(inputs.steps, name, title)
+    specs["confusion-chart"] = confusion(inputs.images, classes)
+    specs["classes-chart"] = by_class(inputs.classes)
     if len(inputs.roc):
-        specs["roc"] = charts.curves(inputs.roc, inputs.classes, "roc_auc", "fpr", "tpr")
+        specs["roc"] = curves(inputs.roc, inputs.classes, "roc_auc", "fpr", "tpr")
         precision_recall = inputs.precision_recall
-        specs["precision-recall"] = charts.curves(
-            precision_recall, inputs.classes, "average_precision", "recall", "precision"
-        )
-    specs["reliability-chart"] = charts.reliability(inputs.reliability)
-    specs["confidences"] = charts.confidences(inputs.images)
-    specs["tsne-chart"] = charts.tsne(inputs.layers, layer, classes, bool((inputs.images["finding"] != "").any()))
+        specs["precision-recall"] = curves(precision_recall, inputs.classes, "average_precision", "recall", "precision")
+    specs["reliability-chart"] = reliability(inputs.reliability)
+    specs["confidences"] = confidences(inputs.images)
+    specs["tsne-chart"] = tsne(inputs.layers, layer, classes, bool((inputs.images["finding"] != "").any()))
     return specs
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.card.model_card import Run, model_card, read_metrics
 from pipeline.files import replacing, write_text
 from pipeline.inference import open_trained
-from pipeline.model_card import Run, model_card, read_metrics
 from pipeline.onnx_model import OPSET, TOLERANCE, PixelClassifier, check_onnx, time_onnx, write_onnx
 from pipeline.packed import PackedSplit
 from pipeline.params.augment import AugmentParams

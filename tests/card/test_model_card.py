@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.card.model_card import Run, model_card, read_metrics
 from pipeline.errors import PipelineError
-from pipeline.model_card import Run, model_card, read_metrics
 from pipeline.params.augment import AugmentParams
 from pipeline.params.model import ModelParams
 from pipeline.params.train import TrainParams

@@ -23,99 +23,6 @@ from pipeline.params.model import ModelParams
 from pipeline.params.train import TrainParams
 
 SPLITS = ("train", "valid", "test")
-TEMPLATE = """\
----
-{{ head }}---
-
-# {{ name }}
-
-A network that tells {{ spec.classes | length }} classes of images apart: `{{ spec.name }}` with \
-{{ "{:,}".format(training.parameters) }} parameters, for RGB images of {{ size }} pixels\
-{% if model.pretrained %}, trained from torchvision's ImageNet weights{% endif %}.
-
-- `model.safetensors`: the weights, with all that is needed to use them in the metadata
-- `model.onnx`: the same network with its normalisation and softmax, opset {{ opset }}; it gives torch's \
-probabilities to within {{ tolerance }}, checked on {{ checked }} images when it was written
-
-## How to use it
-
-With the pipeline that trained it, on images and folders of them:
-
-```console
-$ python -m pipeline predict photo.jpg folder/ --model model.safetensors
-```
-
-With onnxruntime, numpy and Pillow:
-
-```python
-import json
-
-import numpy as np
-import onnxruntime
-from PIL import Image, ImageOps
-
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
-{% if spec.resize == "crop" %}
-photo = ImageOps.fit(photo, ({{ spec.image_size }}, {{ spec.image_size }}), Image.Resampling.HAMMING)
-{% else %}
-photo = photo.resize(({{ spec.image_size }}, {{ spec.image_size }}), Image.Resampling.HAMMING)
-{% endif %}
-[probabilities] = session.run(["probabilities"], {"images": np.asarray(photo)[None]})
-for index in probabilities[0].argsort()[::-1][:3]:
-    print(f"{classes[index]}: {probabilities[0, index]:.1%}")
-```
-
-The input `images` is `uint8`, `(n, {{ spec.image_size }}, {{ spec.image_size }}, 3)`, any n: pixels as files hold \
-them. The outputs are `probabilities` and `logits`, `float32`, `(n, {{ spec.classes | length }})`. Pillow resizes not \
-to the last bit as the pipeline does.
-
-## Classes
-
-With the number of their images in each split:
-
-| index | class |{% for split in splits %} {{ split }} |{% endfor %}
-
-| ---: | --- |{% for split in splits %} ---: |{% endfor %}
-
-{% for row in audit.classes %}
-| {{ loop.index0 }} | {{ row.class | md }} |{% for split in splits %} {{ "{:,}".format(row[split]) }} |{% endfor %}
-
-{% endfor %}
-
-## Training data
-
-{{ source }}: {{ counts }} images. {{ preparation }}
-
-## Training
-
-{{ training.epochs }} epochs, {{ "{:,}".format(training.steps) }} steps; the weights are those of epoch \
-{{ training.best_epoch }}, the best on the valid split (accuracy {{ "%.4f" | format(training.valid_accuracy) }}). The \
-settings, as `params.yaml` has them:
-
-```yaml
-{{ settings }}```
-
-## Evaluation
-
-On the {{ "{:,}".format(evaluation.images) }} images of the {{ evaluation.split }} split:
-
-| metric |{% for column in columns %} {{ column }} |{% endfor %}
-
-| --- |{% for column in columns %} ---: |{% endfor %}
-
-{% for row in table %}
-| {{ row[0] }} |{% for value in row[1:] %} {{ value }} |{% endfor %}
-
-{% endfor %}
-
-## Limitations
-
-{% for line in limitations %}
-- {{ line }}
-{% endfor %}
-"""
 
 
 @dataclass(frozen=True)
@@ -162,11 +69,16 @@ def model_card(run: Run, opset: int, tolerance: float, checked: int) -> str:
         opset, tolerance, checked: of the ONNX file, what it may differ from torch by, and on how many images that was
             checked.
     """
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.card", ""),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
     environment.filters["md"] = _escaped
     columns, table = _evaluation_table(run.evaluation)
     images = {split: run.audit["images"][split] for split in SPLITS if split in run.audit["images"]}
-    return environment.from_string(TEMPLATE).render(
+    return environment.get_template("model_card.md.jinja").render(
         **{"name": _name(run), "head": _yaml(_head(run)), "spec": run.spec, "model": run.model},
         **{"audit": run.audit, "training": run.training, "evaluation": run.evaluation},
         **{"opset": opset, "tolerance": f"{tolerance:g}", "checked": f"{checked:,}"},
