@@ -26,9 +26,9 @@ lint: $(READY)
 	ruff check .
 	ruff format --check .
 	yamllint --strict .
-	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
-	check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	zizmor --offline --quiet --pedantic .github
 
 types: $(READY)

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class LoopbackServer:
-    """Runs while its block does, at ``url``; a subclass says in ``answer(request)`` what a GET or a POST gets."""
+    """Runs while its block does, at ``url``; a subclass says in ``answer(request)`` what a request gets."""
 
     def __init__(self):
         loopback = self
@@ -16,7 +16,7 @@ class LoopbackServer:
             def do_GET(self):
                 loopback.answer(self)
 
-            do_POST = do_GET  # noqa: N815
+            do_POST = do_PATCH = do_GET  # noqa: N815
 
             def log_message(self, *_):
                 pass

@@ -1,5 +1,7 @@
 """Optimizers."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from pipeline.params.train import TrainParams
 from tests.stages.conftest import TRAIN
 
 CPU = torch.device("cpu")
-NAMES = ["sgd", "adagrad", "rmsprop", "adam", "adamw", "muon"]
+NAMES = get_args(TrainParams.model_fields["optimizer"].annotation)
 
 
 def build(model: nn.Module, **changes) -> list[torch.optim.Optimizer]:
