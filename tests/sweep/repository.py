@@ -103,7 +103,7 @@ class SweepRepository(SmallRepository):
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                if Path(os.readlink(process / "cwd")).is_relative_to(self.folder) and int(process.name) != os.getpid():
+                if (process / "cwd").readlink().is_relative_to(self.folder) and int(process.name) != os.getpid():
                     found.append((process / "cmdline").read_text().replace("\0", " "))
             except OSError:
                 continue
