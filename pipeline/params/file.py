@@ -72,7 +72,7 @@ def complaints(
 ) -> dict[tuple[int | str, ...], str]:
     """A line for each wrong key of what was validated by ``schema``."""
     # Each member of a union complains of a wrong value, and a list beside its items; one line a key is enough.
-    lines = {_key(problem["loc"]): _complaint(problem, content, schema) for problem in error.errors()}
+    lines = {_key(problem["loc"], schema): _complaint(problem, content, schema) for problem in error.errors()}
     of_items = {keys[:-1] for keys in lines if isinstance(keys[-1], int)}
     return {keys: line for keys, line in lines.items() if keys not in of_items}
 
@@ -87,13 +87,14 @@ def _unnamed_keys(content: dict[Any, Any]) -> Iterator[str]:
 _SECTIONS = set(Params.model_fields)
 
 
-def _key(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+def _key(loc: tuple[int | str, ...], schema: type[BaseModel]) -> tuple[int | str, ...]:
     """The keys of an error's place: section and parameter, then the position in a list; no member of a union."""
-    return loc[:3] if len(loc) > 2 and isinstance(loc[2], int) else loc[:2]
+    depth = 2 if _section(loc[:1], schema) else 1
+    return loc[: depth + 1] if len(loc) > depth and isinstance(loc[depth], int) else loc[:depth]
 
 
 def _complaint(problem: Any, content: dict[str, Any], schema: type[BaseModel]) -> str:
-    keys = _key(problem["loc"])
+    keys = _key(problem["loc"], schema)
     name = ".".join(str(key) for key in keys)
     if problem["type"] == "extra_forbidden":
         allowed = list((_section(keys[:-1], schema) or schema).model_fields)

@@ -1,13 +1,13 @@
 """The picture of a sweep: which parameters mattered, which values did well, and how the best one was found."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from pipeline.plots.style import saved_figure
 
@@ -19,12 +19,13 @@ MARKS = {"complete": ("o", "C0"), "pruned": ("x", "0.5"), "failed": ("|", "C3")}
 
 @dataclass(frozen=True)
 class SweepAxis:
-    """A parameter: its dotted name, its values as text where it has a list of them, and whether its axis is
+    """A parameter: its dotted name; its values as text, or the ends of its range and whether its axis is
     logarithmic."""
 
     name: str
-    choices: list[str]
-    log: bool
+    choices: list[str] = field(default_factory=list)
+    ends: tuple[float, float] = (0, 1)
+    log: bool = False
 
 
 def plot_sweep(
@@ -52,17 +53,19 @@ def plot_sweep(
     best = complete.sort_values(["value", "trial"], ascending=[not maximize, True]).iloc[0]
     low, high = _limits(complete["value"].to_numpy(float), maximize)
     with saved_figure(path, 13, 3.6 * (rows + 1), [title, *(axis.name for axis in axes)]) as figure:
-        grid = figure.add_gridspec(rows + 1, 2 * COLUMNS)
-        history = figure.add_subplot(grid[0, :4])
+        above, below = figure.subfigures(2, 1, height_ratios=[1, rows])
+        history, bars = above.subplots(1, 2, width_ratios=[2, 1])
         _draw_history(history, table, best, maximize, (low, high))
         history.set(ylabel=metric, ylim=(low, high))
-        history.legend(frameon=False, fontsize=10, loc="center right" if maximize else "upper right")
-        _draw_importances(figure.add_subplot(grid[0, 4:]), importances, [axis.name for axis in axes])
-        for number, axis in enumerate(axes):
-            row, column = divmod(number, COLUMNS)
-            panel = figure.add_subplot(grid[row + 1, 2 * column : 2 * column + 2])
-            _draw_slice(panel, table, axis, best, (low, high))
-            panel.set(xlabel=axis.name, ylabel=metric if column == 0 else "", ylim=(low, high))
+        history.legend(framealpha=0.7, edgecolor="none", fontsize=10)
+        _draw_importances(bars, importances)
+        panels = below.subplots(rows, COLUMNS, squeeze=False)
+        for number, panel in enumerate(panels.flat):
+            if number >= len(axes):
+                panel.set_axis_off()
+                continue
+            _draw_slice(panel, table, axes[number], best, (low, high))
+            panel.set(xlabel=axes[number].name, ylabel=metric if number % COLUMNS == 0 else "", ylim=(low, high))
         figure.suptitle(f"{title}: {metric} {best['value']:.4f} in trial {best['trial']}", fontsize=13)
 
 
@@ -96,11 +99,13 @@ def _draw_history(
     so_far = complete.cummax() if maximize else complete.cummin()
     axis.step(table["trial"], so_far.ffill(), where="post", color="C2", linewidth=1.2, label="best so far", zorder=0)
     axis.plot(best["trial"], best["value"], "*", color="C1", markersize=15, label=f"best (trial {best['trial']})")
-    axis.set(xlabel="trial", xlim=(0.5, table["trial"].max() + 0.5), title="Trials; at the edge: what lies beyond it")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    beyond = (table["value"] < limits[0]) | (table["value"] > limits[1])
+    title = f"Trials ({beyond.sum()} beyond the axis, drawn at its edge)" if beyond.any() else "Trials"
+    axis.set(xlabel="trial", xlim=(0.5, table["trial"].max() + 0.5), title=title)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _draw_importances(axis: Axes, importances: dict[str, float], names: list[str]) -> None:
+def _draw_importances(axis: Axes, importances: dict[str, float]) -> None:
     axis.set_title("Importance (fANOVA)")
     if not importances:
         axis.set_axis_off()
@@ -138,8 +143,16 @@ def _draw_slice(
         turned = sum(map(len, axis.choices)) > 30
         panel.set_xticks(range(len(axis.choices)), axis.choices, rotation=30 if turned else 0)
         panel.set_xlim(-0.5, len(axis.choices) - 0.5)
+        return
+    low, high = axis.ends
+    margin = 0.05
     if axis.log:
         panel.set_xscale("log")
+        panel.set_xlim(low * (low / high) ** margin, high * (high / low) ** margin)
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        panel.set_xlim(low - margin * (high - low), high + margin * (high - low))
 
 
 def _places(values: pd.Series, axis: SweepAxis) -> np.ndarray:

@@ -156,9 +156,7 @@ def _dimension(name: Any, content: Any, path: Path, base: dict[str, Any]) -> Dim
         raise PipelineError(f"{path}: {key}: got {content!r}, allowed is {{low: ..., high: ...}} or a list of values")
     for position, value in enumerate(content):
         if isinstance(value, dict | list):
-            raise PipelineError(
-                f"{path}: {key}.{position}: got {value!r}, allowed are numbers, texts, true, false, null"
-            )
+            raise PipelineError(f"{path}: {key}.{position}: got {value!r}, allowed is a number, a text, true or null")
         if value in content[:position]:
             raise PipelineError(f"{path}: {key}.{position}: got {value!r} twice; remove one")
         _refuse_value(keys, value, path, f"{key}.{position}", base)

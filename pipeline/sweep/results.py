@@ -44,9 +44,9 @@ def draw(path: Path, study: Study) -> None:
     axes = []
     for name, dimension in study.sweep.space.items():
         if isinstance(dimension, Range):
-            axes.append(SweepAxis(name, [], dimension.log))
+            axes.append(SweepAxis(name, ends=(dimension.low, dimension.high), log=dimension.log))
         else:
-            axes.append(SweepAxis(name, [written(value) for value in dimension], log=False))
+            axes.append(SweepAxis(name, [written(value) for value in dimension]))
             table[name] = [written(trial.params[name]) for trial in study.trials]
     maximize = study.sweep.measured.direction == "maximize"
     plot_sweep(path, table, axes, study.importances(), study.name, study.sweep.metric, maximize)

@@ -4,6 +4,7 @@ Nothing but the finished trials, the sweep's seed and a trial's number decides t
 pruned. So a sweep that was stopped and goes on tries what it would have tried anyway; what was stopped is not recorded.
 """
 
+import copy
 import datetime
 from collections.abc import Callable
 from pathlib import Path
@@ -123,7 +124,7 @@ class Study:
             sampler=self._sampler(len(self.trials)),
             pruner=self._pruner(),
         )
-        study.add_trials(self.trials)
+        study.add_trials(_as_bad(trial) if trial.state == TrialState.FAIL else trial for trial in self.trials)
         trial = study.ask(self.distributions)
         return OpenTrial(
             trial, {name: _readable(trial.params[name], dimension) for name, dimension in self.sweep.space.items()}
@@ -174,6 +175,14 @@ class Study:
             case Hyperband(min_epochs=least, reduction_factor=factor):
                 return HyperbandPruner(min_resource=least, max_resource=self.epochs, reduction_factor=factor)
         return NopPruner()
+
+
+def _as_bad(trial: FrozenTrial) -> FrozenTrial:
+    """A trial that failed as one that was pruned before its first epoch: Optuna's samplers would not see it at all,
+    and come back to what diverges again and again."""
+    bad = copy.copy(trial)
+    bad.state, bad.intermediate_values = TrialState.PRUNED, {}
+    return bad
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
