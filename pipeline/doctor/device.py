@@ -54,7 +54,8 @@ def device(_: Surroundings) -> Iterator[Finding]:
             warnings.simplefilter("always")
             chosen = choose_device()
     except PipelineError as problem:
-        yield error("device", str(problem), "`unset PIPELINE_DEVICE` takes the best device")
+        mend = "`unset PIPELINE_DEVICE` takes the best device" if asked else "`export PIPELINE_DEVICE=cpu`"
+        yield error("device", str(problem), mend)
         return
     by = "by PIPELINE_DEVICE" if asked else "the best there is"
     named = "" if chosen.type == describe_device(chosen).split()[0] else f"{chosen}, "
@@ -66,26 +67,30 @@ def device(_: Surroundings) -> Iterator[Finding]:
 def _why_no_gpu(said: list[str], has_cuda: bool) -> Iterator[Finding]:
     """Where there is a GPU of Nvidia that torch does not use: why not."""
     answer = ask("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    there = answer is not None and not answer.code and answer.text
-    driver = Path("/proc/driver/nvidia/version")
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        yield note("GPU", "CUDA_VISIBLE_DEVICES hides every GPU", "`unset CUDA_VISIBLE_DEVICES`")
-    elif answer is not None and answer.code:
+    there = answer.text if answer is not None and not answer.code else ""
+    if not there and Path("/proc/driver/nvidia/version").exists():
+        there = "a driver of Nvidia"
+    if answer is not None and answer.code:
         complaint = (answer.text or answer.complaint or "no reason given").splitlines()[0]
-        yield error("GPU", f"nvidia-smi fails: {complaint}", "install the driver anew, or restart the machine")
-    elif (there or driver.exists()) and not has_cuda:
+        mend = "in a container `docker run --gpus all`; else install the driver anew, or restart the machine"
+        yield note("GPU", f"none that works, nvidia-smi fails: {complaint}", mend)
+    elif not there:
+        return
+    elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        yield note("GPU", f"CUDA_VISIBLE_DEVICES hides {there}", "`unset CUDA_VISIBLE_DEVICES`")
+    elif not has_cuda:
         yield error(
             "GPU",
-            f"{there or 'a driver of Nvidia'} is here, but torch is built without CUDA",
+            f"{there} is here, but torch is built without CUDA",
             installing("--force-reinstall -c constraints.txt torch torchvision"),
         )
-    elif there or driver.exists():
+    else:
         reason = next((line.split(" (Triggered")[0] for line in said if "CUDA" in line or "driver" in line), "")
         import torch
 
         yield error(
             "GPU",
-            f"{there or 'a driver of Nvidia'} is here, but torch cannot use it{f': {reason}' if reason else ''}",
+            f"{there} is here, but torch cannot use it{f': {reason}' if reason else ''}",
             f"update the driver to one that has CUDA {torch.version.cuda} (nvidia-smi shows what it has), or install "
             "a torch for an older CUDA: https://pytorch.org/get-started",
         )
