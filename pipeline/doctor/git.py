@@ -125,7 +125,8 @@ def unfinished(here: Surroundings) -> Iterator[Finding]:
     if folder is None:
         return
     running = {name for file, name in UNFINISHED.items() if (Path(folder.text) / file).exists()}
-    answer = here.git("diff", "--name-only", "--relative", "--diff-filter=U")
+    # Else diff writes into the index what it learns about the files' times.
+    answer = here.git("-c", "diff.autoRefreshIndex=false", "diff", "--name-only", "--relative", "--diff-filter=U")
     conflicts = answer.text.splitlines() if answer else []
     if conflicts:
         yield error("conflicts", f"not resolved: {listed(conflicts)}", _resolving(conflicts))
