@@ -84,7 +84,7 @@ def _in_git(here: Surroundings, found: "list[Stage]") -> Iterator[Finding]:
 
 def _stage(repo: "Repo", stage: "Stage", known: set[str]) -> Finding:
     name = stage.addressing
-    if stage.cmd_changed and not any(out.hash_info for out in stage.outs):
+    if stage.outs and not any(out.hash_info for out in stage.outs):
         return note(name, "never ran: dvc.lock does not know it", "`dvc repro`")
     bytes_to_read = sum(_unknown_bytes(repo, Path(entry.fs_path)) for entry in [*stage.deps, *stage.outs])
     if bytes_to_read > MOST_READ:

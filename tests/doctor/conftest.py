@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,22 @@ from tests.small_repository import SmallRepository
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    """One quick stage, one commit, nothing has run; the current folder, and no settings of git but its own."""
-    repository = SmallRepository(tmp_path / "project")
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """One quick stage, one commit, nothing has run."""
+    repository = SmallRepository(tmp_path_factory.mktemp("template"))
     for name in ("pyproject.toml", "constraints.txt"):
         repository.write(name, (ROOT / name).read_text("utf-8"))
     repository.commit("environment")
+    return repository
+
+
+@pytest.fixture
+def repository(template, tmp_path, monkeypatch):
+    """A copy of the template to break; the current folder, and no settings of git but its own."""
+    shutil.copytree(template.folder, tmp_path / "project", symlinks=True)
+    repository = copy(template)
+    repository.folder = tmp_path / "project"
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")

@@ -18,6 +18,9 @@ SETUP = (dvc_setup.version, dvc_setup.repository, dvc_setup.links, dvc_setup.rem
 RUNS = (dvc_runs.lock, dvc_runs.queue, dvc_runs.leftovers, dvc_runs.checkpoints)
 
 
+pytestmark = pytest.mark.slow
+
+
 def files(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if ".git" not in path.parts}
 
@@ -104,7 +107,7 @@ def test_remotes_are_named_without_their_credentials(repository):
     repository.dvc("remote", "add", "--default", "web", "https://ann:s3cr3t@example.org/store?token=s3cr3t")
     repository.dvc("remote", "add", "away", "/no/such/folder")
     found = look(dvc_setup.remotes)
-    assert shareable(found[0].found) == "web: https://***; not asked" or "s3cr3t" not in shareable(found[0].found)
+    assert "s3cr3t" not in shareable(found[0].found)
     assert "(default)" in found[0].found
     assert (found[1].status, "no such folder" in found[1].found) == (Status.NOTE, True)
     assert "a url with a password" in problem(dvc_setup.secrets).found
@@ -232,7 +235,7 @@ def test_outputs_that_the_cache_lost_are_made_again(repository):
 
 def test_one_missing_file_of_a_folder_in_the_cache_is_noticed(repository):
     repository.dvc("repro", "-q")
-    (file,) = [path for path in Path(".dvc/cache/files/md5").glob("*/*") if not path.name.endswith(".dir")]
+    file = next(path for path in Path(".dvc/cache/files/md5").glob("*/*") if not path.name.endswith(".dir"))
     file.unlink()
     assert of("evaluate").found == "here, but not in the cache: results/evaluation"
     mend(of("evaluate"))
