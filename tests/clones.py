@@ -25,9 +25,9 @@ class Workspace:
     def run(self, *command: str, fails: bool = False, **environment: str) -> str:
         """Run a command and return what it says; ``environment`` is set for this command alone."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        variables = {**os.environ, "PATH": path, **self.environment, **environment}
         # A stage has to take the code of the folder that it runs in.
-        variables.pop("PYTHONPATH", None)
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        variables = {**inherited, "PATH": path, **self.environment, **environment}
         result = subprocess.run(command, cwd=self.folder, env=variables, capture_output=True, text=True, timeout=600)
         output = result.stdout + result.stderr
         assert (result.returncode != 0) == fails, output
@@ -60,10 +60,17 @@ class Workspace:
     def metrics(self, stage: str) -> dict:
         return json.loads((self.folder / METRICS / f"{stage}.json").read_text())
 
-    def hashes(self) -> dict[str, str]:
-        lock = YAML(typ="safe").load(self.folder / "dvc.lock")
+    def hashes(self, experiment: str | None = None) -> dict[str, str]:
+        """Of each output, as dvc.lock has it in the workspace or in an experiment."""
+        if experiment:
+            references = self.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+            reference = next(reference for reference in references if reference.endswith(f"/{experiment}"))
+            text = self.run("git", "show", f"{reference}:dvc.lock")
+        else:
+            text = (self.folder / "dvc.lock").read_text()
+        lock = YAML(typ="safe").load(text)
         outs = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
-        del outs["results/report.html"]  # it names the commit that it compares with
+        outs.pop("results/report.html", None)  # it names the commit that it compares with
         return outs
 
 

@@ -1,0 +1,189 @@
+"""Experiments in workspaces of their own, one by one and two at a time, by real DVC from a fresh clone."""
+
+import io
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from pipeline.paths import DATASET, MODEL
+from tests.clones import SMALL, Clone, Workspace
+
+pytestmark = pytest.mark.slow
+
+TRAIN = Path("pipeline/stages/train.py")
+# Long enough to be killed in the middle.
+LONG = ("-S", "train.epochs=60")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "PIPELINE_WORKERS": "1", "PIPELINE_DEVICE": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    """A repository that has its dataset, and nothing trained."""
+    clone = Clone(tmp_path_factory.mktemp("origin"), {**SMALL, "evaluate.bootstrap": 0}, ONE_THREAD)
+    clone.run("dvc", "repro", "augment")
+    clone.commit("dataset")
+    return clone
+
+
+@pytest.fixture
+def clone(origin, tmp_path):
+    """A fresh ``git clone`` with an empty ``data/``, which shares the cache of the origin."""
+    clone = origin.git_clone(tmp_path / "clone")
+    clone.run("dvc", "cache", "dir", "--local", str(origin.folder / ".dvc/cache"))
+    yield clone
+    clone.run("dvc", "queue", "stop", "--kill")
+
+
+def queue(clone: Workspace, name: str, *settings: str, target: str = "train") -> None:
+    clone.run("dvc", "exp", "run", "--queue", "--name", name, *settings, target)
+
+
+def statuses(clone: Workspace) -> dict[str, str]:
+    """Of each task, by its name: Queued, Running, Success or Failed."""
+    lines = clone.run("dvc", "queue", "status").splitlines()
+    return dict(re.findall(r"^\w{7} +(\S+) .* (\w+) *$", "\n".join(lines), re.MULTILINE))
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 400) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.2)
+
+
+def wait_for_all(clone: Workspace) -> dict[str, str]:
+    """What has become of all tasks."""
+    wait_until(lambda: not {"Queued", "Running"} & set(statuses(clone).values()))
+    return statuses(clone)
+
+
+def logs(clone: Workspace, name: str) -> str:
+    return clone.run("dvc", "queue", "logs", name)
+
+
+def trainings(clone: Workspace) -> Iterator[psutil.Process]:
+    """The processes that train in temporary workspaces of the clone."""
+    for process in psutil.process_iter(["cmdline"]):
+        try:
+            if (process.info["cmdline"] or [])[1:] == ["-m", "pipeline", "train"] and process.cwd().startswith(
+                str(clone.folder / ".dvc/tmp")
+            ):
+                yield process
+        except psutil.Error:
+            continue
+
+
+def inodes(folder: Path) -> set[int]:
+    return {path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(origin, tmp_path_factory):
+    """The hash of the weights of the long training, when nothing happens to it."""
+    clone = origin.git_clone(tmp_path_factory.mktemp("undisturbed") / "clone")
+    clone.run("dvc", "cache", "dir", "--local", str(origin.folder / ".dvc/cache"))
+    # Its result must not be found by those that are killed.
+    clone.run("dvc", "exp", "run", "--name", "whole", "--no-run-cache", *LONG, "train")
+    return clone.hashes()[MODEL.as_posix()]
+
+
+def test_two_tasks_of_a_fresh_clone_link_the_dataset_and_leave_the_workspace_alone(origin, clone):
+    (clone.folder / "notes.txt").write_text("of the user")
+    (clone.folder / "data/own.bin").write_text("ignored by git")
+    before = clone.run("git", "status", "--porcelain", "--ignored")
+    queue(clone, "lr-2", "-S", "train.lr=0.002")
+    queue(clone, "lr-3", "-S", "train.lr=0.003")
+    assert statuses(clone) == {"lr-2": "Queued", "lr-3": "Queued"}
+    clone.run("dvc", "queue", "start", "-j", "2")
+    cached, seen = inodes(origin.folder / ".dvc/cache"), {}
+
+    def both_train() -> bool:
+        running = [process.cwd() for process in trainings(clone)]
+        for folder in running:
+            seen[folder] = {path.name: path.stat().st_ino for path in (Path(folder) / DATASET).glob("*.npy")}
+        return len(running) == 2
+
+    wait_until(both_train)
+    assert len(seen) == 2
+    for arrays in seen.values():
+        assert set(arrays) == {"train.npy", "valid.npy", "test.npy"}
+        assert set(arrays.values()) <= cached
+    assert wait_for_all(clone) == {"lr-2": "Success", "lr-3": "Success"}
+    table = pd.read_csv(io.StringIO(clone.run("dvc", "exp", "show", "--csv"))).set_index("Experiment")
+    assert table.loc[["lr-2", "lr-3"], "train.lr"].tolist() == [0.002, 0.003]
+    assert (table.loc[["lr-2", "lr-3"], "valid_accuracy"] > 0.5).all()
+    assert clone.hashes("lr-2")[MODEL.as_posix()] != clone.hashes("lr-3")[MODEL.as_posix()]
+    assert clone.run("git", "status", "--porcelain", "--ignored") == before
+    assert (clone.folder / "notes.txt").read_text() == "of the user"
+    assert not list((clone.folder / ".dvc/tmp/exps").glob("tmp*"))
+
+
+def test_two_tasks_that_train_the_very_same_train_once(clone):
+    # Nothing is trained yet, so that both start with the same training.
+    for k in (1, 2):
+        queue(clone, f"top-{k}", "-S", f"evaluate.top_k={k}", *LONG, target="evaluate")
+    clone.run("dvc", "queue", "start", "-j", "2")
+    assert wait_for_all(clone) == {"top-1": "Success", "top-2": "Success"}
+    said = {name: logs(clone, name) for name in ("top-1", "top-2")}
+    waited = [name for name, text in said.items() if "another process trains the very same" in text]
+    assert len(waited) == 1
+    assert "epoch 61, step 0" in said[waited[0]]
+    assert sum(text.count("epoch 60 of 60:") for text in said.values()) == 1
+    assert clone.hashes("top-1")[MODEL.as_posix()] == clone.hashes("top-2")[MODEL.as_posix()]
+    assert not (clone.folder / ".checkpoints").exists()
+
+
+def test_a_task_runs_the_code_that_it_was_queued_with(clone):
+    code = (clone.folder / TRAIN).read_text()
+    for name in ("one", "two"):
+        (clone.folder / TRAIN).write_text(f"{code}\nprint('code {name}', flush=True)\n")
+        queue(clone, name)
+    (clone.folder / TRAIN).write_text(f"{code}\nraise SystemExit('code of the workspace')\n")
+    queue(clone, "broken")
+    (clone.folder / TRAIN).write_text(f"{code}\nraise SystemExit('code of later')\n")
+    clone.run("dvc", "queue", "start")
+    assert wait_for_all(clone) == {"one": "Success", "two": "Success", "broken": "Failed"}
+    for name, text in (("one", "code one"), ("two", "code two"), ("broken", "code of the workspace")):
+        said = logs(clone, name)
+        assert text in said
+        assert said.count("\ncode ") == 1
+
+
+def kill_process(clone: Workspace, name: str) -> None:
+    for process in trainings(clone):
+        process.kill()
+
+
+def kill_task(clone: Workspace, name: str) -> None:
+    clone.run("dvc", "queue", "kill", "--force", name)
+
+
+def ask_task(clone: Workspace, name: str) -> None:
+    clone.run("dvc", "queue", "kill", name)
+
+
+def stop_queue(clone: Workspace, name: str) -> None:
+    clone.run("dvc", "queue", "stop", "--kill")
+
+
+@pytest.mark.parametrize("kill", [kill_process, kill_task, ask_task, stop_queue])
+def test_a_killed_task_queued_again_goes_on_and_ends_in_the_same_bits(clone, undisturbed, kill):
+    queue(clone, "first", *LONG)
+    clone.run("dvc", "queue", "start")
+    wait_until(lambda: any((clone.folder / ".checkpoints").glob("*.pt")))
+    kill(clone, "first")
+    assert wait_for_all(clone) == {"first": "Failed"}
+    wait_until(lambda: not list(trainings(clone)))
+    queue(clone, "second", *LONG)
+    clone.run("dvc", "queue", "start")
+    assert wait_for_all(clone)["second"] == "Success"
+    said = logs(clone, "second")
+    assert "train: goes on from " in said
+    assert "epoch 1 of 60:" not in said
+    assert clone.hashes("second")[MODEL.as_posix()] == undisturbed
+    assert not (clone.folder / ".checkpoints").exists()
