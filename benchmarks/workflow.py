@@ -86,7 +86,9 @@ class Repository:
     def run(self, *command: str) -> Cost:
         self._log.write_text("")
         begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, cwd=self.folder, env=self._environment, check=True, capture_output=True)
+        done = subprocess.run(command, cwd=self.folder, env=self._environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stdout + done.stderr)
         wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
         moments = [line.split() for line in self._log.read_text().splitlines()]
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -141,9 +143,7 @@ def naive_repository(folder: Path, tools: Path, photos: Path) -> Repository:
         path.mkdir(parents=True)
     repository = Repository(folder, tools)
     (folder / "copy_photos.py").write_text(f"import shutil; shutil.copytree({str(photos)!r}, 'photos')")
-    (folder / "train.py").write_text(
-        "from pathlib import Path; Path('model').write_text(Path('params.yaml').read_text())"
-    )
+    (folder / "train.py").write_text("import shutil; shutil.copy('params.yaml', 'model')")
     (folder / "params.yaml").write_text("lr: 0.1\n")
     (folder / "dvc.yaml").write_text(NAIVE)
     repository.run("git", "init", "--quiet")
@@ -194,10 +194,8 @@ def show(what: str, costs: list[Cost], more: str = "") -> None:
     own = [cost.wall - cost.stages for cost in costs]
     cpu, stages = (statistics.median(getattr(cost, name) for cost in costs) for name in ("cpu", "stages"))
     spread = f"({min(own):.1f} to {max(own):.1f})"
-    print(
-        f"  {what:26}{statistics.median(own):7.1f} s {spread:>16}{cpu:8.1f} CPU s{stages:8.1f} s in stages {more}",
-        flush=True,
-    )
+    dvc = f"{statistics.median(own):7.1f} s {spread:>16}"
+    print(f"  {what:16}{dvc}{cpu:8.1f} CPU s{stages:8.1f} s in stages {more}", flush=True)
 
 
 def measure(repository: Repository, data: str, parameter: str, target: tuple[str, ...], rounds: int) -> None:
@@ -209,16 +207,16 @@ def measure(repository: Repository, data: str, parameter: str, target: tuple[str
         costs.append(repository.run("dvc", "checkout", data))
     show("checkout", costs)
     values = iter(range(1, 1000))
-    experiment = ("dvc", "exp", "run", "--set-param")
-    costs = [repository.run(*experiment, f"{parameter}=0.001{next(values)}", *target) for _ in range(rounds)]
-    show("experiment", costs)
+
+    def experiment(*options: str) -> Cost:
+        return repository.run("dvc", "exp", "run", "-S", f"{parameter}=0.001{next(values)}", *options, *target)
+
+    show("experiment", [experiment() for _ in range(rounds)])
     subprocess.run(["git", "checkout", "--quiet", "--force", "."], cwd=repository.folder, check=True)
     repository.run("dvc", "checkout")
     size = sum(path.stat().st_size for path in (repository.folder / data).rglob("*") if path.is_file()) / 1e6
     with watched(repository.folder / ".dvc/tmp") as peak:
-        costs = [
-            repository.run(*experiment, f"{parameter}=0.001{next(values)}", "--temp", *target) for _ in range(rounds)
-        ]
+        costs = [experiment("--temp") for _ in range(rounds)]
     show("--temp", costs, f"disk {peak() / 1e6:.1f} MB, dataset {size:.0f} MB")
 
 

@@ -4,6 +4,7 @@ import io
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -68,14 +69,11 @@ def logs(clone: Workspace, name: str) -> str:
 
 def trainings(clone: Workspace) -> Iterator[psutil.Process]:
     """The processes that train in temporary workspaces of the clone."""
-    for process in psutil.process_iter(["cmdline"]):
-        try:
-            if (process.info["cmdline"] or [])[1:] == ["-m", "pipeline", "train"] and process.cwd().startswith(
-                str(clone.folder / ".dvc/tmp")
-            ):
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = process.cmdline()
+            if command[1:] == ["-m", "pipeline", "train"] and Path(process.cwd()).is_relative_to(clone.folder):
                 yield process
-        except psutil.Error:
-            continue
 
 
 def inodes(folder: Path) -> set[int]:
@@ -102,14 +100,14 @@ def test_two_tasks_of_a_fresh_clone_link_the_dataset_and_leave_the_workspace_alo
     clone.run("dvc", "queue", "start", "-j", "2")
     cached, seen = inodes(origin.folder / ".dvc/cache"), {}
 
-    def both_train() -> bool:
-        running = [process.cwd() for process in trainings(clone)]
-        for folder in running:
-            seen[folder] = {path.name: path.stat().st_ino for path in (Path(folder) / DATASET).glob("*.npy")}
-        return len(running) == 2
+    def both_trained() -> bool:
+        for process in trainings(clone):
+            with suppress(psutil.Error):
+                folder = Path(process.cwd())
+                seen[folder] = {path.name: path.stat().st_ino for path in (folder / DATASET).glob("*.npy")}
+        return len(seen) == 2
 
-    wait_until(both_train)
-    assert len(seen) == 2
+    wait_until(both_trained)
     for arrays in seen.values():
         assert set(arrays) == {"train.npy", "valid.npy", "test.npy"}
         assert set(arrays.values()) <= cached
