@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Of Food-11's 16,643 images, 11 classes.
 SHARES, CLASSES = {"train": 9866, "valid": 3430, "test": 3347}, 11
 PHOTO_SIZE, QUALITY = 256, 92
-SMALL = {"model": {"width": 2, "dropout": 0.0}, "train": {"epochs": 1, "ema_decay": 0.0}}
+SMALL = {"model": {"width": 2, "dropout": 0.0}, "train": {"epochs": 1, "warmup_epochs": 0.0, "ema_decay": 0.0}}
 # Notes when a command of a stage begins and ends.
 SHIM = """#!/bin/sh
 begin=$(date +%s.%N)
