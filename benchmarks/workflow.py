@@ -212,8 +212,6 @@ def measure(repository: Repository, data: str, parameter: str, target: tuple[str
         return repository.run("dvc", "exp", "run", "-S", f"{parameter}=0.001{next(values)}", *options, *target)
 
     show("experiment", [experiment() for _ in range(rounds)])
-    subprocess.run(["git", "checkout", "--quiet", "--force", "."], cwd=repository.folder, check=True)
-    repository.run("dvc", "checkout")
     size = sum(path.stat().st_size for path in (repository.folder / data).rglob("*") if path.is_file()) / 1e6
     with watched(repository.folder / ".dvc/tmp") as peak:
         costs = [experiment("--temp") for _ in range(rounds)]

@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from ruamel.yaml import YAML
 
 from pipeline.paths import METRICS, PARAMS
 
 ROOT = Path(__file__).parent.parent
+# Far more than a command takes, also on a machine that does much else.
+SECONDS = 3600
 # Small, but it learns something, so that another learning rate shows in the metrics.
 SMALL = {"augment.views": 1, "train.epochs": 3, "model.width": 8, "model.dropout": 0.0, "train.ema_decay": 0.0}
 
@@ -24,14 +27,28 @@ class Workspace:
 
     def run(self, *command: str, fails: bool = False, **environment: str) -> str:
         """Run a command and return what it says; ``environment`` is set for this command alone."""
+        # A file and no pipe: the workers that dvc queue start leaves behind hold its output open until they end.
+        with TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+            code = subprocess.run(
+                command,
+                cwd=self.folder,
+                env=self.variables(**environment),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=SECONDS,
+            ).returncode
+            file.seek(0)
+            output = file.read()
+        assert (code != 0) == fails, output
+        return output
+
+    def variables(self, **environment: str) -> dict[str, str]:
+        """The environment of a command."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         # A stage has to take the code of the folder that it runs in.
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        variables = {**inherited, "PATH": path, **self.environment, **environment}
-        result = subprocess.run(command, cwd=self.folder, env=variables, capture_output=True, text=True, timeout=600)
-        output = result.stdout + result.stderr
-        assert (result.returncode != 0) == fails, output
-        return output
+        return {**inherited, "PATH": path, **self.environment, **environment}
 
     def git(self, *arguments: str) -> str:
         return self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pipeline.paths import DATASET, MODEL
-from tests.clones import SMALL, Clone, Workspace
+from tests.clones import SECONDS, SMALL, Clone, Workspace
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def statuses(clone: Workspace) -> dict[str, str]:
     return dict(re.findall(r"^\w{7} +(\S+) .* (\w+) *$", "\n".join(lines), re.MULTILINE))
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 400) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it takes too long"
