@@ -1,8 +1,11 @@
 """Experiments in workspaces of their own, one by one and two at a time, by real DVC from a fresh clone."""
 
+import hashlib
 import io
 import re
+import subprocess
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +13,12 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from pipeline.paths import DATASET, MODEL
 from tests.clones import SECONDS, SMALL, Clone, Workspace
+from tests.loopback import LoopbackServer
 
 pytestmark = pytest.mark.slow
 
@@ -176,7 +182,7 @@ def test_a_killed_task_queued_again_goes_on_and_ends_in_the_same_bits(clone, und
     wait_until(lambda: any((clone.folder / ".checkpoints").glob("*.pt")))
     kill(clone, "first")
     assert wait_for_all(clone) == {"first": "Failed"}
-    wait_until(lambda: not list(trainings(clone)))
+    # Forced, DVC kills its own process alone, and the training lives on without it: the second one waits for it.
     queue(clone, "second", *LONG)
     clone.run("dvc", "queue", "start")
     assert wait_for_all(clone)["second"] == "Success"
@@ -185,3 +191,70 @@ def test_a_killed_task_queued_again_goes_on_and_ends_in_the_same_bits(clone, und
     assert "epoch 1 of 60:" not in said
     assert clone.hashes("second")[MODEL.as_posix()] == undisturbed
     assert not (clone.folder / ".checkpoints").exists()
+
+
+def test_a_temporary_experiment_that_is_killed_goes_on_too(clone, undisturbed):
+    command = ("dvc", "exp", "run", "--temp", "--name", "temporary", *LONG, "train")
+    with (clone.folder.parent / "output").open("w") as file:
+        process = subprocess.Popen(command, cwd=clone.folder, env=clone.variables(), stdout=file, stderr=file)
+        wait_until(lambda: any((clone.folder / ".checkpoints").glob("*.pt")))
+        kill_process(clone, "temporary")
+        assert process.wait() != 0
+    output = clone.run(*command)
+    assert "train: goes on from " in output
+    assert clone.hashes("temporary")[MODEL.as_posix()] == undisturbed
+
+
+class Site(LoopbackServer):
+    """A web server with one archive, which counts how often it is asked for it."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.requests = content, 0
+        super().__init__()
+
+    def answer(self, request) -> None:
+        self.requests += 1
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(self.content)))
+        request.end_headers()
+        # Slowly, so that the other task comes in the middle.
+        for start in range(0, len(self.content), 20_000):
+            request.wfile.write(self.content[start : start + 20_000])
+            time.sleep(1)
+
+
+def archive_of_digits() -> bytes:
+    """A zip of 40 digits, ``{class}_{number}.png``."""
+    digits, file = load_digits(), io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(40):
+            image = io.BytesIO()
+            pixels = (digits.images[number] * 255 / 16).astype("uint8")
+            Image.fromarray(pixels).resize((96, 96)).save(image, "PNG", compress_level=0)
+            archive.writestr(f"{digits.target[number]}_{number}.png", image.getvalue())
+    return file.getvalue()
+
+
+def test_two_tasks_that_need_the_same_download_fetch_it_once(origin, tmp_path):
+    clone = origin.git_clone(tmp_path / "clone")
+    clone.environment = {**clone.environment, "PIPELINE_CACHE": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
+    content = archive_of_digits()
+    with Site(content) as site:
+        sha256 = hashlib.sha256(content).hexdigest()
+        clone.change({"data.source": "archive", "data.location": f"{site.url}/digits.zip", "data.sha256": sha256})
+        clone.commit("an archive at a URL")
+        for views in (0, 1):
+            queue(clone, f"views-{views}", "-S", f"augment.views={views}", target="augment")
+        clone.run("dvc", "queue", "start", "-j", "2")
+        assert wait_for_all(clone) == {"views-0": "Success", "views-1": "Success"}
+        assert site.requests == 1
+    assert clone.hashes("views-0")["data/raw.zip"] == clone.hashes("views-1")["data/raw.zip"]
+
+
+def test_a_relative_location_is_that_of_the_repository_in_a_temporary_workspace_too(origin, tmp_path):
+    clone = origin.git_clone(tmp_path / "clone")
+    with zipfile.ZipFile(io.BytesIO(archive_of_digits())) as archive:
+        archive.extractall(tmp_path / "photos")
+    settings = ("-S", "data.source=folder", "-S", "data.location=../photos")
+    clone.run("dvc", "exp", "run", "--temp", "--name", "photos", *settings, "download")
+    assert clone.hashes("photos")["data/raw.zip"] != origin.hashes()["data/raw.zip"]
