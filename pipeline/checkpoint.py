@@ -1,23 +1,32 @@
 """Checkpoints: what a training run needs to go on as if it had never been stopped.
 
 They are no output of the stage, since DVC removes outputs before it runs: they lie in a folder that git ignores,
-under a fingerprint of all that decides the result, and are removed when the run is complete.
+under a fingerprint of all that decides the result, and are removed when the run is complete. Of several processes that
+ask for the same run, one trains and the others wait for it.
 """
 
 import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.distributed import Group
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 from pipeline.machine import checkpoint_folder
+from pipeline.paths import repository_root
+from pipeline.progress import say
+from pipeline.run_lock import RunLock
 
 FOLDER = Path(".checkpoints")
+# Far less than the processes of a group wait for one another.
+SECONDS_OF_WAITING = 20.0
 
 
 def fingerprint(**facts: Any) -> str:
@@ -32,14 +41,33 @@ def fingerprint(**facts: Any) -> str:
 
 
 def checkpoint_path(name: str) -> Path:
-    """Where the checkpoint of a fingerprint lies: in the folder that the environment names, or in the repository.
+    """Where the checkpoint of a fingerprint lies: in the folder that the environment names, or in the repository; an
+    experiment's temporary workspace is removed when it fails."""
+    return (checkpoint_folder() or repository_root() / FOLDER) / f"{name}.pt"
 
-    An experiment's temporary workspace (``dvc exp run --temp`` or ``--queue``) is removed when it fails: there the
-    folder is that of the repository around it.
+
+@contextmanager
+def reserved(path: Path, group: Group) -> Iterator[None]:
+    """Keep a run's checkpoint for this group of processes, and remove it at the end, when the run is complete.
+
+    Another process that trains the same is waited for; then this one goes on from the checkpoint that it left: from
+    the last one after an error or a kill, at the end if it was complete.
     """
-    here = Path.cwd()
-    root = next((parent.parent.parent for parent in here.parents if parent.parts[-2:] == (".dvc", "tmp")), here)
-    return (checkpoint_folder() or root / FOLDER) / f"{name}.pt"
+    lock, seconds = RunLock(path), 0.0
+    while not group.broadcast(lock.acquire(seconds) if group.is_main else None):
+        if group.is_main and not seconds:
+            say(f"train: another process trains the very same; waits for it, then goes on from {path}")
+        seconds = SECONDS_OF_WAITING
+    try:
+        yield
+        if group.is_main and not lock.is_awaited():
+            path.unlink(missing_ok=True)
+    finally:
+        if group.is_main:
+            lock.release()
+            # The folder goes with the last one.
+            with suppress(OSError):
+                path.parent.rmdir()
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -66,10 +94,3 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
-
-
-def remove_checkpoint(path: Path) -> None:
-    """Remove a complete run's checkpoint, and the folder with the last one."""
-    path.unlink(missing_ok=True)
-    if path.parent.exists() and not any(path.parent.iterdir()):
-        path.parent.rmdir()

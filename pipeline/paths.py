@@ -20,3 +20,19 @@ PLOTS = Path("results/plots")
 EVALUATION = Path("results/evaluation")
 PREDICTIONS = Path("results/predictions")
 LIVE = Path("results/live")
+
+
+def repository_root() -> Path:
+    """The repository that the user works in.
+
+    An experiment of ``dvc exp run --temp`` or ``--queue`` runs in a workspace of its own below ``.dvc/tmp``, which is
+    removed afterwards: there it is the repository around it.
+    """
+    here = Path.cwd()
+    return next((parent.parent.parent for parent in here.parents if parent.parts[-2:] == (".dvc", "tmp")), here)
+
+
+def user_path(location: str) -> Path:
+    """A path as the user wrote it into ``params.yaml``: relative to the repository that he works in."""
+    root = repository_root()
+    return Path(location) if root == Path.cwd() else root / location

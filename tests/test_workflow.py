@@ -1,75 +1,15 @@
 """The whole chain as a user runs it: real DVC in clones of this repository."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
 
-from pipeline.paths import METRICS, PARAMS, PREDICTIONS
+from pipeline.paths import PARAMS, PREDICTIONS
+from tests.clones import ROOT, SMALL, Clone, stages_run
 
-ROOT = Path(__file__).parent.parent
 FOOD10 = ROOT.parent / "shared/data/food10.zip"
-# Small, but it learns something, so that another learning rate shows in the metrics.
-SMALL = {"augment.views": 1, "train.epochs": 3, "model.width": 8, "model.dropout": 0.0, "train.ema_decay": 0.0}
-
-pytestmark = pytest.mark.slow
-
-
-class Clone:
-    """A git repository with a copy of the working tree, and commands run in it."""
-
-    def __init__(self, folder: Path, changes: dict) -> None:
-        self.folder = folder
-        listed = self.run_in(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-        for name in listed.split("\0"):
-            if name and (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)
-        self.change(changes)
-        self.run("git", "init", "-q")
-        self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "clone")
-
-    def change(self, changes: dict) -> None:
-        yaml = YAML()
-        params = yaml.load(self.folder / PARAMS)
-        for key, value in changes.items():
-            section, name = key.split(".")
-            params[section][name] = value
-        yaml.dump(params, self.folder / PARAMS)
-
-    def run(self, *command: str, fails: bool = False) -> str:
-        return self.run_in(self.folder, *command, fails=fails)
-
-    @staticmethod
-    def run_in(folder: Path, *command: str, fails: bool = False) -> str:
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-        output = result.stdout + result.stderr
-        assert (result.returncode != 0) == fails, output
-        return output
-
-    def metrics(self, stage: str) -> dict:
-        return json.loads((self.folder / METRICS / f"{stage}.json").read_text())
-
-    def hashes(self) -> dict[str, str]:
-        lock = YAML(typ="safe").load(self.folder / "dvc.lock")
-        outs = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
-        del outs["results/report.html"]  # it names the commit that it compares with
-        return outs
-
-
 AFTER_TRAIN = {"evaluate", "tsne", "predict", "export", "report"}
 
-
-def stages_run(output: str) -> list[str]:
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +54,7 @@ def test_plots_of_all_stages_can_be_shown(clone):
 # The last two change the clone's workspace; 0.00003 is written to params.yaml as 3e-05.
 @pytest.mark.parametrize(("given", "number"), [("3e-4", 3e-4), ("0.00003", 3e-5)])
 def test_an_experiment_reruns_train_and_what_follows(clone, given, number):
-    clone.run("git", "add", "-A")
-    clone.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", given)
+    clone.commit(given)
     output = clone.run("dvc", "exp", "run", "-S", f"train.lr={given}")
     run = stages_run(output)
     assert run[0] == "train"

@@ -10,6 +10,7 @@ from pipeline.archives.nested import with_nested
 from pipeline.errors import PipelineError
 from pipeline.fetching.http import fetch
 from pipeline.params.data import DataParams, is_url
+from pipeline.paths import user_path
 from pipeline.sources.image_set import ImageSet
 from pipeline.sources.layout import read_layout
 from pipeline.text import printable
@@ -28,7 +29,7 @@ def open_archive(params: DataParams) -> Iterator[ImageSet]:
         path = fetch([location, *params.mirrors], params.sha256 or "")
         location = printable(location)  # what is wrong in the archive is told without the URL's password
     else:
-        path = Path(location)
+        path = user_path(location)
         if not path.is_file():
             found = "is a folder, use data.source folder for it" if path.is_dir() else "does not exist"
             raise PipelineError(f"data.location: the archive {path} {found}; set it to a zip or tar of images")

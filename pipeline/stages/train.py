@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from pipeline.batches import Batches
-from pipeline.checkpoint import checkpoint_path, fingerprint, load_checkpoint, remove_checkpoint, save_checkpoint
+from pipeline.checkpoint import checkpoint_path, fingerprint, load_checkpoint, reserved, save_checkpoint
 from pipeline.device import choose_device, describe_device, set_up_torch
 from pipeline.distributed import Group, process_group
 from pipeline.errors import PipelineError
@@ -49,11 +49,12 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
         )
         if group.is_main:
             _announce(trainer, spec, device)
-        history = _run(trainer, path)
+        with reserved(path, group):
+            history = _run(trainer, path)
+            if group.is_main:
+                save_model(MODEL, history.best_state, spec)
+                _write_results(history, sum(weights.numel() for weights in trainer.model.parameters()))
         if group.is_main:
-            save_model(MODEL, history.best_state, spec)
-            _write_results(history, sum(weights.numel() for weights in trainer.model.parameters()))
-            remove_checkpoint(path)
             best = history.best
             say(f"train: {MODEL} is of epoch {best['epoch']:.0f}, valid accuracy {best['valid_accuracy']:.4f}")
 

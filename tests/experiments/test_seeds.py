@@ -12,8 +12,8 @@ from pipeline.errors import PipelineError
 from pipeline.experiments.revisions import read_metrics
 from pipeline.experiments.sandbox import Sandbox
 from pipeline.experiments.seeds import run_seeds
+from tests.clones import SMALL, Clone
 from tests.small_repository import SmallRepository
-from tests.test_workflow import SMALL, Clone
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.sweep.repository import SWEEP, SweepRepository
-from tests.test_workflow import SMALL, Clone
+from tests.clones import SMALL, Clone
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,252 @@
+"""What DVC itself costs: nothing to do, an experiment beside its stages' own time, links in the place of copies.
+
+    OMP_NUM_THREADS=1 python benchmarks/workflow.py digits
+    OMP_NUM_THREADS=1 python benchmarks/workflow.py food --images 16643
+
+*digits*: the default run of this repository, in a temporary clone of its last commit. *food*: a dataset of Food-11's
+size, photos of noise of some 70 KB, 9,866 to train, 3,430 to validate, 3,347 to test, packed at 128 pixels; a network
+small enough to train one epoch on any machine. Beside it, in the same run, the naive layout: the same photos as one
+output of DVC, a folder of small files, on which a stage depends.
+
+*nothing to do*: ``dvc repro``. *checkout*: ``dvc checkout`` after the output was removed. *experiment*, *--temp*: ``dvc
+exp run -S train.lr=...`` in the workspace and in one of its own, less the time of the stages' own commands. Medians
+over the rounds; CPU seconds are those of DVC and its stages together. *disk* is what the temporary workspace took at
+its largest, beside what it shares with the cache by links; the size of the dataset stands beside it.
+
+Measured:
+
+    to be measured
+"""
+
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+# Of Food-11's 16,643 images, 11 classes.
+SHARES, CLASSES = {"train": 9866, "valid": 3430, "test": 3347}, 11
+PHOTO_SIZE, QUALITY = 256, 92
+SMALL = {"model": {"width": 2, "dropout": 0.0}, "train": {"epochs": 1, "warmup_epochs": 0.0, "ema_decay": 0.0}}
+# Notes when a command of a stage begins and ends.
+SHIM = """#!/bin/sh
+begin=$(date +%s.%N)
+"{python}" "$@"
+code=$?
+echo "$begin $(date +%s.%N)" >> "{log}"
+exit $code
+"""
+NAIVE = """
+stages:
+  photos:
+    cmd: python copy_photos.py
+    outs: [photos]
+  train:
+    cmd: python train.py
+    deps: [photos]
+    params: [lr]
+    outs: [model]
+"""
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a command: seconds on the clock, CPU seconds, and the seconds that were its stages' own."""
+
+    wall: float
+    cpu: float
+    stages: float
+
+
+class Repository:
+    """A repository of git and DVC, with a ``python`` that notes the time of each stage."""
+
+    def __init__(self, folder: Path, tools: Path) -> None:
+        self.folder, self._log = folder, tools / "log"
+        (tools / "python").write_text(SHIM.format(python=sys.executable, log=self._log))
+        (tools / "python").chmod(0o755)
+        path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
+        self._environment = {**os.environ, "PATH": path}
+        self._environment.pop("PYTHONPATH", None)
+
+    def run(self, *command: str) -> Cost:
+        self._log.write_text("")
+        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, cwd=self.folder, env=self._environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stdout + done.stderr)
+        wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        moments = [line.split() for line in self._log.read_text().splitlines()]
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return Cost(wall, cpu, sum(float(end) - float(start) for start, end in moments))
+
+    def commit(self) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--message", "benchmark")
+
+
+def new_repository(folder: Path, tools: Path) -> Repository:
+    """A clone of this repository's last commit, with an empty cache."""
+    for path in (folder.parent, tools):
+        path.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    for key, value in {"name": "benchmark", "email": "benchmark@localhost"}.items():
+        subprocess.run(["git", "config", f"user.{key}", value], cwd=folder, check=True)
+    return Repository(folder, tools)
+
+
+def change(repository: Repository, changes: dict[str, dict[str, object]]) -> None:
+    """Set parameters."""
+    yaml, path = YAML(), repository.folder / "params.yaml"
+    params = yaml.load(path)
+    for section, values in changes.items():
+        params[section].update(values)
+    yaml.dump(params, path)
+
+
+def write_photos(folder: Path, images: int) -> None:
+    """JPEG files of noise over soft colours, each another, in the layout of Food-11."""
+    import cv2
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    noise = random.normal(0, 18, (PHOTO_SIZE * 2, PHOTO_SIZE * 2, 3)).astype(np.float32)
+    for split, share in SHARES.items():
+        (folder / split).mkdir(parents=True)
+        for number in range(round(images * share / sum(SHARES.values()))):
+            colours = random.uniform(30, 220, (6, 6, 3)).astype(np.float32)
+            top, left = random.integers(0, PHOTO_SIZE, 2)
+            photo = cv2.resize(colours, (PHOTO_SIZE, PHOTO_SIZE), interpolation=cv2.INTER_CUBIC)
+            photo += noise[top : top + PHOTO_SIZE, left : left + PHOTO_SIZE]
+            content = cv2.imencode(".jpg", photo.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+            label = f"{number % CLASSES}_" if split != "test" else ""
+            (folder / split / f"{label}{number:05}.jpg").write_bytes(content.tobytes())
+
+
+def naive_repository(folder: Path, tools: Path, photos: Path) -> Repository:
+    """The naive layout: the photos as one output, and a stage that depends on it."""
+    for path in (folder, tools):
+        path.mkdir(parents=True)
+    repository = Repository(folder, tools)
+    (folder / "copy_photos.py").write_text(f"import shutil; shutil.copytree({str(photos)!r}, 'photos')")
+    (folder / "train.py").write_text("import shutil; shutil.copy('params.yaml', 'model')")
+    (folder / "params.yaml").write_text("lr: 0.1\n")
+    (folder / "dvc.yaml").write_text(NAIVE)
+    repository.run("git", "init", "--quiet")
+    for key in ("name", "email"):
+        repository.run("git", "config", f"user.{key}", "benchmark")
+    repository.run("dvc", "init", "--quiet")
+    shutil.copy(ROOT / ".dvc/config", folder / ".dvc/config")
+    repository.commit()
+    repository.run("dvc", "repro")
+    repository.commit()
+    return repository
+
+
+def own_bytes(folder: Path) -> int:
+    """Bytes on the disk of a folder's files that have no other name: no links into the cache."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            continue
+        total += found.st_blocks * 512 if path.is_file() and found.st_nlink == 1 else 0
+    return total
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[Callable[[], int]]:
+    """Yield a function that tells the largest number of own bytes that the folder's temporary workspaces have had."""
+    peak, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.3):
+            # Before it is handed over, an output of the stage itself is its own.
+            peak = max(peak, sum(own_bytes(workspace) for workspace in folder.rglob("exps/**/params.yaml/..")))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield lambda: peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def show(what: str, costs: list[Cost], more: str = "") -> None:
+    """Print the medians of what is DVC's own, and of the whole."""
+    own = [cost.wall - cost.stages for cost in costs]
+    cpu, stages = (statistics.median(getattr(cost, name) for cost in costs) for name in ("cpu", "stages"))
+    spread = f"({min(own):.1f} to {max(own):.1f})"
+    dvc = f"{statistics.median(own):7.1f} s {spread:>16}"
+    print(f"  {what:16}{dvc}{cpu:8.1f} CPU s{stages:8.1f} s in stages {more}", flush=True)
+
+
+def measure(repository: Repository, data: str, parameter: str, target: tuple[str, ...], rounds: int) -> None:
+    """Print all figures of a repository in which everything has run."""
+    show("nothing to do", [repository.run("dvc", "repro", *target) for _ in range(rounds)])
+    costs = []
+    for _ in range(rounds):
+        shutil.rmtree(repository.folder / data)
+        costs.append(repository.run("dvc", "checkout", data))
+    show("checkout", costs)
+    values = iter(range(1, 1000))
+
+    def experiment(*options: str) -> Cost:
+        return repository.run("dvc", "exp", "run", "-S", f"{parameter}=0.001{next(values)}", *options, *target)
+
+    show("experiment", [experiment() for _ in range(rounds)])
+    size = sum(path.stat().st_size for path in (repository.folder / data).rglob("*") if path.is_file()) / 1e6
+    with watched(repository.folder / ".dvc/tmp") as peak:
+        costs = [experiment("--temp") for _ in range(rounds)]
+    show("--temp", costs, f"disk {peak() / 1e6:.1f} MB, dataset {size:.0f} MB")
+
+
+@app.command()
+def digits(rounds: int = 3) -> None:
+    """The default run of this repository."""
+    with tempfile.TemporaryDirectory() as folder:
+        repository = new_repository(Path(folder) / "digits", Path(folder) / "tools")
+        change(repository, SMALL)
+        repository.run("dvc", "repro")
+        repository.commit()
+        print(f"digits, load {os.getloadavg()[0]:.1f}")
+        measure(repository, "data/dataset", "train.lr", (), rounds)
+
+
+@app.command()
+def food(images: int = 16643, rounds: int = 3) -> None:
+    """A dataset of Food-11's size, and the naive layout beside it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_photos(folder / "photos", images)
+        repository = new_repository(folder / "food", folder / "tools")
+        data = {"source": "folder", "location": str(folder / "photos")}
+        change(repository, {**SMALL, "data": data, "augment": {"image_size": 128, "views": 0, "transforms": []}})
+        repository.run("dvc", "repro", "train")
+        repository.commit()
+        print(f"{images:,} images, load {os.getloadavg()[0]:.1f}")
+        measure(repository, "data/dataset", "train.lr", ("train",), rounds)
+        naive = naive_repository(folder / "naive", folder / "naive-tools", folder / "photos")
+        print(f"the naive layout, load {os.getloadavg()[0]:.1f}")
+        measure(naive, "photos", "lr", ("train",), rounds)
+
+
+if __name__ == "__main__":
+    app()
