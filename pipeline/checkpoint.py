@@ -15,6 +15,7 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
+from pipeline.paths import repository_root
 
 FOLDER = Path(".checkpoints")
 
@@ -31,14 +32,8 @@ def fingerprint(**facts: Any) -> str:
 
 
 def checkpoint_path(name: str) -> Path:
-    """Where the checkpoint of a fingerprint lies.
-
-    An experiment's temporary workspace (``dvc exp run --temp`` or ``--queue``) is removed when it fails: there the
-    folder is that of the repository around it.
-    """
-    here = Path.cwd()
-    root = next((parent.parent.parent for parent in here.parents if parent.parts[-2:] == (".dvc", "tmp")), here)
-    return root / FOLDER / f"{name}.pt"
+    """Where the checkpoint of a fingerprint lies: where it outlives an experiment's temporary workspace."""
+    return repository_root() / FOLDER / f"{name}.pt"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -16,3 +16,12 @@ PLOTS = Path("results/plots")
 EVALUATION = Path("results/evaluation")
 PREDICTIONS = Path("results/predictions")
 LIVE = Path("results/live")
+
+
+def repository_root() -> Path:
+    """The current folder; in a temporary workspace of DVC, which is removed, that of the repository around it.
+
+    Such are those of ``dvc exp run --temp`` and ``--queue``, inside ``.dvc/tmp``.
+    """
+    here = Path.cwd()
+    return next((parent.parent.parent for parent in here.parents if parent.parts[-2:] == (".dvc", "tmp")), here)
