@@ -11,16 +11,13 @@ from pipeline.errors import PipelineError
 from pipeline.live import curve_name
 from pipeline.training import STEP_COLUMNS, Row
 
-# As SummaryWriter names its files.
-EVENT_FILES = "events.out.tfevents.*"
-
 
 @contextmanager
 def event_log(folder: Path, hyperparameters: Mapping[str, Any]) -> Iterator[Callable[[Row, Tensor], None]]:
     """Yield a function that writes an epoch's row and its steps, ``(steps, 4)``, to a run's folder.
 
-    The folder holds one run: what an earlier one of its name wrote is removed, and a run that goes on logs again the
-    epochs that it has. So no point is there twice, wherever it was stopped and whatever its name was then.
+    A run that goes on logs again the epochs that it has, in a file that takes back all that earlier ones of the folder
+    said. So every point is there once, wherever the run was stopped and whatever its name was then.
 
     Args:
         folder: of the run; git is told to ignore it.
@@ -38,12 +35,10 @@ def event_log(folder: Path, hyperparameters: Mapping[str, Any]) -> Iterator[Call
             "pip install -c constraints.txt -e '.[tensorboard]', or unset it"
         ) from None
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(EVENT_FILES):
-        old.unlink()
     (folder / ".gitignore").write_text("*\n", "utf-8")
     values = {name: str(value) if isinstance(value, list | tuple) else value for name, value in hyperparameters.items()}
     experiment, start, end = hparams(values, {"valid/accuracy": 0, "valid/loss": 0})
-    # A server that has read the removed files forgets what they said.
+    # Earlier files are not removed: a server that reads one then would never look at the next.
     with SummaryWriter(folder, purge_step=0) as writer:
         files = writer.file_writer
         writer.add_custom_scalars(

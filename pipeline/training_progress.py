@@ -1,5 +1,6 @@
 """How far a training run is: images a second and the time left, without ever waiting for the device."""
 
+import sys
 import time
 from collections import deque
 from statistics import median
@@ -45,7 +46,8 @@ class TrainingProgress:
         self.display = Display("train", epochs * steps * images, quiet)
         self.marks: deque[tuple[Mark, int]] = deque()
         self.seconds: deque[float] = deque(maxlen=EPOCHS_REMEMBERED)
-        self.rate = 0.0
+        # Of the last epoch: images in training, and the seconds that they took.
+        self.measured = (0, 0.0)
         self.epoch = self.first = self.done = 0
         self.start = self.ended = self.last_mark = 0.0
 
@@ -69,19 +71,23 @@ class TrainingProgress:
         """The device has done all the steps of the epoch."""
         now = time.monotonic()
         self.done = self.steps
-        self.rate = self.images * (self.steps - self.first) / (now - self.start)
-        if self.display.due() and self.display.bars:
+        self.measured = (self.images * (self.steps - self.first), now - self.start)
+        if self.display.bars and self.display.due():
             self._show("validating")
 
     def end_epoch(self) -> str:
-        """The epoch is validated; return its images a second in training, and the time left, for its line."""
+        """The epoch is validated; return its images a second in training and the time left, for its line in a log
+        file; nothing where that goes to the terminal, whose bar shows them."""
         now = time.monotonic()
+        images, seconds = self.measured
         # Of an epoch that a run goes on with, the missing steps take what these took.
-        missed = self.first * self.images / self.rate
+        missed = self.first * self.images / images * seconds
         self.seconds.append(now - self.ended + missed)
         self.ended = now
+        if self.display.bars and sys.stdout.isatty():
+            return ""
         left = median(self.seconds) * (self.epochs - self.epoch)
-        return f"{self.rate:,.0f} images a second" + (f", {self._left(left)}" if left else "")
+        return f", {images / seconds:,.0f} images a second" + (f", {self._left(left)}" if left else "")
 
     def _look(self, step: int) -> None:
         self.last_mark = self.display.now
@@ -92,15 +98,18 @@ class TrainingProgress:
             self.done = self.marks.popleft()[1]
 
     def _show(self, phase: str = "") -> None:
+        run = self.epochs * self.steps * self.images
         done = ((self.epoch - 1) * self.steps + self.done) * self.images
-        parts = [f"{done:,} of {self.display.total:,} images"]
-        elapsed = self.display.now - self.start
+        parts = [f"{done:,} of {run:,} images"]
+        # With the last epoch, which ended when the device did, the first steps of this one are no leap.
+        images = self.measured[0] + self.images * (self.done - self.first)
+        seconds = self.measured[1] + self.display.now - self.start
         if phase:
             parts.append(phase)
-        elif self.done > self.first:
-            parts.append(f"{self.images * (self.done - self.first) / elapsed:,.0f} a second")
-        if self.seconds or self.done > self.first:
-            epoch = median(self.seconds) if self.seconds else elapsed / (self.done - self.first) * self.steps
+        elif images:
+            parts.append(f"{images / seconds:,.0f} a second")
+        if images:
+            epoch = median(self.seconds) if self.seconds else seconds / images * self.images * self.steps
             parts.append(self._left(epoch * (self.epochs - self.epoch + 1 - self.done / self.steps)))
         self.display.show(done, parts)
 

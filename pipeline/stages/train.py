@@ -154,7 +154,7 @@ def _run(trainer: Trainer, path: Path, watch: Watch) -> History:
             if group.is_main:
                 say(
                     f"train: epoch {row['epoch']:.0f} of {trainer.params.epochs}: loss {row['train_loss']:.4f}, valid "
-                    f"loss {row['valid_loss']:.4f}, valid accuracy {row['valid_accuracy']:.4f}, {pace}"
+                    f"loss {row['valid_loss']:.4f}, valid accuracy {row['valid_accuracy']:.4f}{pace}"
                 )
             watch(row, history.steps[-1])
             checkpoint(True)
