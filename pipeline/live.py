@@ -1,22 +1,28 @@
-"""Metrics while training runs, in DVCLive's files: for ``dvc plots``, ``dvc exp show`` and the VS Code extension."""
+"""What a run shows while it trains: in the curves that DVCLive writes, for ``dvc plots`` and the VS Code extension, and
+in the metrics of ``dvc exp show``."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.files import replacing, write_json
 from pipeline.paths import LIVE
 
 
+def curve_name(name: str) -> str:
+    """The curve of a value: ``train/loss`` of ``train_loss``."""
+    return name.replace("_", "/", 1)
+
+
 @contextmanager
-def live_metrics(quiet: bool) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Yield a function that logs one epoch: ``train_loss`` becomes the curve ``train/loss``; ``quiet`` logs nothing.
+def live_curves() -> Iterator[Callable[[dict[str, float]], None]]:
+    """Yield a function that adds an epoch's row to the curves, and tells the extension so.
 
     Raises:
         PipelineError: the git repository has no commit.
     """
-    if quiet:
-        yield lambda row: None
-        return
     from dvclive.live import Live
     from scmrepo.exceptions import SCMError
 
@@ -29,8 +35,27 @@ def live_metrics(quiet: bool) -> Iterator[Callable[[dict[str, float]], None]]:
     def log(row: dict[str, float]) -> None:
         for name, value in row.items():
             if name != "epoch":
-                live.log_metric(name.replace("_", "/", 1), value)
+                live.log_metric(curve_name(name), value)
         live.next_step()
 
     with live:
         yield log
+
+
+@contextmanager
+def live_metrics(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield a function that writes a stage's metrics as they stand, each time in one piece.
+
+    They count only when the work within the block is complete: on any error, Ctrl-C included, the file gets back what
+    it held.
+    """
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield lambda metrics: write_json(path, metrics)
+    except BaseException:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            with replacing(path) as beside:
+                beside.write_bytes(before)
+        raise

@@ -3,20 +3,24 @@
 ``PIPELINE_WORKERS``: worker processes (all cores). ``PIPELINE_DEVICE``: torch device (the best there is).
 ``PIPELINE_CACHE``: folder of fetched archives (the user's cache folder). ``PIPELINE_CHECKPOINT_MINUTES``: between two
 checkpoints within an epoch (10). ``PIPELINE_CHECKPOINTS``: folder of the checkpoints (``.checkpoints`` in the
-repository). ``PIPELINE_PROCESSES``: that train together on this machine (1).
+repository). ``PIPELINE_PROCESSES``: that train together on this machine (1). ``PIPELINE_TENSORBOARD``: folder for
+TensorBoard's files, relative to the repository (none, nothing is written).
 """
 
 import os
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.paths import repository_root
 
 VARIABLES = (
     "PIPELINE_WORKERS",
     "PIPELINE_DEVICE",
     "PIPELINE_CACHE",
     "PIPELINE_CHECKPOINT_MINUTES",
+    "PIPELINE_CHECKPOINTS",
     "PIPELINE_PROCESSES",
+    "PIPELINE_TENSORBOARD",
 )
 
 
@@ -54,3 +58,16 @@ def checkpoint_folder() -> Path | None:
     """Where checkpoints shall lie, None where nobody said."""
     value = os.environ.get("PIPELINE_CHECKPOINTS")
     return Path(value).absolute() if value else None
+
+
+def tensorboard_folder(run: str) -> Path | None:
+    """Where a run's files for TensorBoard go, if they are wanted: in a folder of the experiment's name, else ``run``.
+
+    DVC names each experiment (``dvc exp run``); a relative folder is that of the repository around its workspace.
+    """
+    value = os.environ.get("PIPELINE_TENSORBOARD")
+    if value is None:
+        return None
+    if not value:
+        raise PipelineError("PIPELINE_TENSORBOARD: got '', allowed is a folder; unset it for no files")
+    return repository_root() / Path(value).expanduser() / os.environ.get("DVC_EXP_NAME", run)

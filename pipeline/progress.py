@@ -1,61 +1,131 @@
 """Progress of long work: a bar on a terminal, a plain line now and then in a log file."""
 
+import math
+import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_DRAWINGS = 0.1
+BAR_COLUMNS = 10
 
 
 def say(line: str) -> None:
-    """Print a line at once, also into a pipe or a log file."""
-    print(line, flush=True)
+    """Print a line at once, also into a pipe or a log file; a bar on the terminal makes room for it."""
+    loaded = sys.modules.get("tqdm")
+    if loaded is None:
+        print(line, flush=True)
+        return
+    with loaded.tqdm.external_write_mode():
+        print(line, flush=True)
+
+
+def on_terminal() -> bool:
+    """Whether a bar can be drawn: on a terminal that can go back to the start of a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``42 s``, ``3 min 20 s``, ``25 min``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    minutes = round(whole / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+class Display:
+    """One long piece of work as it goes on, to be shown within a ``with`` block.
+
+    Args:
+        label: what the work is, in the words of the command.
+        total: how many units there are; None where nobody knows.
+        quiet: show nothing.
+    """
+
+    def __init__(self, label: str, total: int | None, quiet: bool = False) -> None:
+        self.label, self.total = label, total
+        self.start = self.now = self.last = time.monotonic()
+        self.bars = not quiet and on_terminal()
+        self.interval = math.inf if quiet else SECONDS_BETWEEN_DRAWINGS if self.bars else SECONDS_BETWEEN_LINES
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def due(self) -> bool:
+        """Whether the time has come to show how far the work is; quick enough to be asked at every step."""
+        self.now = time.monotonic()
+        return self.now - self.last >= self.interval
+
+    def show(self, done: int, parts: Sequence[str]) -> None:
+        """Show ``done`` units as a bar, and what else there is to say; a narrow terminal loses the first ``parts``."""
+        self.last = self.now
+        if not self.bars:
+            say(f"{self.label}: {', '.join(parts)}")
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self.total, file=sys.stderr, leave=False, bar_format="{desc}")
+        columns = terminal_columns() - 1
+        meter = "{percentage:3.0f}%|{bar}| " if self.total else ""
+        room = columns - len(self.label) - (len(": 100%|| ") + BAR_COLUMNS if meter else len(": "))
+        while len(parts) > 1 and len(", ".join(parts)) > room:
+            parts = parts[1:]
+        self._bar.ncols, self._bar.n = columns, done
+        self._bar.bar_format = f"{self.label}: {meter}{', '.join(parts)}"
+        self._bar.refresh()
+
+
+def terminal_columns() -> int:
+    """How wide the terminal is now; 80 where it does not say."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def progress(
     items: Iterable[Item], total: int, label: str, unit: str = "images", step: int = 1, quiet: bool = False
 ) -> Iterator[Item]:
     """Pass ``items`` through and show how many of ``total`` units are done, ``step`` units an item."""
-    if quiet:
-        yield from items
-        return
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(total=total, desc=label, unit=f" {unit}", leave=False) as bar:
-            for item in items:
-                yield item
-                bar.update(min(step, total - bar.n))
-        return
-    start = last = time.monotonic()
-    for count, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last, done = now, min(count * step, total)
-            rate = done / (now - start)
-            say(f"{label}: {done:,} of {total:,} {unit}, {rate:,.0f} a second, {(total - done) / rate:,.0f} s left")
+    with Display(label, total, quiet) as display:
+        for count, item in enumerate(items, start=1):
+            yield item
+            if display.due():
+                done = min(count * step, total)
+                rate = done / (display.now - display.start)
+                left = duration((total - done) / rate)
+                display.show(done, [f"{done:,} of {total:,} {unit}", f"{rate:,.0f} a second", f"{left} left"])
 
 
 def byte_progress(chunks: Iterable[bytes], start: int, total: int | None, label: str) -> Iterator[bytes]:
     """Pass the bytes of a file through and show how many of ``total`` there are; ``start`` were there before."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(total=total, initial=start, desc=label, unit="B", unit_scale=True, leave=False) as bar:
-            for chunk in chunks:
-                yield chunk
-                bar.update(len(chunk))
-        return
-    begin = last = time.monotonic()
     done = start
-    for chunk in chunks:
-        yield chunk
-        done, now = done + len(chunk), time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last, rate = now, (done - start) / (now - begin)
-            of = f" of {total / 1e6:,.0f}" if total else ""
-            left = f", {max(total - done, 0) / rate:,.0f} s left" if total else ""
-            say(f"{label}: {done / 1e6:,.0f}{of} MB, {rate / 1e6:,.1f} MB a second{left}")
+    with Display(label, total) as display:
+        for chunk in chunks:
+            yield chunk
+            done += len(chunk)
+            if display.due():
+                rate = (done - start) / (display.now - display.start)
+                of = f" of {total / 1e6:,.0f}" if total else ""
+                parts = [f"{done / 1e6:,.0f}{of} MB", f"{rate / 1e6:,.1f} MB a second"]
+                if total and rate:
+                    parts.append(f"{duration(max(total - done, 0) / rate)} left")
+                display.show(done, parts)

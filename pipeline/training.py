@@ -19,8 +19,8 @@ from pipeline.models import class_logits
 from pipeline.optimizers import build_optimizers
 from pipeline.params.train import TrainParams
 from pipeline.precision import choose_precision
-from pipeline.progress import progress
 from pipeline.schedules import build_schedule
+from pipeline.training_progress import TrainingProgress
 
 Row = dict[str, float]
 STEP_COLUMNS = ("loss", "accuracy", "gradient_norm", "lr")
@@ -78,6 +78,10 @@ class Trainer:
         self.loss = build_loss(params, class_weights(train.labels, classes, params, self.device))
         self.history = History()
         self.epoch, self.step = 1, 0
+        images = min(len(train), params.batch_size)
+        self.progress = TrainingProgress(
+            params.epochs, self.steps, images, params.patience > 0, self.device, quiet=not group.is_main
+        )
         self.log, self.rates = torch.zeros(self.steps, 3, device=self.device), torch.zeros(self.steps)
         if params.batch_size % group.world:
             raise PipelineError(
@@ -97,21 +101,27 @@ class Trainer:
         Raises:
             PipelineError: the loss is no longer finite.
         """
-        while self.epoch <= self.params.epochs and not self._out_of_patience():
-            self._train_epoch(on_step)
-            shown = self.group.sum(self.log).cpu() / self.group.world
-            rows = torch.cat([shown, self.rates.unsqueeze(1)], dim=1)
-            self._refuse_divergence(rows)
-            row = {"epoch": self.epoch, **_means(rows), **self._validate()}
-            self.history.steps.append(rows)
-            self.history.epochs.append(row)
-            if not self.history.best or _score(row) > _score(self.history.best):
-                self.history.best = row
-                self.history.best_state = {name: tensor.cpu().clone() for name, tensor in self._judged().items()}
-            self.epoch, self.step = self.epoch + 1, 0
-            self.log.zero_()
-            on_epoch(row)
+        with self.progress.display:
+            while self.epoch <= self.params.epochs and not self._out_of_patience():
+                self._fit_epoch(on_step, on_epoch)
         return self.history
+
+    def _fit_epoch(self, on_step: Callable[[], None], on_epoch: Callable[[Row], None]) -> None:
+        self.progress.start_epoch(self.epoch, self.step)
+        self._train_epoch(on_step)
+        shown = self.group.sum(self.log).cpu() / self.group.world
+        self.progress.trained()
+        rows = torch.cat([shown, self.rates.unsqueeze(1)], dim=1)
+        self._refuse_divergence(rows)
+        row = {"epoch": self.epoch, **_means(rows), **self._validate()}
+        self.history.steps.append(rows)
+        self.history.epochs.append(row)
+        if not self.history.best or _score(row) > _score(self.history.best):
+            self.history.best = row
+            self.history.best_state = {name: tensor.cpu().clone() for name, tensor in self._judged().items()}
+        self.epoch, self.step = self.epoch + 1, 0
+        self.log.zero_()
+        on_epoch(row)
 
     def _train_epoch(self, on_step: Callable[[], None]) -> None:
         self.model.train()
@@ -119,14 +129,13 @@ class Trainer:
         plan = shuffled_plan(
             len(self.train), self.train.shape[1], self.params.batch_size, self.seed, self.epoch, self.step, rank, world
         )
-        label = f"epoch {self.epoch} of {self.params.epochs}"
-        batches = progress(self.train.load(plan), self.steps - self.step, label, "steps", quiet=not self.group.is_main)
-        for images, labels in batches:
+        for images, labels in self.train.load(plan):
             self.log[self.step] = self.train_step(images, labels)
             self.rates[self.step] = self.schedules[0].get_last_lr()[0]
             for schedule in self.schedules:
                 schedule.step()
             self.step += 1
+            self.progress.step_queued(self.step)
             if self.step < self.steps:
                 on_step()
 

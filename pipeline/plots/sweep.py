@@ -53,7 +53,7 @@ def plot_sweep(
     best = complete.sort_values(["value", "trial"], ascending=[not maximize, True]).iloc[0]
     low, high = _limits(complete["value"].to_numpy(float), maximize)
     with saved_figure(path, 13, 3.6 * (rows + 1), [title, *(axis.name for axis in axes)]) as figure:
-        above, below = figure.subfigures(2, 1, height_ratios=[1, rows])
+        above, below = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=[1, rows]))
         history, bars = above.subplots(1, 2, width_ratios=[2, 1])
         _draw_history(history, table, best, maximize, (low, high))
         history.set(ylabel=metric, ylim=(low, high))

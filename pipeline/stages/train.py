@@ -1,23 +1,26 @@
 """Stage ``train``: fit the network and keep its best epoch."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from pipeline.batches import Batches
 from pipeline.checkpoint import checkpoint_path, fingerprint, load_checkpoint, reserved, save_checkpoint
 from pipeline.device import choose_device, describe_device, set_up_torch
 from pipeline.distributed import Group, process_group
 from pipeline.errors import PipelineError
-from pipeline.files import replacing, write_json
+from pipeline.files import replacing
 from pipeline.interrupt import interruptible
-from pipeline.live import live_metrics
+from pipeline.live import live_curves, live_metrics
 from pipeline.losses import outputs_for
-from pipeline.machine import checkpoint_minutes
+from pipeline.machine import checkpoint_minutes, tensorboard_folder
 from pipeline.models import ModelSpec, build_model
 from pipeline.packed import PackedDataset
 from pipeline.params.model import ModelParams
@@ -26,6 +29,7 @@ from pipeline.paths import DATASET, METRICS, MODEL, PLOTS
 from pipeline.plots.curves import plot_curves
 from pipeline.precision import choose_precision, describe_precision
 from pipeline.progress import say
+from pipeline.tensorboard import event_log
 from pipeline.training import STEP_COLUMNS, History, Row, Trainer
 from pipeline.weights import save_model
 
@@ -49,11 +53,16 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
         )
         if group.is_main:
             _announce(trainer, spec, device)
-        with reserved(path, group):
-            history = _run(trainer, path)
+        sections = {"model": model_params.model_dump(), "train": params.model_dump()}
+        settings = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+        with (
+            reserved(path, group),
+            _watching(trainer, f"train-{path.stem[:7]}", {"seed": seed, **settings}) as watch,
+        ):
+            history = _run(trainer, path, watch)
             if group.is_main:
                 save_model(MODEL, history.best_state, spec)
-                _write_results(history, sum(weights.numel() for weights in trainer.model.parameters()))
+                _write_curves(history)
         if group.is_main:
             best = history.best
             say(f"train: {MODEL} is of epoch {best['epoch']:.0f}, valid accuracy {best['valid_accuracy']:.4f}")
@@ -100,8 +109,35 @@ def _announce(trainer: Trainer, spec: ModelSpec, device: torch.device) -> None:
     )
 
 
-def _run(trainer: Trainer, path: Path) -> History:
-    """Train with live metrics and checkpoints, from the last one where there is one."""
+Watch = Callable[[Row, Tensor], None]
+
+
+@contextmanager
+def _watching(trainer: Trainer, run: str, settings: dict[str, Any]) -> Iterator[Watch]:
+    """Yield a function that shows an epoch, its row and its steps, to all who watch: DVC, DVCLive and TensorBoard.
+
+    Args:
+        run: a name for TensorBoard's files, where no experiment has one.
+        settings: the hyper-parameters.
+    """
+    if not trainer.group.is_main:
+        yield lambda row, steps: None
+        return
+    folder = tensorboard_folder(run)
+    tensorboard = event_log(folder, settings) if folder else nullcontext(lambda row, steps: None)
+    with live_metrics(METRICS / "train.json") as metrics, tensorboard as events, live_curves() as curves:
+        metrics(_metrics(trainer))
+
+        def watch(row: Row, steps: Tensor) -> None:
+            metrics(_metrics(trainer))
+            events(row, steps)
+            curves(row)
+
+        yield watch
+
+
+def _run(trainer: Trainer, path: Path, watch: Watch) -> History:
+    """Train with checkpoints, from the last one where there is one."""
     group = trainer.group
     # Read by the process that wrote it: the others may run on hosts with disks of their own.
     state = group.broadcast(load_checkpoint(path) if group.is_main else None)
@@ -109,18 +145,20 @@ def _run(trainer: Trainer, path: Path) -> History:
         trainer.load_state_dict(state)
         if group.is_main:
             say(f"train: goes on from {path}, epoch {trainer.epoch}, step {trainer.step}")
-    with live_metrics(quiet=not group.is_main) as live, interruptible() as interrupted:
-        for row in trainer.history.epochs:
-            live(row)
+    history = trainer.history
+    for row, steps in zip(history.epochs, history.steps, strict=True):
+        watch(row, steps)
+    with interruptible() as interrupted:
         checkpoint = _checkpointing(trainer, path, interrupted)
 
         def on_epoch(row: Row) -> None:
-            live(row)
+            pace = trainer.progress.end_epoch()
             if group.is_main:
                 say(
                     f"train: epoch {row['epoch']:.0f} of {trainer.params.epochs}: loss {row['train_loss']:.4f}, valid "
-                    f"loss {row['valid_loss']:.4f}, valid accuracy {row['valid_accuracy']:.4f}"
+                    f"loss {row['valid_loss']:.4f}, valid accuracy {row['valid_accuracy']:.4f}{pace}"
                 )
+            watch(row, history.steps[-1])
             checkpoint(True)
 
         try:
@@ -158,13 +196,22 @@ def _checkpointing(trainer: Trainer, path: Path, interrupted: Callable[[], bool]
     return checkpoint
 
 
-def _write_results(history: History, parameters: int) -> None:
-    best_epoch = int(history.best["epoch"])
-    metrics = {name: value for name, value in history.best.items() if name not in ("epoch", "lr")}
+def _metrics(trainer: Trainer) -> dict[str, Any]:
+    """What ``results/metrics/train.json`` says: of the best epoch so far."""
+    history = trainer.history
+    best = {name: value for name, value in history.best.items() if name not in ("epoch", "lr")}
+    return {
+        **({"best_epoch": int(history.best["epoch"])} if best else {}),
+        "epochs": len(history.epochs),
+        "steps": sum(len(steps) for steps in history.steps),
+        "parameters": sum(weights.numel() for weights in trainer.bare.parameters()),
+        **best,
+    }
+
+
+def _write_curves(history: History) -> None:
     steps = pd.DataFrame(history.step_rows().numpy(), columns=list(STEP_COLUMNS))
     steps.insert(0, "step", range(1, len(steps) + 1))
-    counts = {"best_epoch": best_epoch, "epochs": len(history.epochs), "steps": len(steps)}
-    write_json(METRICS / "train.json", {**counts, "parameters": parameters, **metrics})
     with replacing(PLOTS / "steps.csv") as beside:
         steps.to_csv(beside, index=False, float_format="%.6g")
-    plot_curves(PLOTS / "curves.png", pd.DataFrame(history.epochs), steps, best_epoch)
+    plot_curves(PLOTS / "curves.png", pd.DataFrame(history.epochs), steps, int(history.best["epoch"]))
