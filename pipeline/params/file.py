@@ -1,6 +1,7 @@
 """Reading and checking ``params.yaml``; every complaint is one line that names the key and what is allowed."""
 
 import difflib
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
 from pipeline.errors import PipelineError
+from pipeline.params.base import Contradiction
+from pipeline.params.consistency import contradictions
 from pipeline.params.schema import Params
 
 
@@ -50,7 +53,7 @@ def check_params(content: Any, path: Path) -> Params:
     if unnamed:
         raise PipelineError("\n".join(unnamed))
     try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
         # Each member of a union complains of a wrong value, and a list beside its items; one line a key is enough.
         lines = {_key(problem["loc"]): _complaint(problem, content) for problem in error.errors()}
@@ -58,6 +61,10 @@ def check_params(content: Any, path: Path) -> Params:
         raise PipelineError(
             "\n".join(f"{path}: {line}" for keys, line in lines.items() if keys not in of_items)
         ) from None
+    problems = [f"{path}: {line}" for line in contradictions(params)]
+    if problems:
+        raise PipelineError("\n".join(problems))
+    return params
 
 
 def _unnamed_keys(content: dict[Any, Any]) -> Iterator[str]:
@@ -86,11 +93,18 @@ def _complaint(problem: Any, content: dict[str, Any]) -> str:
     if problem["type"] == "missing" and len(problem["loc"]) <= 2:
         return f"{name}: missing; add it, allowed is {allowed_values(keys)}"
     if problem["type"] == "value_error":
-        return f"{name}: {problem['ctx']['error']}"
+        error = problem["ctx"]["error"]
+        return f"{name}.{error.key}: {error}" if isinstance(error, Contradiction) else f"{name}: {error}"
     found: Any = content
     for key in keys:
         found = found[key]
-    return f"{name}: got {found!r}, allowed is {allowed_values(keys)}"
+    return f"{name}: got {_short.repr(found)}, allowed is {allowed_values(keys)}"
+
+
+# A value may be of any size, and by aliases of YAML a small file may hold a huge one.
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+_short.maxlevel = 3
 
 
 def _section(keys: tuple[int | str, ...]) -> type[BaseModel] | None:

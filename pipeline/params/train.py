@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import Section
+from pipeline.params.base import Contradiction, Section
 
 
 class TrainParams(Section):
@@ -71,13 +71,22 @@ class TrainParams(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs:g}, allowed is less than epochs ({self.epochs}); lower it"
+            raise Contradiction(
+                "warmup_epochs", f"got {self.warmup_epochs}, allowed is less than train.epochs ({self.epochs}); lower it"
             )
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
-            raise ValueError("nesterov needs train.momentum above 0 with sgd; raise it, or set nesterov to false")
+            raise Contradiction("nesterov", "got true, which with sgd needs train.momentum above 0; raise it, or set false")
         if self.loss == "bce" and self.label_smoothing:
-            raise ValueError("loss bce has no label smoothing; set train.label_smoothing to 0")
+            raise Contradiction(
+                "label_smoothing", f"got {self.label_smoothing}, allowed with train.loss bce is 0; set it to that"
+            )
         if self.schedule == "onecycle" and self.warmup_epochs and self.warmup_method == "constant":
-            raise ValueError("schedule onecycle has a linear warm-up of its own; set train.warmup_method to linear")
+            raise Contradiction(
+                "warmup_method", "got constant, but train.schedule onecycle has a linear warm-up; set it to linear"
+            )
+        if self.schedule in ("linear", "cosine") and self.lr_min > self.lr:
+            raise Contradiction(
+                "lr_min",
+                f"got {self.lr_min}, allowed with train.schedule {self.schedule} is at most train.lr ({self.lr}); lower it",
+            )
         return self
