@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: repro test lint constraints clean
+.PHONY: repro test lint generate constraints clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)
@@ -20,6 +20,10 @@ test: $(READY)
 lint: $(READY)
 	ruff check .
 	ruff format --check .
+
+# Rewrites what follows from another place: modules in dvc.yaml, comments in params.yaml, recipes/digits.yaml, docs.
+generate: $(READY)
+	python tools/generate.py
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \

@@ -226,6 +226,18 @@ def report() -> None:
     stage()
 
 
+@app.command()
+def params(
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="One parameter, or a section.", show_default=False)
+    ] = None,
+) -> None:
+    """What each parameter means, may be and is now, and the stages that read it."""
+    from pipeline.params.reference import print_parameters
+
+    print_parameters(PARAMS, key)
+
+
 @recipe_app.command("list")
 def recipe_list() -> None:
     """List the recipes."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, listed
 
-
 SHOWN_LAYERS = 12
 
 

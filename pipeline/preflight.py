@@ -12,7 +12,6 @@ from pipeline.errors import PipelineError
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.models import ModelSpec
     from pipeline.params.schema import Params
 
 

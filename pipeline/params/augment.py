@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from pipeline.params.base import Contradiction, Section
+from pipeline.params.base import ContradictionError, Section
 
 
 class Transform(Section):
@@ -42,7 +42,7 @@ class AugmentParams(Section):
     def _views_differ(self) -> Self:
         if (self.views or self.test_views) and self.preset == "none" and not self.transforms:
             key = "views" if self.views else "test_views"
-            raise Contradiction(
+            raise ContradictionError(
                 key,
                 f"got {getattr(self, key)}, which needs transforms to draw them; set augment.preset or "
                 "augment.transforms, or set it to 0",

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 
-class Contradiction(ValueError):
+class ContradictionError(ValueError):
     """A value that is allowed by itself, but not beside another one.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import Contradiction, Section
+from pipeline.params.base import ContradictionError, Section
 
 DIGITS = 10
 
@@ -51,11 +51,11 @@ class DataParams(Section):
         if self.source == "modelscope":
             self._check_modelscope()
         elif self.revision is not None:
-            raise Contradiction("revision", f"got {self.revision!r}, allowed with source {self.source} is null; set it")
+            raise ContradictionError("revision", f"got {self.revision!r}, allowed with source {self.source} is null; set it")
         if self.sha256 is not None and self.source != "archive":
-            raise Contradiction("sha256", f"got one, allowed with source {self.source} is null; set it")
+            raise ContradictionError("sha256", f"got one, allowed with source {self.source} is null; set it")
         if self.valid_fraction + self.test_fraction > 0.95:
-            raise Contradiction(
+            raise ContradictionError(
                 "test_fraction",
                 f"got {self.test_fraction}, with data.valid_fraction ({self.valid_fraction}) allowed is at most 0.95; "
                 "lower one of them",
@@ -65,31 +65,31 @@ class DataParams(Section):
 
     def _check_location(self) -> None:
         if self.source in ("folder", "archive") and not self.location:
-            raise Contradiction("location", f"got {self.location!r}, needed with source {self.source}; set its path")
+            raise ContradictionError("location", f"got {self.location!r}, needed with source {self.source}; set its path")
         if self.source == "digits" and self.location is not None:
-            raise Contradiction("location", f"got {self.location!r}, allowed with source digits is null; set it")
+            raise ContradictionError("location", f"got {self.location!r}, allowed with source digits is null; set it")
         if self.location and not self.location.isprintable():
-            raise Contradiction("location", f"got {self.location!r}, allowed are printable characters; correct it")
+            raise ContradictionError("location", f"got {self.location!r}, allowed are printable characters; correct it")
         if self.location and is_url(self.location):
             if self.source != "archive":
-                raise Contradiction("location", f"got the URL {self.location!r}; set data.source to archive")
+                raise ContradictionError("location", f"got the URL {self.location!r}; set data.source to archive")
             if not self.sha256:
-                raise Contradiction("sha256", "got null, needed with a URL; set the SHA-256 that the publisher states")
+                raise ContradictionError("sha256", "got null, needed with a URL; set the SHA-256 that the publisher states")
         elif self.mirrors:
-            raise Contradiction(
+            raise ContradictionError(
                 "mirrors", "got some, which need a URL in data.location; set that to the first, or mirrors to []"
             )
         for mirror in self.mirrors:
             if not (is_url(mirror) and mirror.isprintable()):
-                raise Contradiction("mirrors", f"holds {mirror!r}, allowed are http:// and https:// URLs; correct it")
+                raise ContradictionError("mirrors", f"holds {mirror!r}, allowed are http:// and https:// URLs; correct it")
 
     def _check_modelscope(self) -> None:
         if self.location is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.location, re.ASCII):
-            raise Contradiction(
+            raise ContradictionError(
                 "location", f"got {self.location!r}, allowed with source modelscope is owner/name; correct it"
             )
         if self.revision is not None and not re.fullmatch(r"\w[\w/-]*(\.[\w/-]+)*", self.revision, re.ASCII):
-            raise Contradiction(
+            raise ContradictionError(
                 "revision", f"got {self.revision!r}, allowed is a commit, a tag or a branch; correct it"
             )
 
@@ -97,11 +97,11 @@ class DataParams(Section):
         names = self.classes or ()
         for name in names:
             if names.count(name) > 1:
-                raise Contradiction("classes", f"names {name!r} twice; make the names differ")
+                raise ContradictionError("classes", f"names {name!r} twice; make the names differ")
             if not name.strip() or not name.isprintable():
-                raise Contradiction("classes", f"holds {name!r}, allowed are printable names of one line; change it")
+                raise ContradictionError("classes", f"holds {name!r}, allowed are printable names of one line; change it")
         if self.source == "digits" and names and len(names) != DIGITS:
-            raise Contradiction("classes", f"names {len(names)} classes, the digits have {DIGITS}; set it to null")
+            raise ContradictionError("classes", f"names {len(names)} classes, the digits have {DIGITS}; set it to null")
 
     @property
     def class_count(self) -> int | None:

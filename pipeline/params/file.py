@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
 from pipeline.errors import PipelineError
-from pipeline.params.base import Contradiction
+from pipeline.params.base import ContradictionError
 from pipeline.params.consistency import contradictions
 from pipeline.params.schema import Params
 
@@ -94,7 +94,7 @@ def _complaint(problem: Any, content: dict[str, Any]) -> str:
         return f"{name}: missing; add it, allowed is {allowed_values(keys)}"
     if problem["type"] == "value_error":
         error = problem["ctx"]["error"]
-        return f"{name}.{error.key}: {error}" if isinstance(error, Contradiction) else f"{name}: {error}"
+        return f"{name}.{error.key}: {error}" if isinstance(error, ContradictionError) else f"{name}: {error}"
     found: Any = content
     for key in keys:
         found = found[key]

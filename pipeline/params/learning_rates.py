@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import Contradiction, Section
+from pipeline.params.base import ContradictionError, Section
 
 
 class LearningRatesParams(Section):
@@ -25,12 +25,12 @@ class LearningRatesParams(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.gd_lr_small >= self.gd_lr_large:
-            raise Contradiction(
+            raise ContradictionError(
                 "gd_lr_small",
-                f"got {self.gd_lr_small}, allowed is less than learning_rates.gd_lr_large ({self.gd_lr_large}); lower it",
+                f"got {self.gd_lr_small}, allowed is less than gd_lr_large ({self.gd_lr_large}); lower it",
             )
         if self.warmup_steps > self.steps:
-            raise Contradiction(
+            raise ContradictionError(
                 "warmup_steps",
                 f"got {self.warmup_steps}, allowed is at most learning_rates.steps ({self.steps}); lower it",
             )

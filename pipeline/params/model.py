@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import Contradiction, Section
+from pipeline.params.base import ContradictionError, Section
 
 
 class ModelParams(Section):
@@ -23,7 +23,7 @@ class ModelParams(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.name == "classifier" and self.stem != "default":
-            raise Contradiction("stem", f"got {self.stem}, but classifier has no stem; set it to default")
+            raise ContradictionError("stem", f"got {self.stem}, but classifier has no stem; set it to default")
         if self.name == "classifier" and self.pretrained:
-            raise Contradiction("pretrained", "got true, but classifier has no pretrained weights; set it to false")
+            raise ContradictionError("pretrained", "got true, but classifier has no pretrained weights; set it to false")
         return self

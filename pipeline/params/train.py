@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import Contradiction, Section
+from pipeline.params.base import ContradictionError, Section
 
 
 class TrainParams(Section):
@@ -71,22 +71,25 @@ class TrainParams(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs:
-            raise Contradiction(
-                "warmup_epochs", f"got {self.warmup_epochs}, allowed is less than train.epochs ({self.epochs}); lower it"
+            raise ContradictionError(
+                "warmup_epochs",
+                f"got {self.warmup_epochs}, allowed is less than train.epochs ({self.epochs}); lower it",
             )
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
-            raise Contradiction("nesterov", "got true, which with sgd needs train.momentum above 0; raise it, or set false")
+            raise ContradictionError(
+                "nesterov", "got true, which with sgd needs train.momentum above 0; raise it, or set false"
+            )
         if self.loss == "bce" and self.label_smoothing:
-            raise Contradiction(
+            raise ContradictionError(
                 "label_smoothing", f"got {self.label_smoothing}, allowed with train.loss bce is 0; set it to that"
             )
         if self.schedule == "onecycle" and self.warmup_epochs and self.warmup_method == "constant":
-            raise Contradiction(
+            raise ContradictionError(
                 "warmup_method", "got constant, but train.schedule onecycle has a linear warm-up; set it to linear"
             )
         if self.schedule in ("linear", "cosine") and self.lr_min > self.lr:
-            raise Contradiction(
+            raise ContradictionError(
                 "lr_min",
-                f"got {self.lr_min}, allowed with train.schedule {self.schedule} is at most train.lr ({self.lr}); lower it",
+                f"got {self.lr_min}, allowed with schedule {self.schedule} is at most train.lr ({self.lr}); lower it",
             )
         return self
