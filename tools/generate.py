@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 WITHOUT_EFFECT = {"pipeline/errors.py", "pipeline/progress.py", "pipeline/machine.py"}
 PAGE = """# Parameters
 
-Every value of [`params.yaml`](../params.yaml). A default is that of the recipe `digits`, which the repository comes with.
+Every value of [`params.yaml`](../params.yaml). A default is that of the recipe `digits`, which is the first.
 When a value changes, `dvc repro` runs the stages named here again, then those that depend on what they write; `report`
 always. On the terminal, with the values of now: `python -m pipeline params`, `python -m pipeline params train.lr`.
 What does not go together is refused, with the reason, before any work.

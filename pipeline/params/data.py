@@ -51,7 +51,9 @@ class DataParams(Section):
         if self.source == "modelscope":
             self._check_modelscope()
         elif self.revision is not None:
-            raise ContradictionError("revision", f"got {self.revision!r}, allowed with source {self.source} is null; set it")
+            raise ContradictionError(
+                "revision", f"got {self.revision!r}, allowed with source {self.source} is null; set it"
+            )
         if self.sha256 is not None and self.source != "archive":
             raise ContradictionError("sha256", f"got one, allowed with source {self.source} is null; set it")
         if self.valid_fraction + self.test_fraction > 0.95:
@@ -65,7 +67,9 @@ class DataParams(Section):
 
     def _check_location(self) -> None:
         if self.source in ("folder", "archive") and not self.location:
-            raise ContradictionError("location", f"got {self.location!r}, needed with source {self.source}; set its path")
+            raise ContradictionError(
+                "location", f"got {self.location!r}, needed with source {self.source}; set its path"
+            )
         if self.source == "digits" and self.location is not None:
             raise ContradictionError("location", f"got {self.location!r}, allowed with source digits is null; set it")
         if self.location and not self.location.isprintable():
@@ -74,14 +78,18 @@ class DataParams(Section):
             if self.source != "archive":
                 raise ContradictionError("location", f"got the URL {self.location!r}; set data.source to archive")
             if not self.sha256:
-                raise ContradictionError("sha256", "got null, needed with a URL; set the SHA-256 that the publisher states")
+                raise ContradictionError(
+                    "sha256", "got null, needed with a URL; set the SHA-256 that the publisher states"
+                )
         elif self.mirrors:
             raise ContradictionError(
                 "mirrors", "got some, which need a URL in data.location; set that to the first, or mirrors to []"
             )
         for mirror in self.mirrors:
             if not (is_url(mirror) and mirror.isprintable()):
-                raise ContradictionError("mirrors", f"holds {mirror!r}, allowed are http:// and https:// URLs; correct it")
+                raise ContradictionError(
+                    "mirrors", f"holds {mirror!r}, allowed are http:// and https:// URLs; correct it"
+                )
 
     def _check_modelscope(self) -> None:
         if self.location is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.location, re.ASCII):
@@ -99,7 +107,9 @@ class DataParams(Section):
             if names.count(name) > 1:
                 raise ContradictionError("classes", f"names {name!r} twice; make the names differ")
             if not name.strip() or not name.isprintable():
-                raise ContradictionError("classes", f"holds {name!r}, allowed are printable names of one line; change it")
+                raise ContradictionError(
+                    "classes", f"holds {name!r}, allowed are printable names of one line; change it"
+                )
         if self.source == "digits" and names and len(names) != DIGITS:
             raise ContradictionError("classes", f"names {len(names)} classes, the digits have {DIGITS}; set it to null")
 

@@ -25,5 +25,7 @@ class ModelParams(Section):
         if self.name == "classifier" and self.stem != "default":
             raise ContradictionError("stem", f"got {self.stem}, but classifier has no stem; set it to default")
         if self.name == "classifier" and self.pretrained:
-            raise ContradictionError("pretrained", "got true, but classifier has no pretrained weights; set it to false")
+            raise ContradictionError(
+                "pretrained", "got true, but classifier has no pretrained weights; set it to false"
+            )
         return self
