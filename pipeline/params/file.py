@@ -146,7 +146,7 @@ def _in_words(schema: dict[str, Any]) -> str:
     if schema.get("pattern") == r"^[0-9a-f]{64}$":
         return "64 hexadecimal digits"
     bounds = [
-        f"{sign} {schema[bound]:,}"
+        f"{sign} {_number(schema[bound])}"
         for bound, sign in [("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")]
         if bound in schema
     ]
@@ -156,3 +156,8 @@ def _in_words(schema: dict[str, Any]) -> str:
         least = f"at least {schema['minItems']} " if "minItems" in schema else ""
         return f"a list of {least}{'texts' if items == 'string' else 'mappings, each with a name'}"
     return kind + (f" ({multiple}{' and '.join(bounds)})" if bounds or multiple else "")
+
+
+def _number(value: float) -> str:
+    """A bound as people write it: a whole number without a fraction."""
+    return f"{int(value) if value == int(value) else value:,}"

@@ -93,7 +93,7 @@ def test_a_small_number_is_read_however_dvc_writes_it(workspace, written):
 
 
 A_SEED = "an integer (≥ 0 and < 4,294,967,296)"
-A_RATE = "a number (> 0)"
+A_RATE = "a number (> 0 and ≤ 1,000,000)"
 A_SECTION = "a section with its own keys"
 MAPPINGS = "a list of mappings, each with a name"
 NAMES = "a list of at least 2 texts or null"
