@@ -61,7 +61,7 @@ def test_values_given_on_the_command_line_are_read_as_meant(repository):
         "train.weight_decay=1e-4": 1e-4,
         "data.source=folder": "folder",
         "data.location='a: b/größe #1'": "a: b/größe #1",
-        "data.classes=[Ähre, 'x: y', 'null', '1']": ["Ähre", "x: y", "null", "1"],
+        "data.classes=['Ähre', 'x: y', 'null', '1']": ["Ähre", "x: y", "null", "1"],
         "data.revision=null": None,
         "augment.transforms=[{name: Rotate, limit: [-5, 5]}]": [{"name": "Rotate", "limit": [-5, 5]}],
         "tsne.layers=[hidden1]": ["hidden1"],
@@ -78,7 +78,7 @@ def test_values_given_on_the_command_line_are_read_as_meant(repository):
     assert shown["data.location"] == (None, "a: b/größe #1")
 
 
-@pytest.mark.parametrize("setting", ["train.lr=fast", "train.epochs=1", "tsne.layers=[a]", "data.source=größe"])
+@pytest.mark.parametrize("setting", ["train.lr=fast", "train.epochs=1", "tsne.layers=[a]", "data.source='größe'"])
 def test_a_wrong_value_on_the_command_line_is_told_in_one_line(repository, setting):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(

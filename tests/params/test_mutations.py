@@ -101,6 +101,7 @@ TOLD_BY_THE_DATA = [
     r"photos: the folder ",
     r"data: class \d has \d+ images",
     r"data/dataset: has no test split",
+    r"data/dataset: the \w+ split has \d images, t-SNE needs 5",
     r"data/raw.zip: train has images of",
 ]
 
