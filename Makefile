@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
-.PHONY: repro test coverage lint types format hooks environment constraints clean
+.PHONY: repro test coverage lint types format generate hooks environment constraints clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)
@@ -42,6 +42,10 @@ hooks: $(READY)
 	pre-commit install
 
 environment: $(READY)
+
+# Rewrites what follows from another place: modules in dvc.yaml, comments in params.yaml, recipes/digits.yaml, docs.
+generate: $(READY)
+	python tools/generate.py
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \

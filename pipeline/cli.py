@@ -50,11 +50,10 @@ def read_params() -> "Params":
 def download() -> None:
     """Bring the images of data.source into data/raw.zip."""
     params = read_params()
+    from pipeline.preflight import check_ahead
     from pipeline.stages.download import download as stage
-    from pipeline.transforms import augmented_view
 
-    # A wrong transform is told before a long download, not after it.
-    augmented_view(params.augment)
+    check_ahead(params)
     stage(params.data)
 
 
@@ -62,8 +61,10 @@ def download() -> None:
 def augment() -> None:
     """Decode, resize and augment the images into data/dataset/."""
     params = read_params()
+    from pipeline.preflight import check_ahead
     from pipeline.stages.augment import augment as stage
 
+    check_ahead(params)
     stage(params.augment, params.seed, params.data.on_bad_image, params.data.on_leak)
 
 
@@ -71,6 +72,9 @@ def augment() -> None:
 def train() -> None:
     """Train the network and keep its best epoch."""
     params = read_params()
+    from pipeline.preflight import check_ahead
+
+    check_ahead(params)
     start_processes()
     from pipeline.stages.train import train as stage
 
@@ -247,6 +251,18 @@ def doctor(
     from pipeline.doctor.report import doctor as examine
 
     raise typer.Exit(examine(as_json))
+
+
+@app.command()
+def params(
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="One parameter, or a section.", show_default=False)
+    ] = None,
+) -> None:
+    """What each parameter means, may be and is now, and the stages that read it."""
+    from pipeline.params.reference import print_parameters
+
+    print_parameters(PARAMS, key)
 
 
 @recipe_app.command("list")

@@ -1,6 +1,7 @@
 """Running a trained network over a packed split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,23 +106,41 @@ def extract_features(
     Raises:
         PipelineError: the network does not run a layer, or it gives no tensor with a row an image.
     """
-    seen: dict[str, Tensor] = {}
 
     def output(model: nn.Module, images: Tensor) -> Tensor:
-        seen.clear()
-        logits = class_logits(model(images))
-        widths[:] = [_rows_of(seen, name, len(images)).shape[1] for name in layers]
-        return torch.cat([*(seen[name].float() for name in layers), logits.float()], dim=1)
+        features, outputs = watch(model, images)
+        widths[:] = [values.shape[1] for values in features]
+        return torch.cat([*(values.float() for values in features), class_logits(outputs).float()], dim=1)
 
     widths: list[int] = []
+    with watching(layers) as watch:
+        table = run_model(model, spec, split, label, output, rows=rows)
+    *features, logits = np.split(table, np.cumsum(widths), axis=1)
+    return dict(zip(layers, features, strict=True)), logits
+
+
+@contextmanager
+def watching(layers: dict[str, nn.Module]) -> Iterator[Callable[[nn.Module, Tensor], tuple[list[Tensor], Tensor]]]:
+    """Yield a function that applies a network to images and gives the features of each layer, ``(images, features)``,
+    and the network's outputs.
+
+    Raises:
+        PipelineError: by that function, where the network does not run a layer, or it gives no tensor with a row an
+            image.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def watch(model: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        seen.clear()
+        outputs = model(images)
+        return [_rows_of(seen, name, len(images)) for name in layers], outputs
+
     handles = [layer.register_forward_hook(_keeper(seen, name)) for name, layer in layers.items()]
     try:
-        table = run_model(model, spec, split, label, output, rows=rows)
+        yield watch
     finally:
         for handle in handles:
             handle.remove()
-    *features, logits = np.split(table, np.cumsum(widths), axis=1)
-    return dict(zip(layers, features, strict=True)), logits
 
 
 def _keeper(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, listed
 
+SHOWN_LAYERS = 12
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -113,6 +115,8 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
         arguments |= {"aux_logits": False, "init_weights": True}
     if spec.name.startswith("vit_"):
         arguments["image_size"] = spec.image_size
+    if spec.name.startswith("maxvit"):
+        arguments["input_size"] = (spec.image_size, spec.image_size)
     try:
         if pretrained:
             model = models.get_model(spec.name, weights="DEFAULT", **arguments)
@@ -122,9 +126,11 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
             _replace_head(model, spec.outputs)
         else:
             model = models.get_model(spec.name, weights=None, num_classes=spec.outputs, **arguments)
-    except ValueError as error:  # a vision transformer's patches do not fit the image, or its weights another size
+    # A vision transformer's patches or windows do not fit the image, or its weights another size.
+    except (AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise PipelineError(
-            f"params.yaml: augment.image_size: {spec.name} refuses {spec.image_size} ({error})"
+            f"params.yaml: augment.image_size: {spec.name} refuses {spec.image_size} ({reason}); choose another"
         ) from None
     except TypeError:
         raise PipelineError(f"params.yaml: model.dropout: {spec.name} has no dropout; set it to 0") from None
@@ -180,5 +186,7 @@ def find_layer(model: nn.Module, name: str, key: str) -> nn.Module:
     """
     layers: dict[str, nn.Module] = {layer: module for layer, module in model.named_modules() if layer}
     if name not in layers:
-        raise PipelineError(f"params.yaml: {key}: got {name!r}, allowed are the layers {', '.join(layers)}")
+        close = difflib.get_close_matches(name, layers, n=3)
+        some = listed(close or layers, SHOWN_LAYERS)
+        raise PipelineError(f"params.yaml: {key}: got {name!r}, allowed are the layers of the network, such as {some}")
     return layers[name]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.errors import PipelineError
 from pipeline.params.train import TrainParams
 
 Group = dict[str, Any]
@@ -17,9 +18,17 @@ def build_optimizers(model: nn.Module, params: TrainParams, device: torch.device
 
     The weights of norms and all biases get ``norm_weight_decay``, as in torchvision's references: shrinking them
     has no regularising effect (He et al. 2019, Bag of Tricks).
+
+    Raises:
+        PipelineError: ``muon`` for a network without matrices.
     """
     if params.optimizer == "muon":
         matrices = _hidden_matrices(model)
+        if not matrices:
+            raise PipelineError(
+                "params.yaml: train.optimizer: got muon, which is for linear layers before the last, and the network "
+                "has none; use adamw"
+            )
         muon = torch.optim.Muon(
             matrices,
             lr=params.lr,

@@ -28,7 +28,8 @@ def build_schedule(optimizer: Optimizer, params: TrainParams, steps_per_epoch: i
     of the epochs.
     """
     total = params.epochs * steps_per_epoch
-    warmup = round(params.warmup_epochs * steps_per_epoch)
+    # A step is left for the schedule, however few there are.
+    warmup = min(round(params.warmup_epochs * steps_per_epoch), total - 1)
     if params.schedule == "onecycle":
         rise = warmup / total if warmup else ONECYCLE_RISE
         # Without the momentum's own cycle, so that it does the same for every optimizer.

@@ -85,7 +85,9 @@ def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
     """
     size = params.image_size
     preset = [_build(Transform(**keys), f"augment.preset {params.preset}", size) for keys in PRESETS[params.preset]]
-    own = [_build(keys, f"augment.transforms.{number}", size) for number, keys in enumerate(params.transforms)]
+    own = [
+        _build(keys, f"params.yaml: augment.transforms.{number}", size) for number, keys in enumerate(params.transforms)
+    ]
     pipeline = albumentations.Compose([*preset, *own, *_resizing(params)])
 
     def draw(image: Pixels, seed: int) -> Pixels:
@@ -151,4 +153,9 @@ def _complaint(error: Exception) -> str:
     if not isinstance(cause, ValidationError):
         return " ".join(str(error).split())
     first = cause.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'][:1])}: got {first['input']!r}, {first['msg']}"
+    argument = ".".join(str(part) for part in first["loc"][:1])
+    return (
+        f"{argument} is missing"
+        if first["type"] == "missing"
+        else f"{argument}: got {first['input']!r}, {first['msg']}"
+    )

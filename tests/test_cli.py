@@ -48,10 +48,14 @@ def test_help_names_every_command_and_imports_nothing_heavy():
         (
             "{name: Affine",
             "{name: Affin",
-            "augment.transforms.0: got 'Affin', allowed is the name of an albumentations",
+            "params.yaml: augment.transforms.0: got 'Affin', allowed is the name of an albumentations",
         ),
-        ("shear: [-8, 8]", "sheer: 8", "augment.transforms.0: Affine has no argument 'sheer', allowed are scale,"),
-        ("p: 1}", "p: 7}", "augment.transforms.0: Affine: p: got 7"),
+        (
+            "shear: [-8, 8]",
+            "sheer: 8",
+            "params.yaml: augment.transforms.0: Affine has no argument 'sheer', allowed are scale,",
+        ),
+        ("p: 1}", "p: 7}", "params.yaml: augment.transforms.0: Affine: p: got 7"),
     ],
 )
 def test_wrong_input_is_one_line_exit_code_1_and_nothing_written(folder, old, new, line):

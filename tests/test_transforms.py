@@ -160,7 +160,7 @@ def test_views_without_transforms_are_refused(views):
 def test_a_wrong_transform_is_one_line_that_names_its_place(transform, line):
     with pytest.raises(PipelineError) as error:
         augmented_view(params(transforms=[TRANSFORMS[1], transform]))
-    assert str(error.value).startswith(f"augment.transforms.1: {line}")
+    assert str(error.value).startswith(f"params.yaml: augment.transforms.1: {line}")
     assert "\n" not in str(error.value)
 
 
@@ -182,7 +182,7 @@ def test_views_are_bytes_or_the_transform_is_refused(transform):
     try:
         view = augmented_view(params(transforms=[transform]))(photo(), 1)
     except PipelineError as error:
-        assert str(error).startswith("augment.transforms.0: ")
+        assert str(error).startswith("params.yaml: augment.transforms.0: ")
     else:
         assert view.dtype == np.uint8
         assert view.shape == (32, 32, 3)

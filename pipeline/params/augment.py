@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from pipeline.params.base import Section
+from pipeline.params.base import ContradictionError, Section
 
 Preset = Literal["none", "light", "medium", "strong"]
 
@@ -41,5 +41,10 @@ class AugmentParams(Section):
     @model_validator(mode="after")
     def _views_differ(self) -> Self:
         if (self.views or self.test_views) and self.preset == "none" and not self.transforms:
-            raise ValueError("views need transforms: set augment.preset, list transforms, or set the views to 0")
+            key = "views" if self.views else "test_views"
+            raise ContradictionError(
+                key,
+                f"got {getattr(self, key)}, which needs transforms to draw them; set augment.preset or "
+                "augment.transforms, or set it to 0",
+            )
         return self

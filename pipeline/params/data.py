@@ -5,7 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import Section
+from pipeline.params.base import ContradictionError, Section
+
+DIGITS = 10
 
 
 class DataParams(Section):
@@ -45,43 +47,76 @@ class DataParams(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.source in ("folder", "archive") and not self.location:
-            raise ValueError(f"location is needed with source {self.source}: set data.location to its path")
-        self._check_urls()
-        self._check_modelscope()
+        self._check_location()
+        if self.source == "modelscope":
+            self._check_modelscope()
+        elif self.revision is not None:
+            raise ContradictionError(
+                "revision", f"got {self.revision!r}, allowed with source {self.source} is null; set it"
+            )
+        if self.sha256 is not None and self.source != "archive":
+            raise ContradictionError("sha256", f"got one, allowed with source {self.source} is null; set it")
         if self.valid_fraction + self.test_fraction > 0.95:
-            both = self.valid_fraction + self.test_fraction
-            raise ValueError(f"valid_fraction + test_fraction is {both:g}, allowed is at most 0.95: lower one of them")
-        for name in self.classes or ():
-            if (self.classes or ()).count(name) > 1:
-                raise ValueError(f"classes names {name!r} twice: make the names differ")
-            if not name.strip() or not name.isprintable():
-                raise ValueError(f"classes holds {name!r}, allowed are printable names of one line: change it")
+            raise ContradictionError(
+                "test_fraction",
+                f"got {self.test_fraction}, with data.valid_fraction ({self.valid_fraction}) allowed is at most 0.95; "
+                "lower one of them",
+            )
+        self._check_classes()
         return self
 
-    def _check_urls(self) -> None:
+    def _check_location(self) -> None:
+        if self.source in ("folder", "archive") and not self.location:
+            raise ContradictionError(
+                "location", f"got {self.location!r}, needed with source {self.source}; set its path"
+            )
+        if self.source == "digits" and self.location is not None:
+            raise ContradictionError("location", f"got {self.location!r}, allowed with source digits is null; set it")
+        if self.location and not self.location.isprintable():
+            raise ContradictionError("location", f"got {self.location!r}, allowed are printable characters; correct it")
         if self.location and is_url(self.location):
             if self.source != "archive":
-                raise ValueError(f"location {self.location!r} is a URL: set data.source to archive")
+                raise ContradictionError("location", f"got the URL {self.location!r}; set data.source to archive")
             if not self.sha256:
-                raise ValueError("a URL needs data.sha256: set it to the SHA-256 that the publisher states")
+                raise ContradictionError(
+                    "sha256", "got null, needed with a URL; set the SHA-256 that the publisher states"
+                )
         elif self.mirrors:
-            raise ValueError("mirrors need a URL in data.location: set it to the first of them, or mirrors to []")
+            raise ContradictionError(
+                "mirrors", "got some, which need a URL in data.location; set that to the first, or mirrors to []"
+            )
         for mirror in self.mirrors:
-            if not is_url(mirror):
-                raise ValueError(f"mirrors holds {mirror!r}, allowed are http:// and https:// URLs: correct it")
+            if not (is_url(mirror) and mirror.isprintable()):
+                raise ContradictionError(
+                    "mirrors", f"holds {mirror!r}, allowed are http:// and https:// URLs; correct it"
+                )
 
     def _check_modelscope(self) -> None:
-        if self.source != "modelscope":
-            if self.revision is not None:
-                raise ValueError(f"revision goes with source modelscope, not {self.source}: set it to null")
-            return
         if self.location is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.location, re.ASCII):
-            raise ValueError(f"location is {self.location!r}, allowed with source modelscope is owner/name: correct it")
+            raise ContradictionError(
+                "location", f"got {self.location!r}, allowed with source modelscope is owner/name; correct it"
+            )
         if self.revision is not None and not re.fullmatch(r"\w[\w/-]*(\.[\w/-]+)*", self.revision, re.ASCII):
-            raise ValueError(f"revision is {self.revision!r}, allowed is a commit, a tag or a branch: correct it")
-        if self.sha256 is not None:
-            raise ValueError("sha256 is of an archive, modelscope states one for each file: set it to null")
+            raise ContradictionError(
+                "revision", f"got {self.revision!r}, allowed is a commit, a tag or a branch; correct it"
+            )
+
+    def _check_classes(self) -> None:
+        names = self.classes or ()
+        for name in names:
+            if names.count(name) > 1:
+                raise ContradictionError("classes", f"names {name!r} twice; make the names differ")
+            if not name.strip() or not name.isprintable():
+                raise ContradictionError(
+                    "classes", f"holds {name!r}, allowed are printable names of one line; change it"
+                )
+        if self.source == "digits" and names and len(names) != DIGITS:
+            raise ContradictionError("classes", f"names {len(names)} classes, the digits have {DIGITS}; set it to null")
+
+    @property
+    def class_count(self) -> int | None:
+        """How many classes there are, None where only the images can say it."""
+        return DIGITS if self.source == "digits" else len(self.classes) if self.classes else None
 
 
 def is_url(location: str) -> bool:

@@ -1,6 +1,7 @@
 """Reading and checking ``params.yaml``; every complaint is one line that names the key and what is allowed."""
 
 import difflib
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
+from pipeline.params.base import ContradictionError
+from pipeline.params.consistency import contradictions
 from pipeline.params.schema import Params
 
 
@@ -52,9 +55,13 @@ def check_params(content: Any, path: Path) -> Params:
     if unnamed:
         raise PipelineError("\n".join(unnamed))
     try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
         raise PipelineError("\n".join(f"{path}: {line}" for line in complaints(error, content).values())) from None
+    problems = [f"{path}: {line}" for line in contradictions(params)]
+    if problems:
+        raise PipelineError("\n".join(problems))
+    return params
 
 
 def refusal(content: dict[str, Any], keys: tuple[str, ...]) -> str | None:
@@ -104,11 +111,18 @@ def _complaint(problem: Any, content: dict[str, Any], schema: type[BaseModel]) -
     if problem["type"] == "missing" and len(problem["loc"]) <= 2:
         return f"{name}: missing; add it, allowed is {allowed_values(keys, schema)}"
     if problem["type"] == "value_error":
-        return f"{name}: {problem['ctx']['error']}"
+        error = problem["ctx"]["error"]
+        return f"{name}.{error.key}: {error}" if isinstance(error, ContradictionError) else f"{name}: {error}"
     found: Any = content
     for key in keys:
         found = found[key]
-    return f"{name}: got {found!r}, allowed is {allowed_values(keys, schema)}"
+    return f"{name}: got {_short.repr(found)}, allowed is {allowed_values(keys, schema)}"
+
+
+# A value may be of any size, and by aliases of YAML a small file may hold a huge one.
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+_short.maxlevel = 3
 
 
 def find_field(keys: tuple[str, ...]) -> FieldInfo | None:
@@ -157,7 +171,7 @@ def _in_words(schema: dict[str, Any]) -> str:
     if schema.get("pattern") == r"^[0-9a-f]{64}$":
         return "64 hexadecimal digits"
     bounds = [
-        f"{sign} {schema[bound]:,}"
+        f"{sign} {_number(schema[bound])}"
         for bound, sign in [("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")]
         if bound in schema
     ]
@@ -167,3 +181,8 @@ def _in_words(schema: dict[str, Any]) -> str:
         least = f"at least {schema['minItems']} " if "minItems" in schema else ""
         return f"a list of {least}{'texts' if items == 'string' else 'mappings, each with a name'}"
     return kind + (f" ({multiple}{' and '.join(bounds)})" if bounds or multiple else "")
+
+
+def _number(value: float) -> str:
+    """A bound as people write it: a whole number without a fraction."""
+    return f"{int(value) if value == int(value) else value:,}"

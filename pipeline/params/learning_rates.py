@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import Section
+from pipeline.params.base import ContradictionError, Section
 
 
 class LearningRatesParams(Section):
@@ -25,9 +25,13 @@ class LearningRatesParams(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.gd_lr_small >= self.gd_lr_large:
-            raise ValueError(
-                f"gd_lr_small is {self.gd_lr_small:g}, allowed is less than gd_lr_large, {self.gd_lr_large:g}; lower it"
+            raise ContradictionError(
+                "gd_lr_small",
+                f"got {self.gd_lr_small}, allowed is less than gd_lr_large ({self.gd_lr_large}); lower it",
             )
         if self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}, allowed is at most steps, {self.steps}; lower it")
+            raise ContradictionError(
+                "warmup_steps",
+                f"got {self.warmup_steps}, allowed is at most learning_rates.steps ({self.steps}); lower it",
+            )
         return self

@@ -1,10 +1,10 @@
 """The section ``model``: the network."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.params.base import Section
+from pipeline.params.base import ContradictionError, Section
 
 
 class ModelParams(Section):
@@ -19,3 +19,13 @@ class ModelParams(Section):
         description="small fits a torchvision stem to small images: 3×3, stride 1, no pooling"
     )
     pretrained: bool = Field(description="start from torchvision's ImageNet weights, which it downloads")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.name == "classifier" and self.stem != "default":
+            raise ContradictionError("stem", f"got {self.stem}, but classifier has no stem; set it to default")
+        if self.name == "classifier" and self.pretrained:
+            raise ContradictionError(
+                "pretrained", "got true, but classifier has no pretrained weights; set it to false"
+            )
+        return self

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import Section
+from pipeline.params.base import ContradictionError, Section
 
 
 class TrainParams(Section):
@@ -13,14 +13,14 @@ class TrainParams(Section):
     epochs: int = Field(ge=1, le=100_000, description="passes over the training split, at most")
     batch_size: int = Field(ge=2, le=1_000_000, description="images a step, over all devices together")
 
-    lr: float = Field(gt=0, description="learning rate; the peak, where warm-up or a schedule changes it")
+    lr: float = Field(gt=0, le=1e6, description="learning rate; the peak, where warm-up or a schedule changes it")
     optimizer: Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "muon"] = Field(
         description="sgd, adagrad, rmsprop (alpha 0.9), adam, adamw, or muon for matrices beside adamw"
     )
     momentum: float = Field(ge=0, lt=1, description="momentum of sgd, rmsprop and muon")
     nesterov: bool = Field(description="Nesterov's momentum for sgd and muon")
-    weight_decay: float = Field(ge=0, description="weight decay as torch.optim has it")
-    norm_weight_decay: float = Field(ge=0, description="the same for biases and the weights of norms")
+    weight_decay: float = Field(ge=0, le=1e3, description="weight decay as torch.optim has it")
+    norm_weight_decay: float = Field(ge=0, le=1e3, description="the same for biases and the weights of norms")
     clip_norm: float = Field(ge=0, description="largest norm of the gradient; 0 does not clip")
 
     schedule: Literal["constant", "step", "exponential", "linear", "cosine", "onecycle"] = Field(
@@ -53,9 +53,9 @@ class TrainParams(Section):
         ge=0, le=1, description="largest change of brightness, contrast and saturation; 0 has none"
     )
     random_erase: float = Field(ge=0, le=1, description="probability that a random rectangle is erased")
-    mixup_alpha: float = Field(ge=0, description="alpha of mixup (Zhang et al. 2018); 0 does not mix")
+    mixup_alpha: float = Field(ge=0, le=100, description="alpha of mixup (Zhang et al. 2018); 0 does not mix")
     cutmix_alpha: float = Field(
-        ge=0, description="alpha of cutmix (Yun et al. 2019); 0 does not; with mixup, either by turns"
+        ge=0, le=100, description="alpha of cutmix (Yun et al. 2019); 0 does not; with mixup, either by turns"
     )
     ema_decay: float = Field(ge=0, lt=1, description="decay of the moving average of the weights; 0 keeps none")
     patience: int = Field(
@@ -71,13 +71,25 @@ class TrainParams(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs:g}, allowed is less than epochs ({self.epochs}); lower it"
+            raise ContradictionError(
+                "warmup_epochs",
+                f"got {self.warmup_epochs}, allowed is less than train.epochs ({self.epochs}); lower it",
             )
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
-            raise ValueError("nesterov needs train.momentum above 0 with sgd; raise it, or set nesterov to false")
+            raise ContradictionError(
+                "nesterov", "got true, which with sgd needs train.momentum above 0; raise it, or set false"
+            )
         if self.loss == "bce" and self.label_smoothing:
-            raise ValueError("loss bce has no label smoothing; set train.label_smoothing to 0")
+            raise ContradictionError(
+                "label_smoothing", f"got {self.label_smoothing}, allowed with train.loss bce is 0; set it to that"
+            )
         if self.schedule == "onecycle" and self.warmup_epochs and self.warmup_method == "constant":
-            raise ValueError("schedule onecycle has a linear warm-up of its own; set train.warmup_method to linear")
+            raise ContradictionError(
+                "warmup_method", "got constant, but train.schedule onecycle has a linear warm-up; set it to linear"
+            )
+        if self.schedule in ("linear", "cosine") and self.lr_min > self.lr:
+            raise ContradictionError(
+                "lr_min",
+                f"got {self.lr_min}, allowed with schedule {self.schedule} is at most train.lr ({self.lr}); lower it",
+            )
         return self

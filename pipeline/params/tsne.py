@@ -29,8 +29,8 @@ class TsneParams(Section):
     @classmethod
     def _layers_differ(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
         if not layers:
-            raise ValueError("names no layer: name one, such as hidden2")
+            raise ValueError("names no layer; name one, such as hidden2")
         for name in layers:
             if layers.count(name) > 1:
-                raise ValueError(f"names {name!r} twice: remove one of them")
+                raise ValueError(f"names {name!r} twice; remove one of them")
         return layers

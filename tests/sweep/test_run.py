@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from tests.sweep.repository import SWEEP, SweepRepository
 from tests.clones import SMALL, Clone
+from tests.sweep.repository import SWEEP, SweepRepository
 
 pytestmark = pytest.mark.slow
 

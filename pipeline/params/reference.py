@@ -1,0 +1,106 @@
+"""All parameters as a reference: what each may be, what it is, what it means, and what runs again when it changes."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.errors import PipelineError
+from pipeline.params.file import allowed_values, check_params, read_yaml
+from pipeline.params.schema import Params
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter.
+
+    Attributes:
+        key: its name with its section, ``train.lr``.
+        allowed: its values in words.
+        value: as YAML writes it, on one line.
+        meaning: the description of its field.
+        stages: those that read it; what depends on their outputs runs again after them.
+    """
+
+    key: str
+    allowed: str
+    value: str
+    meaning: str
+    stages: tuple[str, ...]
+
+
+def parameters(content: Mapping[str, Any], workflow: Mapping[str, Any]) -> list[Parameter]:
+    """Every parameter in the order of ``params.yaml``.
+
+    Args:
+        content: what ``params.yaml`` holds.
+        workflow: what ``dvc.yaml`` holds.
+    """
+    sections = sections_by_name()
+    keys = [
+        key for name in content for key in ([f"{name}.{key}" for key in content[name]] if name in sections else [name])
+    ]
+    return [_parameter(key, content, workflow) for key in keys]
+
+
+def sections_by_name() -> dict[str, type[BaseModel]]:
+    """The classes of the sections; what stands outside of them is no section."""
+    kinds = {name: field.annotation for name, field in Params.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
+
+
+def _parameter(key: str, content: Mapping[str, Any], workflow: Mapping[str, Any]) -> Parameter:
+    section, _, name = key.rpartition(".")
+    field = (sections_by_name()[section] if section else Params).model_fields[name]
+    value = content[section][name] if section else content[name]
+    stages = [stage for stage, keys in workflow["stages"].items() if {key, section} & set(keys.get("params", []))]
+    return Parameter(key, allowed_values(tuple(key.split("."))), in_yaml(value), field.description or "", tuple(stages))
+
+
+def in_yaml(value: Any) -> str:
+    """A value as YAML has it, on one line: ``null``, ``true``, ``[a, b]``, ``{name: Affine}``."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {in_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(in_yaml, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def print_parameters(path: Path, key: str | None) -> None:
+    """Print a parameter, or as a table a section or all of them.
+
+    Raises:
+        PipelineError: the file is wrong, or there is no such parameter.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    content = read_yaml(path)
+    check_params(content, path)
+    rows = parameters(content, read_yaml(path.with_name("dvc.yaml")))
+    chosen = [row for row in rows if key in (None, row.key, row.key.rpartition(".")[0])]
+    if not chosen:
+        names = [row.key for row in rows]
+        close = difflib.get_close_matches(str(key), names, n=1) or [name for name in names if name.endswith(f".{key}")]
+        hint = f"did you mean {close[0]}?" if close else "python -m pipeline params lists all"
+        raise PipelineError(f"params: got {key!r}, allowed is a parameter or a section; {hint}")
+    table = Table("parameter", "is", "allowed", "meaning", "read by", show_lines=False)
+    if len(chosen) == 1:
+        table = Table.grid(padding=(0, 2))
+        (row,) = chosen
+        for name, cell in zip(("parameter", "is", "allowed", "meaning", "read by"), _cells(row), strict=True):
+            table.add_row(name, Text(cell))
+    else:
+        for row in chosen:
+            table.add_row(*map(Text, _cells(row)))
+    Console().print(table)
+
+
+def _cells(row: Parameter) -> tuple[str, ...]:
+    return row.key, row.value, row.allowed, row.meaning, ", ".join(row.stages)

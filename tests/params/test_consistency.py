@@ -1,0 +1,120 @@
+"""Values that are allowed alone but not together are refused by name, before any command does anything."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.errors import PipelineError
+from pipeline.models import Classifier
+from pipeline.params.consistency import CLASSIFIER_LAYERS
+from pipeline.params.file import check_params
+from pipeline.preflight import check_ahead
+
+CONTENT = YAML(typ="safe", pure=True).load(Path(__file__).parents[2] / "params.yaml")
+ELEVEN = {"data.source": "folder", "data.location": "photos", "data.classes": [*"abcdefghijk"]}
+RESNET = {"model.name": "resnet18", "model.dropout": 0.0, "tsne.layers": ["avgpool"]}
+
+
+def check(changes):
+    """Check params.yaml with other values at dotted keys, and what it asks of libraries."""
+    content = deepcopy(CONTENT)
+    for key, value in changes.items():
+        section, _, name = key.partition(".")
+        content[section][name] = value
+    check_ahead(check_params(content, Path("params.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"train.loss": "bce", "train.label_smoothing": 0.0}, "train.loss: got bce, which needs 2 classes, not 10;"),
+        (
+            {"train.loss": "bce", "train.label_smoothing": 0.0} | ELEVEN,
+            "train.loss: got bce, which needs 2 classes, not 11",
+        ),
+        ({"evaluate.top_k": 10}, "evaluate.top_k: got 10, allowed with 10 classes is 2 to 9; lower it"),
+        ({"evaluate.top_k": 11} | ELEVEN, "evaluate.top_k: got 11, allowed with 11 classes is 2 to 10;"),
+        ({"evaluate.tta": True}, "evaluate.tta: got true, but augment.test_views is 0; set that to 1 or more,"),
+        ({"predict.tta": True}, "predict.tta: got true, but augment.test_views is 0;"),
+        (
+            {"predict.tta": True, "predict.split": "train", "augment.views": 0},
+            "predict.tta: got true, but augment.views is 0;",
+        ),
+        ({"data.test_fraction": 0.0, "tsne.split": "test"}, "tsne.split: got test, but data.test_fraction is 0; raise"),
+        ({"tsne.layers": ["hidden3"]}, "tsne.layers: got 'hidden3', allowed with classifier are blocks, blocks.0,"),
+        ({"model.stem": "small"}, "model.stem: got small, but classifier has no stem; set it to default"),
+        ({"model.pretrained": True}, "model.pretrained: got true, but classifier has no pretrained weights;"),
+        ({"train.epochs": 1}, "train.warmup_epochs: got 1.0, allowed is less than train.epochs (1); lower it"),
+        ({"train.lr_min": 0.1}, "train.lr_min: got 0.1, allowed with schedule cosine is at most train.lr (0.001);"),
+        ({"augment.transforms": []}, "augment.views: got 8, which needs transforms to draw them; set augment.preset"),
+        # What a library has to say.
+        ({"augment.transforms": [{"name": "Afine"}]}, "augment.transforms.0: got 'Afine', allowed is the name of"),
+        ({"model.name": "resnet19"}, "model.name: got 'resnet19', allowed are classifier and torchvision's"),
+        (RESNET | {"model.dropout": 0.3}, "model.dropout: resnet18 has no dropout; set it to 0"),
+        (RESNET | {"train.optimizer": "muon"}, "train.optimizer: got muon, which is for linear layers before the last"),
+        (RESNET | {"tsne.layers": ["hidden2"]}, "tsne.layers: got 'hidden2', allowed are the layers of the network,"),
+        (RESNET | {"model.name": "inception_v3"}, "augment.image_size: inception_v3 refuses 32 (Calculated padded"),
+        (RESNET | {"model.name": "alexnet", "tsne.layers": ["features"]}, "augment.image_size: alexnet refuses 32 ("),
+        (RESNET | {"model.name": "vit_h_14"}, "augment.image_size: vit_h_14 refuses 32 (Input shape indivisible"),
+        (RESNET | {"model.name": "maxvit_t"}, "augment.image_size: maxvit_t refuses 32 (Input size "),
+        (
+            RESNET | {"model.name": "vit_b_16", "model.pretrained": True, "tsne.layers": ["heads"]},
+            "augment.image_size: got 32, the pretrained weights of vit_b_16 are for 224; set it to that, or",
+        ),
+        (RESNET | {"model.name": "vgg11", "model.stem": "small"}, "model.stem: vgg11 has no stem that shrinks the"),
+    ],
+)
+def test_a_contradiction_is_refused_in_one_line_that_names_the_key(changes, complaint):
+    with pytest.raises(PipelineError) as error:
+        check(changes)
+    assert str(error.value).removeprefix("params.yaml: ").startswith(complaint)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train.loss": "bce", "train.label_smoothing": 0.0, "evaluate.top_k": 2}
+        | ELEVEN
+        | {"data.classes": ["cat", "dog"]},
+        {"train.loss": "bce", "train.label_smoothing": 0.0} | ELEVEN | {"data.classes": None},
+        {"evaluate.tta": True, "predict.tta": True, "augment.test_views": 1},
+        {"predict.tta": True, "predict.split": "train"},
+        {"train.lr_min": 0.1, "train.schedule": "constant"},
+        {"tsne.layers": list(CLASSIFIER_LAYERS)},
+        RESNET | {"model.stem": "small"},
+        RESNET | {"model.name": "regnet_y_400mf"},
+        RESNET | {"model.name": "mobilenet_v3_small", "train.optimizer": "muon", "model.dropout": 0.2},
+        RESNET | {"model.name": "maxvit_t", "augment.image_size": 224, "tsne.layers": ["blocks.0"]},
+    ],
+)
+def test_what_goes_together_is_accepted(changes):
+    check(changes)
+
+
+def test_several_contradictions_have_a_line_each():
+    with pytest.raises(PipelineError) as error:
+        check({"evaluate.tta": True, "predict.tta": True, "tsne.layers": ["x"]})
+    assert [line.split(": ")[1] for line in str(error.value).splitlines()] == [
+        "evaluate.tta",
+        "predict.tta",
+        "tsne.layers",
+    ]
+
+
+def test_the_layers_of_classifier_are_those_that_the_schema_knows():
+    model = Classifier(width=2, dropout=0.1, image_size=32, outputs=2)
+    assert tuple(name for name, _ in model.named_modules() if name) == CLASSIFIER_LAYERS
+
+
+def test_a_huge_value_makes_no_huge_line():
+    nested = ["x"]
+    for _ in range(40):
+        nested = [nested, nested, nested]
+    for value in ("x" * 100_000, [*range(100_000)], nested, 10**4000):
+        with pytest.raises(PipelineError) as error:
+            check({"train.lr": value})
+        assert len(str(error.value)) < 300

@@ -1,0 +1,171 @@
+"""Rewrites every text of the repository that follows from another place; ``make generate`` runs it.
+
+==========================  ==================================================================
+the modules in dvc.yaml     from the imports of each stage's module
+the comments in params.yaml from the descriptions in the schema, pipeline/params/
+recipes/digits.yaml         the values of params.yaml, without comments
+docs/parameters.md          from the schema, params.yaml and dvc.yaml
+==========================  ==================================================================
+
+With ``--check`` nothing is written; exit code 1 where a text is out of date.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from ruamel.yaml import YAML
+
+from pipeline.errors import PipelineError
+from pipeline.files import write_text
+from pipeline.params.file import check_params
+from pipeline.params.reference import Parameter, parameters, sections_by_name
+from pipeline.params.schema import Params
+
+ROOT = Path(__file__).parent.parent
+# These can change what a stage says on the way, never what it writes.
+WITHOUT_EFFECT = {"pipeline/errors.py", "pipeline/progress.py", "pipeline/machine.py"}
+PAGE = """# Parameters
+
+Every value of [`params.yaml`](../params.yaml). A default is that of the recipe `digits`, which is the first.
+When a value changes, `dvc repro` runs the stages named here again, then those that depend on what they write; `report`
+always. On the terminal, with the values of now: `python -m pipeline params`, `python -m pipeline params train.lr`.
+What does not go together is refused, with the reason, before any work.
+"""
+
+
+def generated(root: Path = ROOT) -> dict[Path, str]:
+    """Every derived text by its path.
+
+    Raises:
+        PipelineError: ``params.yaml`` is wrong, or not that of the digits, which the others are made from.
+    """
+    texts = {name: (root / name).read_text("utf-8") for name in ("dvc.yaml", "params.yaml", "recipes/digits.yaml")}
+    params = commented(texts["params.yaml"])
+    content = _load(params)
+    if check_params(content, root / "params.yaml").data.source != "digits":
+        raise PipelineError("params.yaml: is not that of the digits; run python -m pipeline recipe apply digits first")
+    workflow = with_modules(texts["dvc.yaml"], root)
+    return {
+        root / "dvc.yaml": workflow,
+        root / "params.yaml": params,
+        root / "recipes/digits.yaml": with_values(texts["recipes/digits.yaml"], params),
+        root / "docs/parameters.md": page(parameters(content, _load(workflow))),
+    }
+
+
+def _load(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def with_modules(workflow: str, root: Path = ROOT) -> str:
+    """The text of ``dvc.yaml`` with the modules that each stage reaches."""
+    lines: list[str] = []
+    stage = ""
+    for line in workflow.splitlines():
+        if name := re.match(r"  (\w+):$", line):
+            stage = name[1]
+        if re.match(r"      - pipeline/.*\.(py|jinja)$", line):
+            continue
+        lines.append(line)
+        if line == "    deps:":
+            lines += [f"      - {module}" for module in sorted(needed_modules(stage, root))]
+    return "\n".join(lines) + "\n"
+
+
+def needed_modules(stage: str, root: Path = ROOT) -> set[str]:
+    """Every module that a stage's own module reaches and that can change its outputs, relative to the root."""
+    waiting, seen = [root / f"pipeline/stages/{stage}.py"], set()
+    while waiting:
+        path = waiting.pop()
+        if path not in seen:
+            seen.add(path)
+            waiting += _imported_modules(path, root)
+    # A template lies beside the module that fills it in.
+    seen |= {template for path in list(seen) for template in path.parent.glob("*.jinja")}
+    names = {path.relative_to(root).as_posix() for path in seen}
+    # A package's own file holds a docstring alone (tests/test_dvc_yaml.py).
+    return {name for name in names if not name.endswith("__init__.py")} - WITHOUT_EFFECT
+
+
+def _imported_modules(path: Path, root: Path) -> set[Path]:
+    """The modules inside ``pipeline/`` that a file imports, at its top or in a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise PipelineError(f"{path}: a relative import hides what a module needs; name the whole module")
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]
+        for name in names:
+            if name.split(".")[0] == "pipeline":
+                place = root / name.replace(".", "/")
+                found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.exists()}
+    return found
+
+
+def commented(text: str) -> str:
+    """The text of ``params.yaml``, the comment after each parameter its field's description."""
+    lines: list[str] = []
+    section: type[Any] = Params
+    sections = sections_by_name()
+    for line in text.splitlines():
+        if opened := re.fullmatch(r"(\w+):", line):
+            section = sections.get(opened[1], Params)
+        key = re.match(r"(?:  )?(\w+):", line)
+        inside = line.startswith("  ")
+        field = (section if inside else Params).model_fields.get(key[1]) if key else None
+        if field is not None and field.description:
+            line = f"{line.partition('  # ')[0].rstrip()}  # {field.description}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def with_values(recipe: str, params: str) -> str:
+    """The text of a recipe: its own heading, and the values of ``params.yaml`` without comments."""
+    heading = "\n".join(line for line in recipe.split("\n\n")[0].splitlines())
+    values = [line.partition("  # ")[0] for line in params.splitlines() if not line.startswith("#")]
+    return heading + "\n\n" + "\n".join(values).strip() + "\n"
+
+
+def page(table: list[Parameter]) -> str:
+    """The page of all parameters, in Markdown: a table a section."""
+    lines = [PAGE]
+    names = {name: " ".join((kind.__doc__ or "").split()) for name, kind in sections_by_name().items()}
+    for section, title in {"": "What several stages read.", **names}.items():
+        rows = [row for row in table if row.key.rpartition(".")[0] == section]
+        lines += [f"## {section or 'On top'}", "", title.replace("``", "`"), ""]
+        lines += ["| parameter | allowed | default | meaning | read by |", "| --- | --- | --- | --- | --- |"]
+        lines += [f"| {' | '.join(_cells(row))} |" for row in rows] + [""]
+    return "\n".join(lines)
+
+
+def _cells(row: Parameter) -> Iterator[str]:
+    cells = f"`{row.key}`", row.allowed, f"`{row.value}`", row.meaning, ", ".join(row.stages)
+    yield from (cell.replace("|", "\\|") for cell in cells)
+
+
+def main() -> None:
+    """Write what is out of date, or with ``--check`` only say it."""
+    try:
+        stale = {
+            path: text for path, text in generated().items() if not path.exists() or path.read_text("utf-8") != text
+        }
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
+    for path, text in stale.items():
+        print(f"{path.relative_to(ROOT)}: {'out of date; run make generate' if '--check' in sys.argv else 'written'}")
+        if "--check" not in sys.argv:
+            write_text(path, text)
+    sys.exit("--check" in sys.argv and bool(stale))
+
+
+if __name__ == "__main__":
+    main()
