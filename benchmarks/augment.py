@@ -35,7 +35,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -46,6 +45,7 @@ from typing import Annotated
 import cv2
 import numpy as np
 import typer
+from peak_memory import watch_memory
 
 from pipeline.decoding import decode
 from pipeline.packing import CHUNK, PLAIN_DETAIL, create_arrays, pack
@@ -233,35 +233,9 @@ def stage(photos: Path, count: int) -> None:
     from pipeline.stages.augment import augment
 
     repeat_photos(photos, count)
-    peak, done = 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.05):
-            peak = max(peak, _anonymous_memory())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with watch_memory() as peak:
         seconds = _seconds(lambda: augment(augment_params(0), 0, on_bad_image="error", on_leak="warn"))
-    finally:
-        done.set()
-        watcher.join()
-    print(json.dumps({"seconds": seconds, "peak": peak}))
-
-
-def _anonymous_memory() -> int:
-    """Bytes of this process and its children, what they share counted once (proportional set size)."""
-    children = Path("/proc/self/task")
-    pids = ["self", *(pid for task in children.iterdir() for pid in (task / "children").read_text().split())]
-    total = 0
-    for pid in pids:
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:  # it has just ended
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:"))
-    return total
+    print(json.dumps({"seconds": seconds, "peak": peak.bytes}))
 
 
 @app.command()

@@ -29,12 +29,12 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+from peak_memory import anonymous_bytes, watch_memory
 
 from pipeline.packed import INDEX_COLUMNS, Manifest
 
@@ -92,32 +92,14 @@ def train(folder: Path, resident: bool, steps: int) -> int:
     return done
 
 
-def anonymous_bytes() -> int:
-    """The memory of this process that no file stands behind."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
-
-
 def measure(folder: Path, resident: bool, steps: int) -> dict[str, int]:
     """Train in this process and say what it took, in bytes."""
-    peak, done = 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.005):
-            peak = max(peak, anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with watch_memory(0.005) as peak:
         steps = train(folder, resident, steps)
-    finally:
-        done.set()
-        watcher.join()
     return {
         "steps": steps,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "anonymous_peak": peak,
+        "anonymous_peak": peak.bytes,
         "anonymous_end": anonymous_bytes(),
     }
 

@@ -7,19 +7,23 @@ correlation between these (0.98 and more) and the next (0.91).
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
+from pipeline.audit.close_hashes import close_pairs
 from pipeline.audit.measures import HASH_SIDE
-from pipeline.progress import progress
+from pipeline.machine import worker_count
 
 HASH_DISTANCE = 12
 CORRELATION = 0.95
-_BLOCK = 1024
+# So many pairs are given to the threads together; OpenCV works without Python's lock.
+_ALIGNED_AT_ONCE = 256
 _ALIGNED_SIDE = 64
 _STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 # An alignment that scales, turns or moves an image by more than this share is no slight crop.
@@ -45,12 +49,16 @@ def duplicate_groups(measures: NDArray[np.void], plain: Callable[[int], NDArray[
     # One of each file is enough, and the hash of a tiny image says nothing.
     rows = np.sort(first[measures["short_side"][first] >= HASH_SIDE])
     same = DisjointSet()
-    for one, other, mirrored in _alike_hashes(measures, rows):
-        known = one in same and other in same and same.connected(one, other)
-        if not known and correlation(plain(one), plain(other), mirrored) >= CORRELATION:
-            same.add(one)
-            same.add(other)
-            same.merge(one, other)
+    pairs = _alike_hashes(measures, rows)
+    with ThreadPoolExecutor(worker_count()) as threads:
+        while some := list(islice(pairs, _ALIGNED_AT_ONCE)):
+            unknown = [pair for pair in some if not _connected(same, *pair[:2])]
+            values = threads.map(lambda pair: correlation(plain(pair[0]), plain(pair[1]), pair[2]), unknown)
+            for (one, other, _), value in zip(unknown, values, strict=True):
+                if value >= CORRELATION:
+                    same.add(one)
+                    same.add(other)
+                    same.merge(one, other)
     members: dict[int, list[int]] = defaultdict(list)
     alike = np.isin(first, list(same))
     for row in np.flatnonzero((copies > 1)[file] | alike[file]).tolist():
@@ -60,16 +68,18 @@ def duplicate_groups(measures: NDArray[np.void], plain: Callable[[int], NDArray[
     return sorted(groups, key=lambda group: group.rows)
 
 
+def _connected(same: DisjointSet, one: int, other: int) -> bool:
+    return one in same and other in same and same.connected(one, other)
+
+
 def _alike_hashes(measures: NDArray[np.void], rows: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
-    """The pairs whose hashes are close, plain or with the second one mirrored. Every pair is looked at, in blocks:
-    quadratic, but at a nanosecond a pair."""
-    hashes, mirrored = measures["hash"][rows], measures["mirrored_hash"][rows]
-    for start in progress(range(0, len(rows), _BLOCK), len(rows), "augment: duplicates", step=_BLOCK):
-        block = hashes[start : start + _BLOCK, None]
-        for others, turned in ((hashes, False), (mirrored, True)):
-            close = np.bitwise_count(block ^ others[None, start:]) <= HASH_DISTANCE
-            for one, other in np.argwhere(np.triu(close, 1)).tolist():
-                yield int(rows[start + one]), int(rows[start + other]), turned
+    """The pairs whose hashes are close, plain or with the second one mirrored."""
+    hashes = measures["hash"][rows]
+    for name, mirrored in (("hash", False), ("mirrored_hash", True)):
+        label = f"augment: {'mirrored ' if mirrored else ''}duplicates"
+        for ones, others in close_pairs(hashes, measures[name][rows], HASH_DISTANCE, label):
+            for one, other in zip(rows[ones].tolist(), rows[others].tolist(), strict=True):
+                yield one, other, mirrored
 
 
 def correlation(one: NDArray[np.uint8], other: NDArray[np.uint8], mirrored: bool) -> float:

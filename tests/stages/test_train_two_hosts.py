@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -18,7 +19,9 @@ from tests.stages.conftest import MODEL as MODEL_PARAMS
 from tests.stages.conftest import TRAIN
 
 ROOT = Path(__file__).parents[2]
-ADDRESSES = {"pipeline-a": "10.77.0.1", "pipeline-b": "10.77.0.2"}
+# Named after the process: another one may run the same test on this machine.
+ADDRESSES = {f"pipeline-{host}-{os.getpid()}": f"10.77.0.{number}" for number, host in enumerate("ab", start=1)}
+FIRST, SECOND = ADDRESSES.values()
 
 
 def ip(*arguments: str, check: bool = True) -> None:
@@ -52,41 +55,93 @@ def namespaces_work() -> bool:
         return False
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not namespaces_work(), reason="needs root, iproute2 and a kernel that lets it make namespaces")
-def test_two_hosts_follow_the_loss_curve_of_one(dataset, tmp_path_factory):
+needs_namespaces = pytest.mark.skipif(
+    not namespaces_work(), reason="needs root, iproute2 and a kernel that lets it make namespaces"
+)
+
+
+def static_rendezvous(rank: int) -> list[str]:
+    return [f"--node-rank={rank}", f"--master-addr={FIRST}", "--master-port=29511"]
+
+
+def c10d_rendezvous(rank: int) -> list[str]:
+    # In a namespace a host does not know itself by the machine's name, which torchrun goes by where it is not told.
+    own = [f"--local-addr={(FIRST, SECOND)[rank]}", f"--rdzv-conf=is_host={1 - rank}"]
+    endpoint = f"--rdzv-endpoint={FIRST}:29512"
+    return ["--rdzv-backend=c10d", endpoint, "--rdzv-id=digits", "--max-restarts=1", *own]
+
+
+@pytest.fixture
+def alone(dataset):
+    """The steps of a run in one process, which leaves no model; nothing in it is drawn by a process for itself."""
     params = YAML(typ="safe").load(ROOT / "params.yaml")
     params |= {"seed": 1, "model": MODEL_PARAMS, "train": {**TRAIN, "optimizer": "sgd", "lr": 0.05}}
     Path("params.yaml").write_text(json.dumps(params))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PIPELINE_DEVICE": "cpu"}
-    subprocess.run([sys.executable, "-m", "pipeline", "train"], env=environment, check=True, capture_output=True)
-    alone = pd.read_csv(PLOTS / "steps.csv")
+    subprocess.run([sys.executable, "-m", "pipeline", "train"], env=environment(), check=True, capture_output=True)
     MODEL.unlink()
-    other_disk = tmp_path_factory.mktemp("other-host")
-    shutil.copytree(".", other_disk, dirs_exist_ok=True)
-    with two_hosts():
-        processes = []
-        for rank, (host, folder) in enumerate(zip(ADDRESSES, (Path.cwd(), other_disk), strict=True)):
-            torchrun = ["-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1"]
-            rendezvous = [f"--master-addr={ADDRESSES['pipeline-a']}", "--master-port=29511"]
-            command = [sys.executable, *torchrun, *rendezvous, "-m", "pipeline", "train"]
-            interface = {"GLOO_SOCKET_IFNAME": "veth-a" if rank == 0 else "veth-b"}
-            processes.append(
-                subprocess.Popen(
-                    ["ip", "netns", "exec", host, *command],
-                    cwd=folder,
-                    env=environment | interface,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-            )
-        outputs = [process.communicate(timeout=180)[0] for process in processes]
+    return pd.read_csv(PLOTS / "steps.csv")
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PIPELINE_DEVICE": "cpu", **more}
+
+
+def start(rank: int, folder: Path, rendezvous: list[str]) -> subprocess.Popen:
+    """Train as host ``rank``, with ``folder`` as its disk."""
+    torchrun = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *rendezvous]
+    return subprocess.Popen(
+        ["ip", "netns", "exec", list(ADDRESSES)[rank], sys.executable, *torchrun, "-m", "pipeline", "train"],
+        cwd=folder,
+        env=environment(GLOO_SOCKET_IFNAME=f"veth-{'ab'[rank]}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def check_together(processes: list[subprocess.Popen], outputs: list[str], alone: pd.DataFrame, disk: Path) -> None:
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     together = pd.read_csv(PLOTS / "steps.csv")
     np.testing.assert_allclose(together["loss"], alone["loss"], rtol=2e-3)
     # The first host's process writes, and no other.
     assert MODEL.exists()
-    assert not (other_disk / MODEL).exists()
+    assert not (disk / MODEL).exists()
     assert "epoch 3 of 3" in outputs[0]
     assert "epoch 3 of 3" not in outputs[1]
+
+
+@pytest.mark.slow
+@needs_namespaces
+@pytest.mark.parametrize("rendezvous", [static_rendezvous, c10d_rendezvous])
+def test_two_hosts_follow_the_loss_curve_of_one(alone, tmp_path_factory, rendezvous):
+    other_disk = tmp_path_factory.mktemp("other-host")
+    shutil.copytree(".", other_disk, dirs_exist_ok=True)
+    with two_hosts():
+        processes = [start(rank, folder, rendezvous(rank)) for rank, folder in enumerate((Path.cwd(), other_disk))]
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    check_together(processes, outputs, alone, other_disk)
+
+
+@pytest.mark.slow
+@needs_namespaces
+def test_a_process_killed_on_one_host_restarts_both_from_the_checkpoint(alone, tmp_path_factory):
+    other_disk = tmp_path_factory.mktemp("other-host")
+    shutil.copytree(".", other_disk, dirs_exist_ok=True)
+    with two_hosts():
+        processes = [start(rank, folder, c10d_rendezvous(rank)) for rank, folder in enumerate((Path.cwd(), other_disk))]
+        before = read_until(processes[0], "epoch 1 of 3")
+        # torchrun, which ip has become, has the training process for its only child.
+        [worker] = psutil.Process(processes[1].pid).children()
+        worker.kill()
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert "train: goes on from" in outputs[0]
+    check_together(processes, [before + outputs[0], outputs[1]], alone, other_disk)
+
+
+def read_until(process: subprocess.Popen, text: str) -> str:
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))

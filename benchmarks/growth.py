@@ -1,0 +1,255 @@
+"""Time, memory and disk of every stage as the dataset grows, and of what the stages hold a row an image of.
+
+    OMP_NUM_THREADS=1 python benchmarks/growth.py stages --sizes 1000,3000,10000
+    OMP_NUM_THREADS=1 python benchmarks/growth.py tables --sizes 10000,100000,1000000
+    python benchmarks/growth.py dvc --gigabytes 1
+
+*stages*: a folder of so many JPEGs of 48 pixels, no two alike, goes through the pipeline at 32 pixels, without views,
+with a network of width 4 and one epoch, each stage in a fresh process. Decoding and the network are as cheap as can be:
+what is left is what the stages do for an image besides. *tables*: reading the archive's table of contents and the
+index, the bootstrap (1,000 resamples, 10 classes), and the search for close hashes, on random values. *dvc*: hashing,
+linking and copying one large file.
+
+Time is wall time and, since others may use the machine, the CPU time of the process and its children. Memory is the
+peak over time of the sum of all its processes' anonymous memory, so pages of files do not count; with the imports.
+
+Measured:
+
+    2 CPU cores (x86-64) that others used at the same time, load 5 to 25, one run each: compare the CPU seconds, wall
+    time says little. CPU seconds, peak MiB and MiB written, of 1,000, 3,000 and 10,000 images, 65 % of them in the
+    training split and 20 % in the one that is evaluated:
+
+    download   0.5   0.6   1.6      57   60   66     1.7   5.2  17.3
+    augment    1.6   4.6  13.9     164  167  181     3.0   9.0  29.8
+    train      3.5   3.5   5.5     507  508  512     0.2   0.2   0.2
+    evaluate   5.3   6.0   5.4     550  551  568     0.5   0.6   0.9
+    tsne       1.5   3.8   3.2     422  430  434     0.1   0.3   0.2
+    predict    0.1   0.3   0.3     344  356  360     0.0   0.1   0.2
+    report     3.3   3.9   3.7     182  187  191     1.1   1.5   2.1
+
+    Tables, CPU seconds and peak MiB of 10,000, 100,000 and 1 million rows: contents 0.1, 1.5 and 15.5, 34, 124 and 955;
+    index below 0.1, 0.2 and 1.9, 54, 85 and 429. Of 10,000 and 100,000: bootstrap 0.4 and 3.7, 455 and 456; close
+    hashes 0.2 and 3.5, 26 and 31, and 134 CPU seconds for 1 million. A look at every pair took 5.4 ns a pair (20,000
+    hashes): that would be 2,700 s for 1 million, and 8 GB for its blocks.
+
+    DVC 3.67.1, one file of 1.07 GB, CPU seconds of two runs: add 8.9 and 10.9, push 5.4 and 4.5, checkout 0.9 and 1.0,
+    status 1.0 and 1.1, pull 5.3 and 4.2.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import typer
+from peak_memory import watch_memory
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTO_SIDE, IMAGE_SIZE, CLASSES = 48, 32, 10
+STAGES = ("download", "augment", "train", "evaluate", "tsne", "predict", "report")
+MIB = 2**20
+
+app = typer.Typer(add_completion=False)
+
+
+def write_photos(folder: Path, count: int) -> None:
+    """Write JPEGs of smooth noise, a folder a class."""
+    import cv2
+
+    random = np.random.default_rng(0)
+    for label in range(CLASSES):
+        (folder / str(label)).mkdir(parents=True)
+    for number in range(count):
+        small = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        photo = cv2.resize(small, (PHOTO_SIDE, PHOTO_SIDE), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / str(number % CLASSES) / f"{number:07}.jpg"), photo)
+
+
+def write_params(folder: Path) -> None:
+    """Write ``params.yaml``: the default run's, for the photos, with as little work for the network as can be."""
+    from pipeline.params.file import read_yaml
+
+    params = read_yaml(ROOT / "params.yaml")
+    params["data"] |= {"source": "folder", "location": "photos"}
+    params["augment"] |= {"image_size": IMAGE_SIZE, "views": 0, "preset": "none", "transforms": []}
+    params["model"] |= {"width": 4, "dropout": 0.0}
+    params["train"] |= {"epochs": 1, "warmup_epochs": 0.0}
+    params["tsne"] |= {"max_images": 500}
+    (folder / "params.yaml").write_text(json.dumps(params))
+
+
+def cost(work: Callable[[], object]) -> dict[str, float]:
+    """What a piece of work takes: ``seconds``, ``cpu`` seconds and ``peak`` bytes."""
+    wall, cpu = time.perf_counter(), _cpu_seconds()
+    with watch_memory(0.02) as peak:
+        work()
+    return {"seconds": time.perf_counter() - wall, "cpu": _cpu_seconds() - cpu, "peak": peak.bytes}
+
+
+def _cpu_seconds() -> float:
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+def disk(folder: Path) -> int:
+    """Bytes of all files below a folder, the photos of the source and the parameters left out."""
+    return sum(
+        file.stat().st_size
+        for file in folder.rglob("*")
+        if file.is_file() and file.relative_to(folder).parts[0] in ("data", "results")
+    )
+
+
+def in_fresh_process(folder: Path, *arguments: str) -> dict[str, float]:
+    """The cost that a command of this script prints."""
+    command = [sys.executable, str(Path(__file__).resolve()), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PIPELINE_DEVICE": "cpu", "DVC_NO_ANALYTICS": "true"}
+    found = subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def print_line(what: str, count: int, found: dict[str, float], more: str = "") -> None:
+    print(
+        f"{what:18}{count:10,}{found['seconds']:9.1f}{found['cpu']:9.1f}{found['peak'] / MIB:9,.0f} MiB{more}",
+        flush=True,
+    )
+
+
+@app.command()
+def stages(sizes: str = "1000,3000,10000", names: str = ",".join(STAGES)) -> None:
+    """Print a line for each stage and number of images."""
+    print(f"{'stage':18}{'images':>10}{'seconds':>9}{'CPU s':>9}{'memory':>13}{'written':>13}")
+    for count in map(int, sizes.split(",")):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_photos(folder / "photos", count)
+            write_params(folder)
+            for stage in names.split(","):
+                before = disk(folder)
+                found = in_fresh_process(folder, "stage", stage)
+                print_line(stage, count, found, f"{(disk(folder) - before) / MIB:9,.1f} MiB")
+
+
+@app.command(hidden=True)
+def stage(name: str) -> None:
+    """Run a stage in the current folder, its imports before the clock, and print what it took as JSON."""
+    from importlib import import_module
+
+    from pipeline import cli
+
+    import_module(f"pipeline.stages.{name}")
+    run = getattr(cli, name)
+    print("\n" + json.dumps(cost(lambda: run(None, None, None, None, None) if name == "predict" else run())))
+
+
+@app.command()
+def tables(sizes: str = "10000,100000", names: str = "contents,index,bootstrap,hashes") -> None:
+    """Print a line for each table and number of rows."""
+    print(f"{'table':18}{'images':>10}{'seconds':>9}{'CPU s':>9}{'memory':>13}")
+    for name in names.split(","):
+        for count in map(int, sizes.split(",")):
+            with tempfile.TemporaryDirectory() as folder:
+                print_line(name, count, in_fresh_process(Path(folder), "table", name, str(count)))
+
+
+@app.command(hidden=True)
+def table(name: str, count: int) -> None:
+    """Make a table in the current folder, and print what the work on it took as JSON."""
+    makers = {"contents": _contents, "index": _index, "bootstrap": _bootstrap, "hashes": _hashes}
+    print("\n" + json.dumps(cost(makers[name](count))))
+
+
+def _contents(count: int) -> Callable[[], object]:
+    from pipeline.raw_archive import read_raw_archive, write_raw_archive
+
+    path = Path("raw.zip")
+    entries = {f"train/{number % CLASSES}_{number:08}.jpg": "" for number in range(count)}
+    write_raw_archive(path, map(str, range(CLASSES)), entries, lambda _: b"x")
+    entries.clear()
+
+    def read() -> None:
+        with zipfile.ZipFile(path) as archive:
+            read_raw_archive(archive)
+
+    return read
+
+
+def _index(count: int) -> Callable[[], object]:
+    from memory import make_dataset
+
+    from pipeline.packed import PackedDataset
+
+    make_dataset(Path(), count)
+    return lambda: PackedDataset(Path()).split("train")
+
+
+def _bootstrap(count: int) -> Callable[[], object]:
+    from pipeline.bootstrap import bootstrap_intervals
+
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(CLASSES), count)
+    return lambda: bootstrap_intervals(random.integers(0, CLASSES, count), probabilities, 3, 1000)
+
+
+def _hashes(count: int) -> Callable[[], object]:
+    from pipeline.audit.close_hashes import close_pairs
+
+    hashes = np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64)
+    return lambda: sum(len(ones) for ones, _ in close_pairs(hashes, hashes, 12, "hashes"))
+
+
+@app.command()
+def dvc(gigabytes: float = 1.0) -> None:
+    """Print what DVC takes for one large file in a repository of its own, with this project's settings."""
+    with tempfile.TemporaryDirectory() as name, chdir(name):
+        # A cache of its own: no other clone's is touched.
+        environment = {**os.environ, "DVC_NO_ANALYTICS": "true", "DVC_SITE_CACHE_DIR": f"{name}/site"}
+
+        def run(*command: str) -> None:
+            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+        def dvc_command(*arguments: str) -> None:
+            run(sys.executable, "-m", "dvc", *arguments, "--quiet")
+
+        def without(file: str, command: str, *folders: str) -> None:
+            for folder in folders:
+                shutil.rmtree(folder)
+            Path(file).unlink()
+            dvc_command(command)
+
+        run("git", "init", "--quiet")
+        dvc_command("init")
+        shutil.copy(ROOT / ".dvc/config", ".dvc/config")
+        dvc_command("remote", "add", "--default", "store", f"{name}/remote")
+        random = np.random.default_rng(0)
+        with Path("large.npy").open("wb") as file:
+            for _ in range(round(gigabytes * 64)):
+                file.write(random.bytes(2**24))
+        size = Path("large.npy").stat().st_size
+        steps: dict[str, Callable[[], object]] = {
+            "add: hash, link": lambda: dvc_command("add", "large.npy"),
+            "push: copy": lambda: dvc_command("push"),
+            "checkout: link": lambda: without("large.npy", "checkout"),
+            "status: as it was": lambda: dvc_command("status"),
+            "pull: copy": lambda: without("large.npy", "pull", ".dvc/cache"),
+        }
+        print(f"one file of {size / 1e9:.2f} GB{'seconds':>21}{'CPU s':>9}{'MB a second':>13}")
+        for what, work in steps.items():
+            found = cost(work)
+            print(
+                f"{what:18}{found['seconds']:23.1f}{found['cpu']:9.1f}{size / 1e6 / found['seconds']:13,.0f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    app()
