@@ -1,11 +1,13 @@
 """The workflows of GitHub: the linters are content with them and see what is wrong, and no logic hides in them."""
 
+import fnmatch
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.workflow_steps import FOLDER, run_steps, workflow
 
@@ -114,3 +116,15 @@ def test_ci_script_runs_what_the_workflow_runs():
     script = (ROOT / ".ci/run").read_text()
     steps = [step for job in workflow("ci")["jobs"] for step in run_steps("ci", job).values()]
     assert re.findall(r"^make \w+", script, re.MULTILINE) == [re.match(r"make \w+", step)[0] for step in steps]
+
+
+def test_kept_files_are_what_the_stages_write():
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].values()
+    written = {"params.yaml", "dvc.lock"}
+    for stage in stages:
+        for entry in [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]:
+            written.add(entry if isinstance(entry, str) else next(iter(entry)))
+    steps = workflow("experiment")["jobs"]["experiment"]["steps"]
+    kept = next(step["with"]["path"] for step in steps if step.get("id") == "results").split()
+    assert len(kept) == 5
+    assert [pattern for pattern in kept if not fnmatch.filter(written, pattern)] == []
