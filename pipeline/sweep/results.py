@@ -84,7 +84,7 @@ def summary(study: Study) -> list[str]:
         ["value", "trial"], ascending=[study.sweep.measured.direction == "minimize", True]
     )
     columns = ["trial", "value", *study.sweep.space, "experiment"]
-    shown = complete.head(BEST)[columns].rename(columns={"value": study.sweep.metric})
+    shown = complete.drop_duplicates("experiment").head(BEST)[columns].rename(columns={"value": study.sweep.metric})
     for name in study.sweep.space:
         shown[name] = shown[name].map(written)
     return [

@@ -57,7 +57,6 @@ def run_sweep(path: Path, trials: int, overrides: Sequence[str]) -> None:
             say(f"sweep {name}: stopped with {len(study.trials)} of {trials} trials; the same command goes on")
             raise
     write_table(folder / "trials.csv", study)
-    draw(folder / "sweep.png", study)
     _tell(study, folder)
 
 
@@ -136,6 +135,7 @@ def _write_inputs(path: Path, file: Path, snapshot: Snapshot, sweep: Sweep, over
 
 
 def _tell(study: Study, folder: Path) -> None:
+    """Draw the picture and name the best trials; an error where there is none."""
     best = study.best()
     if best is None:
         reasons = [trial.user_attrs["reason"] for trial in study.trials if "reason" in trial.user_attrs]
@@ -143,6 +143,7 @@ def _tell(study: Study, folder: Path) -> None:
             f"sweep {study.name}: no trial is complete; the last that failed: {reasons[-1] if reasons else 'none'}; to "
             f"try them again, remove {folder}"
         )
+    draw(folder / "sweep.png", study)
     for line in summary(study):
         say(line)
     say(f"sweep {study.name}: {folder}/sweep.png shows what mattered, {folder}/trials.csv has all trials")

@@ -116,6 +116,14 @@ def test_a_temporary_experiment_keeps_its_checkpoint_with_the_repository_around_
     assert checkpoint_path("name") == tmp_path / ".checkpoints/name.pt"
 
 
+def test_the_environment_can_name_the_folder_of_the_checkpoints(tmp_path, monkeypatch):
+    from pipeline.checkpoint import checkpoint_path
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIPELINE_CHECKPOINTS", "scratch/here")
+    assert checkpoint_path("name") == tmp_path / "scratch/here/name.pt"
+
+
 def test_a_disk_that_is_full_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     import torch
 
