@@ -5,6 +5,10 @@ import sys
 try:
     from pipeline.cli import main
 except ModuleNotFoundError as error:
+    if sys.argv[1:2] == ["doctor"]:  # it is for environments like this one, and needs no package itself
+        from pipeline.doctor.report import doctor
+
+        sys.exit(doctor("--json" in sys.argv))
     sys.exit(
         f"error: this Python ({sys.executable}) has no package {error.name}; activate the environment, or run make"
     )

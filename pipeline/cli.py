@@ -222,6 +222,16 @@ def report() -> None:
     stage()
 
 
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON instead.")] = False,
+) -> None:
+    """Check git, Python, DVC, the device, the machine, the parameters and the data, and say how to mend each."""
+    from pipeline.doctor.report import doctor as examine
+
+    raise typer.Exit(examine(as_json))
+
+
 @recipe_app.command("list")
 def recipe_list() -> None:
     """List the recipes."""

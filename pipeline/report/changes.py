@@ -69,13 +69,13 @@ def changes_since_head(params: dict[str, Any], metrics: dict[str, dict[str, Any]
         if old is None:
             unknown.append(path.as_posix())
         else:
-            changed += [Change(f"{name}: {key}", *values) for key, values in _different(old, new).items()]
+            changed += [Change(f"{name}: {key}", *values) for key, values in changed_values(old, new).items()]
     return Changes(
         commit=commit,
         date=date,
         subject=subject,
         dirty=_is_dirty(),
-        params=[Change(key, *values) for key, values in _different(old_params or params, params).items()],
+        params=[Change(key, *values) for key, values in changed_values(old_params or params, params).items()],
         metrics=changed,
         unknown=unknown,
     )
@@ -126,7 +126,8 @@ def read_mapping(text: str) -> Any:
         return YAML(typ="safe", pure=True).load(text)
 
 
-def _different(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def changed_values(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The leaves that differ by their dotted names, each with its old and new value; None where there is none."""
     before, after = flattened(old), flattened(new)
     names = [*after, *(name for name in before if name not in after)]
     pairs = {name: (before.get(name), after.get(name)) for name in names}

@@ -1,0 +1,72 @@
+"""All checks, by the heading that they stand under; a new one is a function and a line here."""
+
+from pipeline.doctor import (
+    data,
+    device,
+    dvc_runs,
+    dvc_setup,
+    git,
+    machine,
+    parameters,
+    project,
+    python,
+    stages,
+    variables,
+)
+from pipeline.doctor.finding import Check
+
+CHECKS: dict[str, tuple[Check, ...]] = {
+    "Project": (project.folder, python.code),
+    "Git": (
+        git.program,
+        git.repository,
+        git.commit,
+        git.identity,
+        git.locks,
+        git.unfinished,
+        git.changes,
+        git.history,
+    ),
+    "Python": (
+        python.version,
+        python.on_path,
+        python.packages,
+        python.conflicts,
+        python.pins,
+        python.encoding,
+        variables.settings,
+        variables.others,
+    ),
+    "DVC": (
+        dvc_setup.version,
+        dvc_setup.program,
+        dvc_setup.repository,
+        dvc_setup.links,
+        dvc_setup.remotes,
+        dvc_setup.secrets,
+        dvc_runs.lock,
+        dvc_runs.queue,
+        dvc_runs.leftovers,
+        dvc_runs.checkpoints,
+    ),
+    "Device": (
+        device.torch_version,
+        device.device,
+        device.gpus,
+        device.computation,
+        device.precision,
+        device.compiler,
+        device.pretrained,
+    ),
+    "Machine": (
+        machine.cores,
+        machine.memory,
+        machine.shared_memory,
+        machine.open_files,
+        machine.disks,
+        machine.file_system,
+    ),
+    "Parameters": (parameters.valid, parameters.changed),
+    "Data": (data.source, data.raw_archive, data.dataset, data.metrics),
+    "Stages": (stages.stages,),
+}
