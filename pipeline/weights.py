@@ -21,7 +21,11 @@ def save_model(path: Path, state: dict[str, Tensor], spec: ModelSpec) -> None:
     # One entry: the order of several would differ from run to run, and with it the file's hash.
     metadata = {"spec": json.dumps(asdict(spec), ensure_ascii=False)}
     with replacing(path) as beside:
+        beside.touch()
+        permissions = beside.stat().st_mode
         save_file(tensors, beside, metadata)
+        # Safetensors' own leave a colleague who shares the folder without.
+        beside.chmod(permissions)
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
