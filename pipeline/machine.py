@@ -23,14 +23,6 @@ VARIABLES = (
     "PIPELINE_TENSORBOARD",
 )
 
-VARIABLES = (
-    "PIPELINE_WORKERS",
-    "PIPELINE_DEVICE",
-    "PIPELINE_CACHE",
-    "PIPELINE_CHECKPOINT_MINUTES",
-    "PIPELINE_PROCESSES",
-)
-
 
 def worker_count() -> int:
     """How many worker processes to use. The results never depend on it."""

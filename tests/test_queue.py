@@ -99,6 +99,8 @@ def undisturbed(origin, tmp_path_factory):
 def test_two_tasks_of_a_fresh_clone_link_the_dataset_and_leave_the_workspace_alone(origin, clone):
     (clone.folder / "notes.txt").write_text("of the user")
     (clone.folder / "data/own.bin").write_text("ignored by git")
+    (clone.folder / ".dvc/tmp").mkdir(exist_ok=True)
+    (clone.folder / ".dvc/tmp/kept").write_text("so that git knows of the folder before and after")
     before = clone.run("git", "status", "--porcelain", "--ignored")
     queue(clone, "lr-2", "-S", "train.lr=0.002")
     queue(clone, "lr-3", "-S", "train.lr=0.003")

@@ -117,3 +117,9 @@ def test_a_safetensors_file_of_someone_else_is_refused(path, metadata):
 def test_weights_that_are_not_those_of_the_network_are_refused(path, change):
     write(path, fields(**change))
     assert_refused(path)
+
+
+def test_a_colleague_may_read_the_weights_where_he_may_read_other_files(saved):
+    other = saved.with_name("other")
+    other.touch()
+    assert saved.stat().st_mode == other.stat().st_mode
