@@ -36,7 +36,8 @@ def event_log(folder: Path, hyperparameters: Mapping[str, Any]) -> Iterator[Call
         ) from None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".gitignore").write_text("*\n", "utf-8")
-    values = {name: str(value) if isinstance(value, list | tuple) else value for name, value in hyperparameters.items()}
+    # The table knows numbers and text; it would show True as 1.0000.
+    values = {name: value if type(value) in (int, float) else str(value) for name, value in hyperparameters.items()}
     experiment, start, end = hparams(values, {"valid/accuracy": 0, "valid/loss": 0})
     # Earlier files are not removed: a server that reads one then would never look at the next.
     with SummaryWriter(folder, purge_step=0) as writer:

@@ -92,7 +92,7 @@ def test_the_table_of_runs_has_the_parameters_by_their_names_in_dvc(tmp_path):
     found = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
     assert found["train.lr"].number_value == pytest.approx(1e-3)
     assert found["train.optimizer"].string_value == "adam"
-    assert found["train.deterministic"].number_value == 1
+    assert found["train.deterministic"].string_value == "True"
     assert set(found) == set(SETTINGS)
 
 

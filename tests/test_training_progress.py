@@ -166,6 +166,7 @@ def test_a_log_file_gets_a_line_an_epoch(tmp_path):
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_the_parameters_say_whether_training_may_stop_early(tmp_path):
     from tests.test_training import build
 
