@@ -135,7 +135,7 @@ def test_listed_transforms_come_after_the_preset():
 
 @pytest.mark.parametrize("views", [{"views": 2, "test_views": 0}, {"views": 0, "test_views": 1}])
 def test_views_without_transforms_are_refused(views):
-    with pytest.raises(ValidationError, match=r"views need transforms: set augment\.preset, "):
+    with pytest.raises(ValidationError, match=r"which needs transforms to draw them; set augment\.preset or "):
         params(preset="none", transforms=[], **views)
 
 

@@ -70,6 +70,7 @@ KEYS = [
     for name in outer.annotation.model_fields
 ] + ["seed"]
 FREE = {
+    "data.source": ["folder"],
     "data.location": ["pair", "photos", "pair.zip"],
     "data.mirrors": [[]],
     "data.revision": [None],
