@@ -4,7 +4,9 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 RECIPES = Path("recipes")
-SWEEPS = Path("sweeps")
+SWEEP_FILES = Path("sweeps")
+# A folder of which git ignores all: dvc exp apply can lose ignored files beside others that git does not know.
+SWEEPS = Path(".sweeps")
 
 RAW_ARCHIVE = Path("data/raw.zip")
 DATASET = Path("data/dataset")

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.experiments.sandbox import SANDBOXES, Snapshot, open_sandbox, take_snapshot
 from pipeline.files import write_json
-from pipeline.paths import PARAMS, SWEEPS
+from pipeline.paths import PARAMS, SWEEP_FILES, SWEEPS
 from pipeline.progress import say
 from pipeline.sweep.file import overridden_params, read_sweep
 from pipeline.sweep.results import draw, ending, parameters_text, summary, write_table
@@ -77,7 +77,7 @@ def _identity(snapshot: Snapshot, path: Path) -> list[Any]:
     files = {
         name: object_id
         for name, object_id in snapshot.files().items()
-        if not name.startswith(("results/", f"{SWEEPS}/")) and name not in ("dvc.lock", PARAMS.name, path.as_posix())
+        if not name.startswith(("results/", f"{SWEEP_FILES}/")) and name not in ("dvc.lock", PARAMS.name, path.as_posix())
     }
     return [snapshot.head, files]
 

@@ -78,7 +78,7 @@ class SweepRepository(SmallRepository):
         super().__init__(folder)
         self.write("code/train.py", TRAIN)
         self.write("dvc.yaml", WORKFLOW)
-        self.write(".gitignore", "results/*\n!results/metrics\nsweeps/*/\n")
+        self.write(".gitignore", "results/*\n!results/metrics\n.sweeps/\n")
         self.commit("with train")
         self.write("sweeps/lr.yaml", SWEEP.format(seed=1))
 

@@ -21,7 +21,7 @@ def repository(tmp_path):
 
 
 def table(repository) -> pd.DataFrame:
-    (path,) = repository.folder.glob("sweeps/*/trials.csv")
+    (path,) = repository.folder.glob(".sweeps/*/trials.csv")
     return pd.read_csv(path).drop(columns="seconds")
 
 
@@ -54,7 +54,7 @@ def test_a_sweep_in_pieces_is_the_one_in_one_piece_and_leaves_the_workspace_alon
     # What was applied is part of the sweep, which goes on; it is not another one.
     assert "goes on after 6 trials" in repository.sweep("--trials", "6")
     # Without its journal, what is complete is taken from its experiment.
-    (folder,) = repository.folder.glob("sweeps/*/")
+    (folder,) = repository.folder.glob(".sweeps/*/")
     (folder / "journal.log").unlink()
     again = repository.sweep("--trials", "6")
     assert again.count("is there already: experiment") == len(complete)
@@ -100,7 +100,7 @@ def test_a_hopeless_trial_is_stopped_at_once_and_leaves_nothing(repository):
     assert time.monotonic() - start < 60
     assert list(table(repository)["state"]) == ["complete", "pruned"]
     assert len(repository.experiments()) == 1
-    assert not list(repository.folder.glob("sweeps/*/checkpoints"))
+    assert not list(repository.folder.glob(".sweeps/*/checkpoints"))
     assert not list(repository.folder.glob(".dvc/tmp/sweeps/*/"))
     assert repository.inside() == []
 
@@ -111,7 +111,7 @@ def grid_order(repository) -> list[tuple]:
 
     base = YAML(typ="safe", pure=True).load(repository.folder / "params.yaml")
     sweep = read_sweep(repository.folder / "sweeps/lr.yaml", base, [])
-    path = repository.folder / f"sweeps/order-{sweep.seed}/journal"
+    path = repository.folder / f".sweeps/order-{sweep.seed}/journal"
     study, order = Study(path, "any", sweep, 4), []
     for _ in range(4):
         trial = study.ask()
@@ -137,7 +137,7 @@ def test_what_no_parameter_is_to_blame_for_ends_the_sweep_and_is_not_remembered(
     repository.replace("dvc.yaml", "outs: [results/live]", "outs: [results/live, results/live/x]")
     output = repository.sweep("--trials", "2", code=1)
     assert "error: The output paths: 'results/live'" in output
-    assert not list(repository.folder.glob("sweeps/*/trials.csv"))
+    assert not list(repository.folder.glob(".sweeps/*/trials.csv"))
 
 
 def test_parameters_that_exclude_each_other_fail_before_any_training(repository):
@@ -195,7 +195,7 @@ def test_the_real_pipeline_is_swept_pruned_shown_and_applied(tmp_path):
         "sampler: grid\nseed: 1\npruner: {name: median, startup_trials: 1}\nspace:\n  train.lr: [0.003, 0.001, 1e-7]\n"
     )
     output = clone.run(sys.executable, "-m", "pipeline", "sweep", "sweeps/tiny.yaml")
-    trials = pd.read_csv(next(tmp_path.glob("sweeps/*/trials.csv")))
+    trials = pd.read_csv(next(tmp_path.glob(".sweeps/*/trials.csv")))
     assert sorted(trials["train.lr"]) == [1e-7, 0.001, 0.003]
     by_rate = trials.set_index("train.lr")
     assert by_rate.loc[1e-7, "state"] == "pruned", output
