@@ -74,10 +74,11 @@ def _identity(snapshot: Snapshot, path: Path) -> list[Any]:
 
     What stages write and what sweeps are there is left out, so that a sweep goes on after ``dvc exp apply``.
     """
+    folders, names = ("results/", f"{SWEEP_FILES}/"), ("dvc.lock", PARAMS.name, path.as_posix())
     files = {
         name: object_id
         for name, object_id in snapshot.files().items()
-        if not name.startswith(("results/", f"{SWEEP_FILES}/")) and name not in ("dvc.lock", PARAMS.name, path.as_posix())
+        if not name.startswith(folders) and name not in names
     }
     return [snapshot.head, files]
 
