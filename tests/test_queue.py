@@ -131,16 +131,16 @@ def test_two_tasks_of_a_fresh_clone_link_the_dataset_and_leave_the_workspace_alo
 
 def test_two_tasks_that_train_the_very_same_train_once(clone):
     # Nothing is trained yet, so that both start with the same training.
-    for k in (1, 2):
+    for k in (2, 3):
         queue(clone, f"top-{k}", "-S", f"evaluate.top_k={k}", *LONG, target="evaluate")
     clone.run("dvc", "queue", "start", "-j", "2")
-    assert wait_for_all(clone) == {"top-1": "Success", "top-2": "Success"}
-    said = {name: logs(clone, name) for name in ("top-1", "top-2")}
+    assert wait_for_all(clone) == {"top-2": "Success", "top-3": "Success"}
+    said = {name: logs(clone, name) for name in ("top-2", "top-3")}
     waited = [name for name, text in said.items() if "another process trains the very same" in text]
     assert len(waited) == 1
     assert "epoch 61, step 0" in said[waited[0]]
     assert sum(text.count("epoch 60 of 60:") for text in said.values()) == 1
-    assert clone.hashes("top-1")[MODEL.as_posix()] == clone.hashes("top-2")[MODEL.as_posix()]
+    assert clone.hashes("top-2")[MODEL.as_posix()] == clone.hashes("top-3")[MODEL.as_posix()]
     assert not (clone.folder / ".checkpoints").exists()
 
 
