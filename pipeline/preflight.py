@@ -79,7 +79,7 @@ def _without_content() -> Iterator[None]:
     def strip(module: "nn.Module", name: str, weights: "nn.Parameter | None") -> Any:
         return None if weights is None else nn.Parameter(weights.detach().to("meta"), weights.requires_grad)
 
-    handle = register_module_parameter_registration_hook(strip)
+    handle = register_module_parameter_registration_hook(strip)  # type: ignore[arg-type]
     try:
         yield
     finally:
@@ -88,7 +88,7 @@ def _without_content() -> Iterator[None]:
 
 def _check_weights(name: str, size: int) -> None:
     """The weights of a transformer hold a position for each patch of one image size."""
-    from torchvision.models import get_model_weights
+    from torchvision.models import get_model_weights  # type: ignore[import-untyped]
 
     if name.startswith(("vit_", "maxvit")):
         wanted = get_model_weights(name).DEFAULT.meta["min_size"][0]
