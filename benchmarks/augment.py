@@ -47,12 +47,12 @@ import numpy as np
 import typer
 from peak_memory import watch_memory
 
-from pipeline.decoding import decode
-from pipeline.packing import CHUNK, PLAIN_DETAIL, create_arrays, pack
+from pipeline.dataset.decoding import decode
+from pipeline.dataset.packing import CHUNK, PLAIN_DETAIL, create_arrays, pack
+from pipeline.dataset.raw_archive import read_raw_archive, write_raw_archive
+from pipeline.dataset.transforms import PRESETS, albumentations, plain_copy
 from pipeline.params.augment import AugmentParams
 from pipeline.paths import RAW_ARCHIVE
-from pipeline.raw_archive import read_raw_archive, write_raw_archive
-from pipeline.transforms import PRESETS, albumentations, plain_copy
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2

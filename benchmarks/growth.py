@@ -169,7 +169,7 @@ def table(name: str, count: int) -> None:
 
 
 def _contents(count: int) -> Callable[[], object]:
-    from pipeline.raw_archive import read_raw_archive, write_raw_archive
+    from pipeline.dataset.raw_archive import read_raw_archive, write_raw_archive
 
     path = Path("raw.zip")
     entries = {f"train/{number % CLASSES}_{number:08}.jpg": "" for number in range(count)}
@@ -186,14 +186,14 @@ def _contents(count: int) -> Callable[[], object]:
 def _index(count: int) -> Callable[[], object]:
     from memory import make_dataset
 
-    from pipeline.packed import PackedDataset
+    from pipeline.dataset.packed import PackedDataset
 
     make_dataset(Path(), count)
     return lambda: PackedDataset(Path()).split("train")
 
 
 def _bootstrap(count: int) -> Callable[[], object]:
-    from pipeline.bootstrap import bootstrap_intervals
+    from pipeline.evaluation.bootstrap import bootstrap_intervals
 
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(CLASSES), count)

@@ -37,10 +37,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from pipeline.device import choose_device, describe_device
-from pipeline.file_prediction import load_models, predict_files
-from pipeline.image_files import find_images
-from pipeline.models import ModelSpec, build_model
-from pipeline.weights import save_model
+from pipeline.network.models import ModelSpec, build_model
+from pipeline.network.weights import save_model
+from pipeline.prediction.file_prediction import load_models, predict_files
+from pipeline.prediction.image_files import find_images
 
 WORKERS = 2
 BATCH_SIZE = 64

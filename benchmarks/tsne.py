@@ -1,4 +1,4 @@
-"""Time and quality of ``pipeline.embedding`` against scikit-learn's t-SNE and other settings of openTSNE, side by side.
+"""Time and quality of our t-SNE (``pipeline.evaluation.embedding``) against scikit-learn's and other settings.
 
     python benchmarks/tsne.py compare --images 3430 --rounds 3 --threads 2
     python benchmarks/tsne.py compare --images 50000 --rounds 1 --threads 2 --limit 300
@@ -47,7 +47,7 @@ import typer
 from openTSNE.affinity import PerplexityBasedNN
 from openTSNE.kl_divergence import kl_divergence_approx_fft
 
-from pipeline.embedding import embed, first_positions, measure, principal_components
+from pipeline.evaluation.embedding import embed, first_positions, measure, principal_components
 from pipeline.params.tsne import TsneParams
 
 CLASSES, FEATURES, LATENT = 11, 512, 24

@@ -98,7 +98,7 @@ def lr_find(
 ) -> None:
     """Run the learning rate range test and draw it, with a suggestion for train.lr."""
     params = read_params()
-    from pipeline.lr_finder import lr_find as find
+    from pipeline.training.lr_finder import lr_find as find
 
     find(params.model, params.train, params.seed, steps, low, high)
 
@@ -153,7 +153,7 @@ def predict(
 ) -> None:
     """Predict the images and folders named; without any, write submission.csv and the table of probabilities."""
     if paths:
-        from pipeline.file_prediction import predict_paths
+        from pipeline.prediction.file_prediction import predict_paths
 
         return predict_paths(paths, model or [MODEL], output, top or 3, tta or 0)
     if (model, output, top, tta) != (None,) * 4:
@@ -184,8 +184,8 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead.")] = False,
 ) -> None:
     """Is B better than A? The paired difference, McNemar's test, the classes and images that changed."""
-    from pipeline.comparison import changed_images
-    from pipeline.comparison_text import comparison_json, comparison_lines
+    from pipeline.experiments.comparison import changed_images
+    from pipeline.experiments.comparison_text import comparison_json, comparison_lines
     from pipeline.experiments.revisions import compare_revisions
     from pipeline.files import replacing
 
@@ -207,7 +207,7 @@ def seeds(
 ) -> None:
     """Run the configuration under several seeds, each an experiment of DVC; mean and standard deviation."""
     read_params()
-    from pipeline.comparison_text import seed_lines
+    from pipeline.experiments.comparison_text import seed_lines
     from pipeline.experiments.seeds import run_seeds
 
     results, failures = run_seeds(range(first, first + n), set_param or [])

@@ -3,7 +3,7 @@
 import posixpath
 from collections.abc import Iterable
 
-from pipeline.raw_archive import CLASSES_FILE
+from pipeline.dataset.raw_archive import CLASSES_FILE
 
 SPLIT_FOLDERS = {
     "train": "train",

@@ -24,7 +24,7 @@ def check_ahead(params: "Params") -> None:
         PipelineError: a transform is wrong, torchvision has no such network, it does not take the image size, it
             lacks a layer of ``tsne.layers``, or the optimizer does not suit it.
     """
-    from pipeline.transforms import augmented_view
+    from pipeline.dataset.transforms import augmented_view
 
     augmented_view(params.augment)
     if params.model.name != "classifier":
@@ -35,9 +35,9 @@ def _check_network(params: "Params") -> None:
     """Build the network and run it on the device ``meta``, where tensors have shapes and no content."""
     import torch
 
-    from pipeline.inference import watching
-    from pipeline.models import ModelSpec, build_model, find_layer
-    from pipeline.optimizers import build_optimizers
+    from pipeline.network.inference import watching
+    from pipeline.network.models import ModelSpec, build_model, find_layer
+    from pipeline.training.optimizers import build_optimizers
 
     size, name = params.augment.image_size, params.model.name
     count = params.data.class_count or 2
@@ -79,7 +79,7 @@ def _without_content() -> Iterator[None]:
     def strip(module: "nn.Module", name: str, weights: "nn.Parameter | None") -> Any:
         return None if weights is None else nn.Parameter(weights.detach().to("meta"), weights.requires_grad)
 
-    handle = register_module_parameter_registration_hook(strip)  # type: ignore[arg-type]
+    handle = register_module_parameter_registration_hook(strip)
     try:
         yield
     finally:
@@ -88,7 +88,7 @@ def _without_content() -> Iterator[None]:
 
 def _check_weights(name: str, size: int) -> None:
     """The weights of a transformer hold a position for each patch of one image size."""
-    from torchvision.models import get_model_weights  # type: ignore[import-untyped]
+    from torchvision.models import get_model_weights
 
     if name.startswith(("vit_", "maxvit")):
         wanted = get_model_weights(name).DEFAULT.meta["min_size"][0]

@@ -20,12 +20,12 @@ STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # Chosen by hand, so that it does not hang on the tool that writes dvc.yaml alone.
 KNOWN = {
     "download": {"pipeline/sources/layout.py", "pipeline/fetching/http.py", "pipeline/params/data.py"},
-    "augment": {"pipeline/transforms.py", "pipeline/audit/page.html.jinja", "pipeline/decoding.py"},
-    "train": {"pipeline/losses.py", "pipeline/schedules.py", "pipeline/params/model.py"},
-    "evaluate": {"pipeline/metrics.py", "pipeline/plots/confusion.py"},
-    "tsne": {"pipeline/embedding.py", "pipeline/plots/scatter.py"},
-    "predict": {"pipeline/inference.py"},
-    "export": {"pipeline/onnx_model.py", "pipeline/card/model_card.py"},
+    "augment": {"pipeline/dataset/transforms.py", "pipeline/audit/page.html.jinja", "pipeline/dataset/decoding.py"},
+    "train": {"pipeline/training/losses.py", "pipeline/training/schedules.py", "pipeline/params/model.py"},
+    "evaluate": {"pipeline/evaluation/metrics.py", "pipeline/plots/confusion.py"},
+    "tsne": {"pipeline/evaluation/embedding.py", "pipeline/plots/scatter.py"},
+    "predict": {"pipeline/network/inference.py"},
+    "export": {"pipeline/export/onnx_model.py", "pipeline/export/model_card.py"},
     "report": {"pipeline/report/page.html.jinja", "pipeline/report/tsne_chart.py"},
     "learning_rates": {"pipeline/descent.py"},
 }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.packed import INDEX_COLUMNS, Manifest, PackedDataset, PackedSplit
+from pipeline.dataset.packed import INDEX_COLUMNS, Manifest, PackedDataset, PackedSplit
 from pipeline.params.train import TrainParams
 from tests.stages.conftest import TRAIN
 

@@ -29,7 +29,13 @@ from pipeline.params.schema import Params
 
 ROOT = Path(__file__).parent.parent
 # These can change what a stage says on the way, never what it writes.
-WITHOUT_EFFECT = {"pipeline/errors.py", "pipeline/progress.py", "pipeline/machine.py"}
+WITHOUT_EFFECT = {
+    "pipeline/errors.py",
+    "pipeline/machine.py",
+    "pipeline/progress.py",
+    "pipeline/training/progress.py",
+    "pipeline/training/tensorboard.py",
+}
 PAGE = """# Parameters
 
 Every value of [`params.yaml`](../params.yaml). A default is that of the recipe `digits`, which is the first.

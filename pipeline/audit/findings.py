@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.audit.duplicates import Group, duplicate_groups
-from pipeline.raw_archive import SPLITS, RawImage
+from pipeline.dataset.raw_archive import SPLITS, RawImage
 
 COLUMNS = ["finding", "group", "split", "source", "class", "detail"]
 # Of the luma, 0 to 255: 95 % of a dark image lie below the one, 95 % of a bright one above the other.

@@ -100,7 +100,7 @@ def raw_archive(_: Surroundings) -> Iterator[Finding]:
     """``data/raw.zip`` can be read."""
     if not RAW_ARCHIVE.is_file():
         return
-    from pipeline.raw_archive import SPLITS, read_raw_archive
+    from pipeline.dataset.raw_archive import SPLITS, read_raw_archive
 
     try:
         with zipfile.ZipFile(RAW_ARCHIVE) as archive:
@@ -137,7 +137,7 @@ def dataset(_: Surroundings) -> Iterator[Finding]:
 
 def _shapes() -> dict[str, tuple[int, ...]]:
     """The shapes of the packed arrays; none of their pixels is read."""
-    from pipeline.packed import Manifest
+    from pipeline.dataset.packed import Manifest
 
     return Manifest.read(DATASET).shapes
 

@@ -176,7 +176,7 @@ def precision(here: Surroundings) -> Iterator[Finding]:
     if here.valid_params is None:
         return
     from pipeline.device import choose_device
-    from pipeline.precision import choose_precision, describe_precision
+    from pipeline.training.precision import choose_precision, describe_precision
 
     try:
         chosen = choose_device()

@@ -1,1 +1,1 @@
-"""Experiments of DVC: read what they left, and run them beside the workspace, one for each of several seeds."""
+"""Experiments of DVC: run beside the workspace, read, and compared."""

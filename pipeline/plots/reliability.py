@@ -12,7 +12,7 @@ from pipeline.plots.style import saved_figure
 
 
 def plot_reliability(path: Path, tables: Mapping[str, pd.DataFrame], title: str) -> None:
-    """Draw a diagram for each title and table, as ``pipeline.calibration.reliability`` gives
+    """Draw a diagram for each title and table, as ``pipeline.evaluation.calibration.reliability`` gives
     it."""
     with saved_figure(path, 5.4 * len(tables), 6.6) as figure:
         figure.suptitle(title)

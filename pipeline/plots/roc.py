@@ -17,7 +17,7 @@ ALL_COLOURED, WORST = 20, 8
 def plot_curves_by_class(
     path: Path, roc: pd.DataFrame, precision_recall: pd.DataFrame, areas: pd.DataFrame, title: str
 ) -> None:
-    """Draw the tables of ``pipeline.metrics.curves_by_class``: a panel each, a line a class."""
+    """Draw the tables of ``pipeline.evaluation.metrics.curves_by_class``: a panel each, a line a class."""
     with saved_figure(path, 15, 5.8, texts=areas["class"]) as figure:
         figure.suptitle(title)
         left, right = figure.subplots(1, 2)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import vl_convert
 
-from pipeline.packed import PackedSplit
+from pipeline.dataset.packed import PackedSplit
 from pipeline.report.changes import Changes, flattened
 from pipeline.report.evaluation_charts import by_class, confidences, confusion, curves, reliability
 from pipeline.report.inputs import Inputs

@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
+from pipeline.dataset.raw_archive import CLASSES_FILE, LABELLED
 from pipeline.errors import PipelineError, listed
 from pipeline.file_names import IMAGE_ENDINGS, SPLIT_FOLDERS, decoration, is_image, is_junk
 from pipeline.progress import say
-from pipeline.raw_archive import CLASSES_FILE, LABELLED
 from pipeline.sources.image_set import ImageSet, SourceImage
 
 Parts = tuple[str, ...]

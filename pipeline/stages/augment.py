@@ -10,15 +10,15 @@ import pandas as pd
 
 from pipeline.audit.findings import Audit, audit, findings_table, summary
 from pipeline.audit.page import audit_page
+from pipeline.dataset.packed import INDEX_COLUMNS, Manifest, PackedDataset, keep_rows
+from pipeline.dataset.packing import ArrayFiles, create_arrays, pack
+from pipeline.dataset.raw_archive import RawImage, read_raw_archive
 from pipeline.errors import PipelineError, listed
 from pipeline.files import replacing, write_json, write_text
-from pipeline.packed import INDEX_COLUMNS, Manifest, PackedDataset, keep_rows
-from pipeline.packing import ArrayFiles, create_arrays, pack
 from pipeline.params.augment import AugmentParams
 from pipeline.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, METRICS, PLOTS, RAW_ARCHIVE
 from pipeline.plots.preview import plot_preview
 from pipeline.progress import say
-from pipeline.raw_archive import RawImage, read_raw_archive
 
 PREVIEW_IMAGES = 6
 

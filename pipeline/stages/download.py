@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from pipeline.dataset.raw_archive import SPLITS, entry_name, write_raw_archive
+from pipeline.dataset.splits import assign_splits
 from pipeline.errors import PipelineError
 from pipeline.params.data import DataParams
 from pipeline.paths import RAW_ARCHIVE
 from pipeline.progress import say
-from pipeline.raw_archive import SPLITS, entry_name, write_raw_archive
 from pipeline.sources.image_set import SourceImage
 from pipeline.sources.registry import SOURCES
-from pipeline.splits import assign_splits
 
 
 def download(params: DataParams) -> None:

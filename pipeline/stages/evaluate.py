@@ -11,12 +11,11 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
-from pipeline.bootstrap import bootstrap_intervals
-from pipeline.calibration import cross_fitted_probabilities, fit_temperature, reliability
+from pipeline.dataset.packed import PackedDataset, PackedSplit
 from pipeline.errors import PipelineError
-from pipeline.files import replacing, write_json
-from pipeline.inference import open_trained, predict_logits, predict_probabilities
-from pipeline.metrics import (
+from pipeline.evaluation.bootstrap import bootstrap_intervals
+from pipeline.evaluation.calibration import cross_fitted_probabilities, fit_temperature, reliability
+from pipeline.evaluation.metrics import (
     calibration_metrics,
     check_top_k,
     compute_metrics,
@@ -25,8 +24,9 @@ from pipeline.metrics import (
     image_scores,
     metrics_by_class,
 )
-from pipeline.models import ModelSpec
-from pipeline.packed import PackedDataset, PackedSplit
+from pipeline.files import replacing, write_json
+from pipeline.network.inference import open_trained, predict_logits, predict_probabilities
+from pipeline.network.models import ModelSpec
 from pipeline.params.evaluate import EvaluateParams
 from pipeline.paths import DATASET, EVALUATION, METRICS, MODEL, PLOTS
 from pipeline.plots.confusion import plot_confusion, plot_normalized_confusion

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.card.model_card import Run, model_card, read_metrics
+from pipeline.dataset.packed import PackedSplit
+from pipeline.export.model_card import Run, model_card, read_metrics
+from pipeline.export.onnx_model import OPSET, TOLERANCE, PixelClassifier, check_onnx, time_onnx, write_onnx
 from pipeline.files import replacing, write_text
-from pipeline.inference import open_trained
-from pipeline.onnx_model import OPSET, TOLERANCE, PixelClassifier, check_onnx, time_onnx, write_onnx
-from pipeline.packed import PackedSplit
+from pipeline.network.inference import open_trained
 from pipeline.params.augment import AugmentParams
 from pipeline.params.data import DataParams
 from pipeline.params.model import ModelParams

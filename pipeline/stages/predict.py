@@ -5,7 +5,7 @@ import pandas as pd
 
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
-from pipeline.inference import open_trained, predict_probabilities
+from pipeline.network.inference import open_trained, predict_probabilities
 from pipeline.params.predict import PredictParams
 from pipeline.paths import DATASET, MODEL, PREDICTIONS
 from pipeline.progress import say

@@ -1,8 +1,8 @@
 """Stage ``report``: one page of everything that the other stages found."""
 
+from pipeline.dataset.packed import PackedDataset
 from pipeline.errors import PipelineError
 from pipeline.files import write_text
-from pipeline.packed import PackedDataset
 from pipeline.paths import DATASET, EVALUATION, PARAMS, REPORT
 from pipeline.progress import say
 from pipeline.report.changes import changes_since_head, read_mapping

@@ -11,27 +11,27 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.batches import Batches
-from pipeline.checkpoint import checkpoint_path, fingerprint, load_checkpoint, reserved, save_checkpoint
+from pipeline.dataset.batches import Batches
+from pipeline.dataset.packed import PackedDataset
 from pipeline.device import choose_device, describe_device, set_up_torch
-from pipeline.distributed import Group, process_group
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
-from pipeline.interrupt import interruptible
-from pipeline.live import live_curves, live_metrics
-from pipeline.losses import outputs_for
 from pipeline.machine import checkpoint_minutes, tensorboard_folder
-from pipeline.models import ModelSpec, build_model
-from pipeline.packed import PackedDataset
+from pipeline.network.models import ModelSpec, build_model
+from pipeline.network.weights import save_model
 from pipeline.params.model import ModelParams
 from pipeline.params.train import TrainParams
 from pipeline.paths import DATASET, METRICS, MODEL, PLOTS
 from pipeline.plots.curves import plot_curves
-from pipeline.precision import choose_precision, describe_precision
 from pipeline.progress import say
-from pipeline.tensorboard import event_log
-from pipeline.training import STEP_COLUMNS, History, Row, Trainer
-from pipeline.weights import save_model
+from pipeline.training.checkpoint import checkpoint_path, fingerprint, load_checkpoint, reserved, save_checkpoint
+from pipeline.training.distributed import Group, process_group
+from pipeline.training.interrupt import interruptible
+from pipeline.training.live import live_curves, live_metrics
+from pipeline.training.losses import outputs_for
+from pipeline.training.precision import choose_precision, describe_precision
+from pipeline.training.tensorboard import event_log
+from pipeline.training.trainer import STEP_COLUMNS, History, Row, Trainer
 
 
 def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:

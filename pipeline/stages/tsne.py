@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.embedding import FEWEST, embed, measure, spread
+from pipeline.dataset.packed import PackedSplit
 from pipeline.errors import PipelineError
+from pipeline.evaluation.embedding import FEWEST, embed, measure, spread
 from pipeline.files import replacing, write_json
-from pipeline.inference import extract_features, open_trained
-from pipeline.models import find_layer
-from pipeline.packed import PackedSplit
+from pipeline.network.inference import extract_features, open_trained
+from pipeline.network.models import find_layer
 from pipeline.params.tsne import TsneParams
 from pipeline.paths import DATASET, METRICS, MODEL, PLOTS
 from pipeline.plots.scatter import plot_tsne

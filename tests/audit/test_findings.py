@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.audit.findings import COLUMNS, audit, findings_table, summary
 from pipeline.audit.measures import MEASURES, measure
-from pipeline.raw_archive import RawImage
+from pipeline.dataset.raw_archive import RawImage
 
 SIZE = 32
 RANDOM = np.random.default_rng(0)

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from pipeline import checkpoint
 from pipeline.doctor import dvc_runs
 from pipeline.doctor.device import _has_kernels
 from pipeline.machine import VARIABLES
+from pipeline.training import checkpoint
 
 PACKAGE = Path(__file__).parent.parent.parent / "pipeline"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.dataset.packed import Manifest
 from pipeline.doctor import data, device, machine, parameters, python, variables
 from pipeline.doctor.finding import Status
-from pipeline.packed import Manifest
 from tests.doctor.conftest import ROOT, is_well, look, mend, problem
 
 

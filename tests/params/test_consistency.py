@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
-from pipeline.models import Classifier
+from pipeline.network.models import Classifier
 from pipeline.params.consistency import CLASSIFIER_LAYERS
 from pipeline.params.file import check_params
 from pipeline.preflight import check_ahead

@@ -293,10 +293,10 @@ def one_step(params):
     """Open the trainer that such parameters ask for, and take a step."""
     import torch
 
-    from pipeline.distributed import process_group
-    from pipeline.packed import PackedDataset
+    from pipeline.dataset.packed import PackedDataset
     from pipeline.paths import DATASET
     from pipeline.stages.train import open_trainer
+    from pipeline.training.distributed import process_group
 
     device = torch.device("cpu")
     with process_group(device) as group:

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from pipeline.calibration import reliability
-from pipeline.metrics import curves_by_class
+from pipeline.evaluation.calibration import reliability
+from pipeline.evaluation.metrics import curves_by_class
 from pipeline.plots.confusion import plot_confusion, plot_normalized_confusion
 from pipeline.plots.mistakes import plot_mistakes
 from pipeline.plots.reliability import plot_reliability

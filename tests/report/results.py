@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from pipeline.calibration import reliability
-from pipeline.metrics import confused_pairs, curves_by_class, metrics_by_class
-from pipeline.packed import INDEX_COLUMNS, Manifest
+from pipeline.dataset.packed import INDEX_COLUMNS, Manifest
+from pipeline.evaluation.calibration import reliability
+from pipeline.evaluation.metrics import confused_pairs, curves_by_class, metrics_by_class
 
 LAYERS = ("blocks.0", "hidden2")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.dataset.raw_archive import entry_name, write_raw_archive
 from pipeline.errors import PipelineError
-from pipeline.raw_archive import entry_name, write_raw_archive
 from pipeline.sources.folder import open_folder
 
 PHOTOS = {"train/cat/1.jpg": b"one", "train/dog/2.PNG": b"two", "test/0003.jpg": b"three"}

@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.decoding import decode
+from pipeline.dataset.decoding import decode
+from pipeline.dataset.packed import PackedDataset
+from pipeline.dataset.packing import view_seed
+from pipeline.dataset.raw_archive import write_raw_archive
+from pipeline.dataset.transforms import augmented_view
 from pipeline.errors import PipelineError
-from pipeline.packed import PackedDataset
-from pipeline.packing import view_seed
 from pipeline.params.augment import AugmentParams
 from pipeline.params.data import DataParams
 from pipeline.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, METRICS, PLOTS, RAW_ARCHIVE
-from pipeline.raw_archive import write_raw_archive
 from pipeline.stages.augment import augment
 from pipeline.stages.download import download
-from pipeline.transforms import augmented_view
 from tests.hostile_images import hostile_files
 from tests.stages.conftest import AUGMENT, DATA
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 
-from pipeline.calibration import fit_temperature
 from pipeline.errors import PipelineError
+from pipeline.evaluation.calibration import fit_temperature
 from pipeline.params.augment import AugmentParams
 from pipeline.params.data import DataParams
 from pipeline.params.evaluate import EvaluateParams

@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.dataset.packed import PackedDataset
 from pipeline.errors import PipelineError
-from pipeline.packed import PackedDataset
+from pipeline.network.weights import load_model, save_model
 from pipeline.params.augment import AugmentParams
 from pipeline.params.data import DataParams
 from pipeline.params.model import ModelParams
 from pipeline.params.train import TrainParams
 from pipeline.paths import CARD, DATASET, METRICS, MODEL, ONNX
 from pipeline.stages.export import export
-from pipeline.weights import load_model, save_model
 from tests.stages.conftest import AUGMENT, COLOURS, DATA, TRAIN
 from tests.stages.conftest import MODEL as MODEL_PARAMS
 

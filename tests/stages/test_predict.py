@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.dataset.packed import PackedDataset
 from pipeline.errors import PipelineError
-from pipeline.file_prediction import load_models, predict_files
-from pipeline.inference import open_trained, predict_probabilities
-from pipeline.packed import PackedDataset
+from pipeline.network.inference import open_trained, predict_probabilities
 from pipeline.params.augment import AugmentParams
 from pipeline.params.predict import PredictParams
 from pipeline.paths import DATASET, MODEL, PREDICTIONS, RAW_ARCHIVE
+from pipeline.prediction.file_prediction import load_models, predict_files
 from pipeline.stages.augment import augment
 from pipeline.stages.predict import predict
 from tests.stages.conftest import AUGMENT

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import PipelineError
+from pipeline.network.weights import load_model
 from pipeline.params.model import ModelParams
 from pipeline.params.train import TrainParams
 from pipeline.paths import LIVE, METRICS, MODEL, PLOTS
 from pipeline.stages.train import train
-from pipeline.weights import load_model
 from tests.stages.conftest import MODEL as MODEL_PARAMS
 from tests.stages.conftest import TRAIN
 

@@ -95,7 +95,7 @@ def params_yaml() -> str:
 
 @pytest.mark.usefixtures("dataset")
 def test_a_checkpoint_of_other_parameters_is_never_taken_up(tmp_path):
-    from pipeline.checkpoint import checkpoint_path, fingerprint
+    from pipeline.training.checkpoint import checkpoint_path, fingerprint
 
     names = {
         fingerprint(train={**TRAIN, **change}, data=data, seed=seed)
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_other_parameters_is_never_taken_up(tmp_path):
 
 
 def test_a_temporary_experiment_keeps_its_checkpoint_with_the_repository_around_it(tmp_path, monkeypatch):
-    from pipeline.checkpoint import checkpoint_path
+    from pipeline.training.checkpoint import checkpoint_path
 
     workspace = tmp_path / ".dvc/tmp/exps/standalone/abc"
     workspace.mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_a_temporary_experiment_keeps_its_checkpoint_with_the_repository_around_
 
 
 def test_the_environment_can_name_the_folder_of_the_checkpoints(tmp_path, monkeypatch):
-    from pipeline.checkpoint import checkpoint_path
+    from pipeline.training.checkpoint import checkpoint_path
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIPELINE_CHECKPOINTS", "scratch/here")
@@ -127,14 +127,14 @@ def test_the_environment_can_name_the_folder_of_the_checkpoints(tmp_path, monkey
 def test_a_disk_that_is_full_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     import torch
 
-    from pipeline.checkpoint import load_checkpoint, save_checkpoint
+    from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 
     path = tmp_path / ".checkpoints/name.pt"
     save_checkpoint(path, {"position": (1, 2), "weights": torch.ones(3)})
     # The kernel itself refuses to write more than so many bytes to a file.
     code = (
         "import resource, signal, sys, torch; from pathlib import Path\n"
-        "from pipeline.checkpoint import save_checkpoint\n"
+        "from pipeline.training.checkpoint import save_checkpoint\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         "save_checkpoint(Path(sys.argv[1]), {'weights': torch.ones(1_000_000)})"
     )

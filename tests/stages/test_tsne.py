@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline import embedding
+from pipeline.dataset.packed import PackedDataset
 from pipeline.errors import PipelineError
-from pipeline.inference import predict_logits
-from pipeline.models import build_model
-from pipeline.packed import PackedDataset
+from pipeline.evaluation import embedding
+from pipeline.network.inference import predict_logits
+from pipeline.network.models import build_model
+from pipeline.network.weights import load_model, save_model
 from pipeline.params.tsne import TsneParams
 from pipeline.paths import DATASET, METRICS, MODEL, PLOTS
 from pipeline.plots.scatter import plot_tsne
 from pipeline.stages.tsne import tsne
-from pipeline.weights import load_model, save_model
+from tests.network.test_models import SPEC
 from tests.stages.conftest import TSNE
-from tests.test_models import SPEC
 from tests.tiny_datasets import MEAN, STD, write_dataset
 
 MEASURES = {

@@ -1,0 +1,1 @@
+"""From photos to packed arrays, and from those to batches."""

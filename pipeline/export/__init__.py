@@ -1,0 +1,1 @@
+"""The network for others: ONNX and the model card."""

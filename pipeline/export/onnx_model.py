@@ -1,0 +1,192 @@
+"""The network as it is handed out: pixels in, class probabilities out; in torch, and as one ONNX file.
+
+onnx and onnxruntime are imported where they are used: ``predict`` needs neither, and they take a second.
+"""
+
+import json
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.errors import PipelineError
+from pipeline.network.models import ModelSpec, class_logits
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from onnxruntime import InferenceSession
+
+INPUT = "images"
+OUTPUTS = ("probabilities", "logits")
+# Of 2022, so that runtimes of some years ago understand it; the networks need nothing newer.
+OPSET = 18
+TOLERANCE = 1e-4
+# What one file can hold: protobuf counts bytes in 31 bits.
+MAX_BYTES = 2**31 - 1
+
+
+class PixelClassifier(nn.Module):
+    """A network with its normalisation before it and softmax behind it.
+
+    Takes RGB pixels as files hold them, ``uint8``, ``(n, image_size, image_size, 3)``; gives probabilities and logits,
+    ``float32``, ``(n, classes)`` each. Of a single sigmoid output it makes both classes' probabilities.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.model = model
+        scale = 1 / torch.tensor(spec.std).view(1, 3, 1, 1)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", -torch.tensor(spec.mean).view(1, 3, 1, 1) * scale)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Give probabilities and logits."""
+        pixels = images.permute(0, 3, 1, 2).float() * (1 / 255)
+        logits = class_logits(self.model(torch.addcmul(self.shift, pixels, self.scale)).float())
+        return logits.softmax(1), logits
+
+
+def write_onnx(path: Path, network: PixelClassifier, spec: ModelSpec) -> None:
+    """Write a network on the CPU as ONNX, any number of images a batch; the same network gives the same bytes.
+
+    The file's metadata hold ``classes`` (a JSON list), ``image_size``, ``resize`` and ``network``.
+
+    Raises:
+        PipelineError: torch cannot express the network in ONNX, or it is too large for one file.
+    """
+    import onnx
+
+    size = sum(tensor.nbytes for tensor in network.state_dict().values())
+    if size > MAX_BYTES:
+        raise PipelineError(
+            f"export: {spec.name} has {size / 2**30:.1f} GiB of weights, allowed in one ONNX file are 2; choose a "
+            "smaller model.name"
+        )
+    model = _exported(network, spec)
+    _strip(model)
+    # The oldest that has the operators: older runtimes then read the file, too.
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+    metadata = {
+        "classes": json.dumps(spec.classes, ensure_ascii=False),
+        "image_size": str(spec.image_size),
+        "network": spec.name,
+        "resize": spec.resize,
+    }
+    onnx.helper.set_model_props(model, metadata)
+    model.doc_string = (
+        f"{INPUT}: RGB pixels, uint8, (n, {spec.image_size}, {spec.image_size}, 3). {OUTPUTS[0]}, {OUTPUTS[1]}: "
+        f"float32, (n, {len(spec.classes)}). The metadata name the classes in their order."
+    )
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _exported(network: PixelClassifier, spec: ModelSpec) -> "ModelProto":
+    # Two images: of a single one torch.export would make a constant.
+    example = torch.zeros(2, spec.image_size, spec.image_size, 3, dtype=torch.uint8)
+    # Of what torch, onnxscript and onnx_ir have to say on the way nothing is for the user.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            program = torch.onnx.export(
+                network.eval(),
+                (example,),
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                opset_version=OPSET,
+                dynamo=True,
+                dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
+                verbose=False,
+            )
+        assert program is not None  # as it would be without dynamo
+        return program.model_proto
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise PipelineError(
+            f"export: torch {torch.__version__} cannot write {spec.name} as ONNX opset {OPSET} ({reason}); choose "
+            "another model.name"
+        ) from None
+    finally:
+        logging.disable(disabled)
+
+
+def _strip(model: "ModelProto") -> None:
+    """Remove what torch notes of the source, paths on this machine among it; the file would differ between machines."""
+    graph = model.graph
+    for part in [*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info, graph]:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    # Whether that torch was built for CUDA.
+    model.producer_version = model.producer_version.partition("+")[0]
+
+
+def open_onnx(path: Path) -> "InferenceSession":
+    """Open an ONNX file in onnxruntime, on as many CPU threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@torch.inference_mode()
+def check_onnx(path: Path, network: PixelClassifier, pixels: NDArray[np.uint8]) -> dict[str, float]:
+    """Compare an ONNX file with the network in torch, both in fp32 on the CPU, one image alone and all together.
+
+    Args:
+        path: the ONNX file.
+        network: on the CPU.
+        pixels: ``uint8``, ``(n, image_size, image_size, 3)``.
+
+    Returns:
+        The largest absolute difference of each of ``OUTPUTS``.
+
+    Raises:
+        PipelineError: probabilities differ by more than ``TOLERANCE``, or logits by more than that times the largest
+            logit, where it is above 1.
+    """
+    session = open_onnx(path)
+    expected = [output.numpy() for output in network(torch.tensor(pixels))]
+    differences = dict.fromkeys(OUTPUTS, 0.0)
+    for some in (slice(0, 1), slice(None)):
+        for name, ours, theirs in zip(OUTPUTS, expected, session.run(OUTPUTS, {INPUT: pixels[some]}), strict=True):
+            difference = float(np.abs(ours[some] - theirs).max())
+            # The negation also catches NaN.
+            if not difference <= TOLERANCE * max(1.0, float(np.abs(ours).max())):
+                raise PipelineError(
+                    f"{path}: its {name} differ from torch's by {difference:.2g}, allowed is {TOLERANCE:.0e}; "
+                    "another release of torch or onnxscript may write it right"
+                )
+            differences[name] = max(differences[name], difference)
+    return differences
+
+
+@torch.inference_mode()
+def time_onnx(path: Path, network: PixelClassifier, pixels: NDArray[np.uint8]) -> tuple[float, float]:
+    """Median seconds that onnxruntime and torch take for one batch ``pixels``, on the CPU."""
+    session, images = open_onnx(path), torch.tensor(pixels)
+    return _median_seconds(lambda: session.run(OUTPUTS, {INPUT: pixels})), _median_seconds(lambda: network(images))
+
+
+def _median_seconds(work: Callable[[], object], least: int = 3, most: int = 30, seconds: float = 2.0) -> float:
+    """The median of several runs after a first one that does not count: ``seconds`` long, but ``least`` of them."""
+    work()
+    taken: list[float] = []
+    while len(taken) < least or (len(taken) < most and sum(taken) < seconds):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)

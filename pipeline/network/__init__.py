@@ -1,0 +1,1 @@
+"""The network: its architecture, its weights file, and what it gives for images."""

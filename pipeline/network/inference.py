@@ -1,0 +1,174 @@
+"""Running a trained network over a packed split."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+from torch import Tensor, nn
+
+from pipeline.dataset.batches import Batches
+from pipeline.dataset.packed import PackedDataset, PackedSplit
+from pipeline.device import choose_device, forward_batch_size
+from pipeline.errors import PipelineError, listed
+from pipeline.network.models import ModelSpec, class_logits
+from pipeline.network.weights import load_model
+from pipeline.progress import progress
+
+
+def check_fits(spec: ModelSpec, dataset: PackedDataset) -> None:
+    """Refuse a dataset whose classes or image size are not those that the network was trained on.
+
+    Raises:
+        PipelineError: they differ.
+    """
+    manifest = dataset.manifest
+    if (spec.classes, spec.image_size) != (manifest.classes, manifest.image_size):
+        raise PipelineError(
+            f"{dataset.folder}: holds {listed(manifest.classes)} at {manifest.image_size} pixels, the model was "
+            f"trained on {listed(spec.classes)} at {spec.image_size}; run dvc repro"
+        )
+
+
+def open_trained(dataset_folder: Path, model_file: Path) -> tuple[PackedDataset, nn.Module, ModelSpec]:
+    """Open a packed dataset and the network that was trained on it.
+
+    Raises:
+        PipelineError: one of them is missing, or they do not belong together.
+    """
+    dataset = PackedDataset(dataset_folder)
+    model, spec = load_model(model_file)
+    check_fits(spec, dataset)
+    return dataset, model, spec
+
+
+@torch.inference_mode()
+def run_model(
+    model: nn.Module,
+    spec: ModelSpec,
+    split: PackedSplit,
+    label: str,
+    output: Callable[[nn.Module, Tensor], Tensor],
+    copy: int = 0,
+    rows: NDArray[np.int64] | None = None,
+) -> NDArray[np.float32]:
+    """Apply ``output(model, batch)`` to a copy of each image of a split, 0 the plain one, or of some rows of it;
+    ``float32``, ``(images, ...)``."""
+    device = choose_device()
+    model.to(device).eval()
+    batches = Batches(split, spec.mean, spec.std, device)
+    chosen = torch.arange(len(split)) if rows is None else torch.from_numpy(rows)
+    batch_size = forward_batch_size(device, spec.image_size)
+    loaded = batches.load((some, torch.full_like(some, copy)) for some in chosen.split(batch_size))
+    steps = progress(loaded, len(chosen), label, step=batch_size)
+    inputs = (batches.normalise(batches.as_pixels(images)) for images, _ in steps)
+    return torch.cat([output(model, images).float() for images in inputs]).cpu().numpy()
+
+
+def predict_logits(
+    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, copy: int = 0
+) -> NDArray[np.float32]:
+    """Logits of the classes, whose softmax are the probabilities, ``float32``, ``(images, classes)``."""
+    return run_model(model, spec, split, label, lambda model, images: class_logits(model(images)), copy)
+
+
+def predict_probabilities(
+    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, tta: bool = False
+) -> NDArray[np.float32]:
+    """Class probabilities, ``float32``, ``(images, classes)``; each row sums to 1.
+
+    With ``tta`` (test-time augmentation) they are the mean over the plain image and all its views.
+    """
+    copies = range(split.images.shape[1] if tta else 1)
+    of_each = [softmax(predict_logits(model, spec, split, label, copy), axis=1) for copy in copies]
+    mean: NDArray[np.float32] = np.mean(of_each, axis=0)
+    return mean
+
+
+def extract_features(
+    model: nn.Module,
+    spec: ModelSpec,
+    split: PackedSplit,
+    label: str,
+    layers: dict[str, nn.Module],
+    rows: NDArray[np.int64] | None = None,
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+    """The outputs of several layers and of the network itself, in one pass over the plain images, or ``rows`` of them.
+
+    Returns:
+        The features of each layer, ``float32``, ``(images, features)``: maps are averaged over space, sequences over
+        their tokens; and the logits of the classes, ``float32``, ``(images, classes)``.
+
+    Raises:
+        PipelineError: the network does not run a layer, or it gives no tensor with a row an image.
+    """
+
+    def output(model: nn.Module, images: Tensor) -> Tensor:
+        features, outputs = watch(model, images)
+        widths[:] = [values.shape[1] for values in features]
+        return torch.cat([*(values.float() for values in features), class_logits(outputs).float()], dim=1)
+
+    widths: list[int] = []
+    with watching(layers) as watch:
+        table = run_model(model, spec, split, label, output, rows=rows)
+    *features, logits = np.split(table, np.cumsum(widths), axis=1)
+    return dict(zip(layers, features, strict=True)), logits
+
+
+@contextmanager
+def watching(layers: dict[str, nn.Module]) -> Iterator[Callable[[nn.Module, Tensor], tuple[list[Tensor], Tensor]]]:
+    """Yield a function that applies a network to images and gives the features of each layer, ``(images, features)``,
+    and the network's outputs.
+
+    Raises:
+        PipelineError: by that function, where the network does not run a layer, or it gives no tensor with a row an
+            image.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def watch(model: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        seen.clear()
+        outputs = model(images)
+        return [_rows_of(seen, name, len(images)) for name in layers], outputs
+
+    handles = [layer.register_forward_hook(_keeper(seen, name)) for name, layer in layers.items()]
+    try:
+        yield watch
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _keeper(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+    """A forward hook that keeps the layer's last output under its name."""
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if not isinstance(output, Tensor):
+            raise PipelineError(f"params.yaml: tsne.layers: {name} gives no tensor; choose another layer")
+        # A copy: the layer that follows may work in place.
+        seen[name] = _flat(output).clone()
+
+    return keep
+
+
+def _rows_of(seen: dict[str, Tensor], name: str, images: int) -> Tensor:
+    if name not in seen:
+        raise PipelineError(f"params.yaml: tsne.layers: the network does not run {name}; choose another layer")
+    if len(seen[name]) != images:
+        raise PipelineError(f"params.yaml: tsne.layers: {name} gives no row an image; choose another layer")
+    return seen[name]
+
+
+def _flat(output: Tensor) -> Tensor:
+    """``(n, features)``: maps are averaged over space, whether the channels stand second or, as in swin_t, last, and
+    sequences over their tokens, which stand second."""
+    if output.ndim == 3:
+        return output.mean(dim=1)
+    if output.ndim != 4:
+        return output.flatten(1)
+    a, b, c = output.shape[1:]
+    return output.mean(dim=(1, 2)) if a == b != c else output.mean(dim=(2, 3))

@@ -1,0 +1,177 @@
+"""The network as ONNX."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import PipelineError
+from pipeline.export import onnx_model
+from pipeline.export.onnx_model import OUTPUTS, PixelClassifier, check_onnx, open_onnx, time_onnx, write_onnx
+from pipeline.network.models import build_model
+from tests.network.test_models import SPEC
+
+ROOT = Path(__file__).parents[2]
+PATH = Path("model.onnx")
+
+
+@pytest.fixture(autouse=True)
+def folder(workspace):
+    """Every test works in a folder of its own."""
+
+
+def classifier(seed=0, **changes) -> tuple[PixelClassifier, object]:
+    """An untrained network; its batch norms have seen images, so that the outputs depend on the input."""
+    torch.manual_seed(seed)
+    spec = replace(SPEC, **changes)
+    model = build_model(spec)
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(torch.randn(4, 3, spec.image_size, spec.image_size))
+    return PixelClassifier(model.eval(), spec).eval(), spec
+
+
+def pixels(spec, count=5) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, spec.image_size, spec.image_size, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"outputs": 1, "classes": ("no", "yes")}, {"image_size": 64, "dropout": 0.5}],
+    ids=["three classes", "one sigmoid output", "dropout"],
+)
+def test_onnxruntime_gives_what_the_network_gives_by_its_definition(changes):
+    network, spec = classifier(**changes)
+    write_onnx(PATH, network, spec)
+    images = pixels(spec)
+    inputs = (images / 255 - np.array(spec.mean)) / np.array(spec.std)
+    with torch.no_grad():
+        outputs = network.model(torch.tensor(inputs.transpose(0, 3, 1, 2), dtype=torch.float32))
+    expected = outputs.softmax(1) if spec.outputs > 1 else torch.cat([1 - outputs.sigmoid(), outputs.sigmoid()], 1)
+    probabilities, logits = open_onnx(PATH).run(OUTPUTS, {"images": images})
+    assert probabilities.shape == logits.shape == (5, len(spec.classes))
+    assert np.ptp(probabilities[:, 0]) > 1e-4
+    np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
+    assert max(check_onnx(PATH, network, images).values()) < 1e-4
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64])
+def test_a_batch_has_any_number_of_images(count):
+    network, spec = classifier()
+    write_onnx(PATH, network, spec)
+    [probabilities] = open_onnx(PATH).run(["probabilities"], {"images": pixels(spec, count)})
+    assert probabilities.shape == (count, 3)
+
+
+def test_the_file_says_all_that_is_needed_to_use_it():
+    network, spec = classifier(classes=("blau", "зелёный", 'r"ed'), resize="crop")
+    write_onnx(PATH, network, spec)
+    session = open_onnx(PATH)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata.pop("classes")) == list(spec.classes)
+    assert metadata == {"image_size": "32", "resize": "crop", "network": "classifier"}
+    [given] = session.get_inputs()
+    assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", 32, 32, 3])
+    assert [(output.name, output.shape) for output in session.get_outputs()] == [
+        ("probabilities", ["batch", 3]),
+        ("logits", ["batch", 3]),
+    ]
+
+
+def test_the_file_holds_nothing_of_the_machine_it_was_made_on():
+    network, spec = classifier()
+    write_onnx(PATH, network, spec)
+    content = PATH.read_bytes()
+    assert not any(text.encode() in content for text in (".py", "site-packages", str(ROOT), "stack_trace"))
+
+
+def test_the_same_network_gives_the_same_bytes():
+    network, spec = classifier()
+    write_onnx(PATH, network, spec)
+    write_onnx(Path("again.onnx"), network, spec)
+    assert PATH.read_bytes() == Path("again.onnx").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_same_network_gives_the_same_bytes_in_another_process():
+    code = (
+        "from pathlib import Path; from pipeline.export.onnx_model import write_onnx; "
+        "from tests.export.test_onnx_model import classifier; write_onnx(Path('model.onnx'), *classifier())"
+    )
+    digests = set()
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+        digests.add(hashlib.sha256(PATH.read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_writing_is_quiet(capfd):
+    write_onnx(PATH, *classifier())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "swin_t", "vit_b_16"])
+def test_torchvision_networks_agree_with_torch(name):
+    network, spec = classifier(name=name, image_size=64)
+    write_onnx(PATH, network, spec)
+    differences = check_onnx(PATH, network, pixels(spec))
+    assert max(differences.values()) < 1e-4
+    onnx.checker.check_model(onnx.load(PATH), full_check=True)
+
+
+def test_a_file_of_another_network_is_told():
+    network, spec = classifier()
+    write_onnx(PATH, network, spec)
+    other, _ = classifier(seed=1)
+    with pytest.raises(PipelineError, match=r"^model\.onnx: its probabilities differ from torch's by 0\.\d+, allowed"):
+        check_onnx(PATH, other, pixels(spec))
+
+
+def test_a_network_that_gives_no_numbers_is_told():
+    network, spec = classifier()
+    with torch.no_grad():
+        network.model.output.bias[0] = torch.nan
+    write_onnx(PATH, network, spec)
+    with pytest.raises(PipelineError, match=r"differ from torch's by nan"):
+        check_onnx(PATH, network, pixels(spec))
+
+
+class Eigenvalues(nn.Module):
+    """A network that ONNX has no words for."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give two eigenvalues of each image."""
+        return torch.linalg.eigvals(images[:, 0]).real[:, :3]
+
+
+def test_a_network_that_onnx_cannot_express_is_one_line():
+    network = PixelClassifier(Eigenvalues(), SPEC)
+    with pytest.raises(PipelineError) as error:
+        write_onnx(PATH, network, SPEC)
+    assert str(error.value).startswith("export: torch ")
+    assert "cannot write classifier as ONNX opset 18 (" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not PATH.exists()
+
+
+def test_a_network_too_large_for_one_file_is_one_line(monkeypatch):
+    monkeypatch.setattr(onnx_model, "MAX_BYTES", 1000)
+    with pytest.raises(PipelineError, match=r"^export: classifier has 0\.0 GiB of weights, allowed in one ONNX file"):
+        write_onnx(PATH, *classifier())
+
+
+def test_times_are_positive():
+    network, spec = classifier()
+    write_onnx(PATH, network, spec)
+    assert all(0 < seconds < 60 for seconds in time_onnx(PATH, network, pixels(spec, 1)))

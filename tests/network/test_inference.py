@@ -1,0 +1,211 @@
+"""Running a trained network over a split."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from pipeline.device import forward_batch_size
+from pipeline.errors import PipelineError
+from pipeline.network.inference import check_fits, extract_features, predict_logits, predict_probabilities
+from pipeline.network.models import build_model, find_layer
+from tests.network.test_models import SPEC
+from tests.tiny_datasets import MEAN, STD, write_dataset, write_split
+
+SPEC = replace(SPEC, mean=MEAN, std=STD)
+
+
+@pytest.fixture
+def split(tmp_path):
+    """One image more than a batch."""
+    batch_size = forward_batch_size(torch.device("cpu"), SPEC.image_size)
+    return write_split(tmp_path, images=batch_size + 1, copies=2)
+
+
+@pytest.fixture(autouse=True)
+def cpu(monkeypatch):
+    monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    spec = replace(SPEC, **changes)
+    return build_model(spec), spec
+
+
+def inputs(split):
+    """The plain images as the network takes them, by the definition."""
+    pixels = (split.images[:, 0] / 255 - np.array(MEAN)) / np.array(STD)
+    return torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("outputs", [3, 1])
+def test_probabilities_are_those_of_the_network_and_sum_to_1(split, outputs):
+    model, spec = build(outputs=outputs, dropout=0.5)
+    probabilities = predict_probabilities(model, spec, split, "test")
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    with torch.no_grad():
+        logits = model.eval()(inputs(split))
+    expected = logits.softmax(1) if outputs > 1 else torch.cat([1 - logits.sigmoid(), logits.sigmoid()], 1)
+    np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
+
+
+def test_test_time_augmentation_averages_the_probabilities_of_all_copies(split):
+    model, spec = build()
+    each = [softmax(predict_logits(model, spec, split, "test", copy), axis=1) for copy in range(2)]
+    averaged = predict_probabilities(model, spec, split, "test", tta=True)
+    np.testing.assert_allclose(averaged, (each[0] + each[1]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(averaged.sum(1), 1, rtol=1e-5)
+    assert not np.allclose(averaged, predict_probabilities(model, spec, split, "test"))
+
+
+def features_of(model, spec, split, layer, rows=None):
+    """The features of one layer."""
+    features, _ = extract_features(model, spec, split, "test", {layer: find_layer(model, layer, "tsne.layers")}, rows)
+    return features[layer]
+
+
+def test_features_of_a_convolution_are_averaged_over_space(split):
+    model, spec = build()
+    features = features_of(model, spec, split, "blocks.1.0")
+    with torch.no_grad():
+        maps = model.blocks[1][0](model.blocks[0](inputs(split)))
+    np.testing.assert_allclose(features, maps.mean((2, 3)).numpy(), atol=1e-5)
+
+
+def test_features_of_a_linear_layer_are_those_before_the_relu_behind_it(split):
+    model, spec = build()
+    features = features_of(model, spec, split, "hidden2.1")
+    with torch.no_grad():
+        expected = model.hidden2[1](model.hidden1(model.flatten(model.blocks(inputs(split)))))
+    np.testing.assert_allclose(features, expected.numpy(), atol=1e-5)
+    assert features.min() < 0
+
+
+@pytest.mark.parametrize("layer", ["blocks.0.2", "blocks.4", "flatten", "hidden1", "output"])
+def test_every_layer_gives_a_row_of_features_an_image(split, layer):
+    model, spec = build()
+    features = features_of(model, spec, split, layer)
+    assert features.ndim == 2
+    assert len(features) == len(split)
+    assert features.std(0).max() > 0
+
+
+@pytest.mark.parametrize("outputs", [3, 1])
+def test_one_pass_gives_the_features_of_all_layers_and_the_logits(split, outputs):
+    model, spec = build(outputs=outputs)
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    names = ["hidden2", "blocks.1", "output"]
+    layers = {name: find_layer(model, name, "tsne.layers") for name in names}
+    features, logits = extract_features(model, spec, split, "test", layers)
+    # One image more than a batch.
+    assert len(passes) == 2
+    assert list(features) == names
+    for name in names:
+        np.testing.assert_array_equal(features[name], features_of(model, spec, split, name))
+    np.testing.assert_array_equal(logits, predict_logits(model, spec, split, "test"))
+    assert logits.shape[1] == max(2, outputs)
+
+
+def test_only_the_rows_that_are_asked_for_are_run(split):
+    model, spec = build()
+    rows = np.array([0, 3, 7, 200, len(split) - 1])
+    some = features_of(model, spec, split, "hidden2", rows)
+    np.testing.assert_allclose(some, features_of(model, spec, split, "hidden2")[rows], atol=1e-6)
+    seen = []
+    model.register_forward_hook(lambda module, images, _: seen.append(len(images[0])))
+    features_of(model, spec, split, "hidden2", rows)
+    assert seen == [5]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_hooks_are_removed_also_after_an_error(split, fails):
+    model, spec = build()
+    layers = {"hidden1": model.hidden1, "blocks": model.blocks}
+    handle = model.output.register_forward_pre_hook(lambda *_: 1 / 0) if fails else None
+    if fails:
+        with pytest.raises(ZeroDivisionError):
+            extract_features(model, spec, split, "test", layers)
+        handle.remove()
+    else:
+        extract_features(model, spec, split, "test", layers)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layer", "features"),
+    [
+        ("resnet18", 32, "layer1", 64),
+        # Called twice in each block.
+        ("resnet18", 32, "layer2.0.relu", 128),
+        # Its maps are (n, h, w, channels).
+        ("swin_t", 64, "features.1", 96),
+        # Its sequences are (n, tokens, channels).
+        ("vit_b_16", 32, "encoder.layers.encoder_layer_0", 768),
+    ],
+)
+def test_features_of_torchvisions_networks_are_one_a_channel(tmp_path, name, size, layer, features):
+    model, spec = build(name=name, image_size=size)
+    split = write_split(tmp_path, images=5, size=size)
+    assert features_of(model, spec, split, layer).shape == (5, features)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layer", "says"),
+    [
+        ("googlenet", 64, "aux1", "the network does not run aux1"),
+        ("vit_b_16", 32, "encoder.layers.encoder_layer_0.self_attention", "self_attention gives no tensor"),
+    ],
+    ids=["is not run", "gives a tuple"],
+)
+def test_a_layer_that_gives_no_features_is_refused_by_its_name(tmp_path, name, size, layer, says):
+    model, spec = build(name=name, image_size=size)
+    if name == "googlenet":
+        # As a pretrained one has it.
+        model.aux1 = torch.nn.Identity()
+    split = write_split(tmp_path, images=2, size=size)
+    with pytest.raises(PipelineError, match=f"params.yaml: tsne.layers: .*{says}; choose another layer"):
+        features_of(model, spec, split, layer)
+
+
+def test_a_layer_that_cuts_the_images_into_windows_is_refused(split):
+    model, spec = build()
+    # Two rows an image within it, one again at its end, as in swin_t.
+    windows = torch.nn.Sequential(torch.nn.Unflatten(1, (2, -1)), torch.nn.Flatten(0, 1))
+    model.hidden1.append(windows).append(torch.nn.Unflatten(0, (-1, 2))).append(torch.nn.Flatten(1))
+    with pytest.raises(PipelineError, match=r"params.yaml: tsne.layers: hidden1.3 gives no row an image; choose"):
+        features_of(model, spec, split, "hidden1.3")
+
+
+def test_a_dataset_of_the_networks_classes_and_size_fits(tmp_path):
+    check_fits(SPEC, write_dataset(tmp_path, train=4))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"classes": 4},
+            "holds blue, green, red, white at 32 pixels, the model was trained on blue, green, red at 32",
+        ),
+        (
+            {"size": 64},
+            "holds blue, green, red at 64 pixels, the model was trained on blue, green, red at 32",
+        ),
+    ],
+)
+def test_a_dataset_of_other_classes_or_another_size_is_refused(tmp_path, change, line):
+    with pytest.raises(PipelineError, match=line):
+        check_fits(SPEC, write_dataset(tmp_path, train=4, **change))
+
+
+def test_the_same_classes_in_another_order_are_refused_with_what_differs(tmp_path):
+    spec = replace(SPEC, classes=("red", "green", "blue"))
+    with pytest.raises(PipelineError, match=r"run dvc repro") as error:
+        check_fits(spec, write_dataset(tmp_path, train=4))
+    # "3 classes at 32 pixels ... trained on 3 at 32" would help nobody.
+    assert "holds 3 classes at 32 pixels, the model was trained on 3 at 32" not in str(error.value)
