@@ -10,8 +10,8 @@ output of DVC, a folder of small files, on which a stage depends.
 
 *nothing to do*: ``dvc repro``. *checkout*: ``dvc checkout`` after the output was removed. *experiment*, *--temp*: ``dvc
 exp run -S train.lr=...`` in the workspace and in one of its own, less the time of the stages' own commands. Medians
-over the rounds; CPU seconds are those of DVC and its stages together. *disk* is what the temporary workspace took at
-its largest, beside what it shares with the cache by links; the size of the dataset stands beside it.
+over the rounds; the CPU seconds too are DVC's own, and tell more than the clock on a busy machine. *disk* is what the
+temporary workspace took at its largest, beside what it shares with the cache by links.
 
 Measured:
 
@@ -40,12 +40,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARES, CLASSES = {"train": 9866, "valid": 3430, "test": 3347}, 11
 PHOTO_SIZE, QUALITY = 256, 92
 SMALL = {"model": {"width": 2, "dropout": 0.0}, "train": {"epochs": 1, "warmup_epochs": 0.0, "ema_decay": 0.0}}
-# Notes when a command of a stage begins and ends.
+# Notes when a command of a stage begins and ends, and then its CPU time: of the shell, and of what the shell started.
 SHIM = """#!/bin/sh
 begin=$(date +%s.%N)
 "{python}" "$@"
 code=$?
-echo "$begin $(date +%s.%N)" >> "{log}"
+{{ echo "$begin $(date +%s.%N)"; times; }} >> "{log}"
 exit $code
 """
 NAIVE = """
@@ -65,7 +65,7 @@ app = typer.Typer(add_completion=False)
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a command: seconds on the clock, CPU seconds, and the seconds that were its stages' own."""
+    """Of a command: seconds on the clock, and the CPU's, that are not its stages' own; and the seconds that are."""
 
     wall: float
     cpu: float
@@ -90,13 +90,23 @@ class Repository:
         if done.returncode:
             sys.exit(done.stdout + done.stderr)
         wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-        moments = [line.split() for line in self._log.read_text().splitlines()]
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return Cost(wall, cpu, sum(float(end) - float(start) for start, end in moments))
+        lines, stages = self._log.read_text().splitlines(), 0.0
+        for moments, _, children in zip(*[iter(lines)] * 3, strict=True):
+            start, end = moments.split()
+            stages += float(end) - float(start)
+            cpu -= sum(_seconds(text) for text in children.split())
+        return Cost(wall - stages, cpu, stages)
 
     def commit(self) -> None:
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--message", "benchmark")
+
+
+def _seconds(text: str) -> float:
+    """Read what the shell prints: 1m2.34s."""
+    minutes, seconds = text.removesuffix("s").split("m")
+    return 60 * float(minutes) + float(seconds)
 
 
 def new_repository(folder: Path, tools: Path) -> Repository:
@@ -171,14 +181,13 @@ def own_bytes(folder: Path) -> int:
 
 @contextmanager
 def watched(folder: Path) -> Iterator[Callable[[], int]]:
-    """Yield a function that tells the largest number of own bytes that the folder's temporary workspaces have had."""
-    peak, done = 0, threading.Event()
+    """Yield a function that tells by how many own bytes the folder has been larger than now."""
+    peak, done, before = 0, threading.Event(), own_bytes(folder)
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.3):
-            # Before it is handed over, an output of the stage itself is its own.
-            peak = max(peak, sum(own_bytes(workspace) for workspace in folder.rglob("exps/**/params.yaml/..")))
+            peak = max(peak, own_bytes(folder) - before)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -190,12 +199,11 @@ def watched(folder: Path) -> Iterator[Callable[[], int]]:
 
 
 def show(what: str, costs: list[Cost], more: str = "") -> None:
-    """Print the medians of what is DVC's own, and of the whole."""
-    own = [cost.wall - cost.stages for cost in costs]
-    cpu, stages = (statistics.median(getattr(cost, name) for cost in costs) for name in ("cpu", "stages"))
-    spread = f"({min(own):.1f} to {max(own):.1f})"
-    dvc = f"{statistics.median(own):7.1f} s {spread:>16}"
-    print(f"  {what:16}{dvc}{cpu:8.1f} CPU s{stages:8.1f} s in stages {more}", flush=True)
+    """Print the medians of what is DVC's own, and of the stages."""
+    wall, cpu, stages = ([getattr(cost, name) for cost in costs] for name in ("wall", "cpu", "stages"))
+    spread = f"({min(wall):.1f} to {max(wall):.1f})"
+    dvc = f"{statistics.median(wall):7.1f} s {spread:>16}{statistics.median(cpu):7.1f} CPU s"
+    print(f"  {what:16}{dvc}{statistics.median(stages):9.1f} s in stages {more}", flush=True)
 
 
 def measure(repository: Repository, data: str, parameter: str, target: tuple[str, ...], rounds: int) -> None:
