@@ -162,8 +162,8 @@ def mutation(number):
 
 
 def mutate(content, draw):
-    """Change one value, in two of three cases to one that its schema allows."""
-    kind = draw.choice(["inside"] * 12 + ["junk", "outside", "transforms", "unknown", "removed", "section"])
+    """Change one value, in five of six cases to one that its schema allows."""
+    kind = draw.choice(["inside"] * 30 + ["junk", "outside", "transforms", "unknown", "removed", "section"])
     # The picture of the learning rates takes seconds, and nothing else depends on it.
     key = draw.choice(KEYS)
     if key.startswith("learning_rates."):
