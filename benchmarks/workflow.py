@@ -13,9 +13,17 @@ exp run -S train.lr=...`` in the workspace and in one of its own, less the time 
 over the rounds; the CPU seconds too are DVC's own, and tell more than the clock on a busy machine. *disk* is what the
 temporary workspace took at its largest, beside what it shares with the cache by links.
 
-Measured:
+Measured (2 CPU cores that eight others used at the same time: a command got a fifth to a tenth of a core, and the CPU
+seconds are what counts; DVC 3.67.1, ext4, hard links):
 
-    to be measured
+    digits, 3 rounds, load 9:       nothing to do 1.3 CPU s, checkout 1.2 CPU s.
+
+    1,000 images, one round, load 10: nothing to do 1.2 CPU s, checkout 1.2 CPU s, an experiment 3.7 CPU s, --temp 4.4
+    CPU s and 5.3 MB of disk beside a dataset of 49 MB.
+
+    16,643 images, one round, load 5 to 11: seconds on the clock, the naive layout's in brackets: nothing to do 3.8 (23.5),
+    checkout 4.2 (30.2), an experiment 12.1 (86.4), --temp 19.4 (91.1). CPU seconds: nothing to do 1.2 (2.0), checkout 1.3
+    (2.5). The load was twice as high for the naive layout: of the clock's ratios believe a half.
 """
 
 import os
