@@ -103,6 +103,11 @@ class Trainer:
             rows = torch.cat([shown, self.rates.unsqueeze(1)], dim=1)
             self._refuse_divergence(rows)
             row = {"epoch": self.epoch, **_means(rows), **self._validate()}
+            if not math.isfinite(row["valid_loss"]):
+                raise PipelineError(
+                    f"train: the valid loss is {row['valid_loss']} after epoch {self.epoch}; try a lower train.lr "
+                    f"({self.params.lr:g} now)"
+                )
             self.history.steps.append(rows)
             self.history.epochs.append(row)
             if not self.history.best or _score(row) > _score(self.history.best):
@@ -230,5 +235,8 @@ def _score(row: Row) -> tuple[float, float]:
 
 
 def _means(rows: Tensor) -> Row:
-    loss, accuracy, norm, _ = rows.mean(0).tolist()
+    loss, accuracy, *_ = rows.mean(0).tolist()
+    # Of fp16 the scaler skips a step whose gradient overflows.
+    norms = rows[:, 2][rows[:, 2].isfinite()]
+    norm = norms.mean().item() if len(norms) else 0.0
     return {"train_loss": loss, "train_accuracy": accuracy, "train_gradient_norm": norm, "lr": rows[-1, 3].item()}
