@@ -181,6 +181,11 @@ class Trainer:
             loss = functional.cross_entropy(logits, labels, reduction="sum")
             totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
         loss, correct = (self.group.sum(totals) / len(self.valid)).tolist()
+        if not math.isfinite(loss):
+            raise PipelineError(
+                f"train: the valid loss is {loss} after epoch {self.epoch}; try a lower train.lr "
+                f"({self.params.lr:g} now)"
+            )
         return {"valid_loss": loss, "valid_accuracy": correct}
 
     def _refuse_divergence(self, rows: Tensor) -> None:
@@ -239,5 +244,8 @@ def _score(row: Row) -> tuple[float, float]:
 
 
 def _means(rows: Tensor) -> Row:
-    loss, accuracy, norm, _ = rows.mean(0).tolist()
+    loss, accuracy, *_ = rows.mean(0).tolist()
+    # Of fp16 the scaler skips a step whose gradient overflows.
+    norms = rows[:, 2][rows[:, 2].isfinite()]
+    norm = norms.mean().item() if len(norms) else 0.0
     return {"train_loss": loss, "train_accuracy": accuracy, "train_gradient_norm": norm, "lr": rows[-1, 3].item()}

@@ -62,6 +62,9 @@ NETWORKS = [
     {"model.name": "resnet18", "model.stem": "small", "tsne.layers": ["layer1", "fc"]},
     {"model.name": "mobilenet_v3_small", "tsne.layers": ["avgpool"], "train.optimizer": "muon"},
 ]
+SHAPES = ["data.source", "data.location", "data.classes", "data.valid_fraction", "data.test_fraction"]
+SHAPES += ["augment.image_size", "augment.views", "augment.test_views", "model.name", "model.width", "model.stem"]
+SHAPES += ["train.loss"]
 # They take seconds, and read the same parameters in the same way every time.
 NOW_AND_THEN = {"export", "report"}
 KEYS = [
@@ -92,7 +95,7 @@ TRANSFORMS = [[{"name": "Nope"}], [{"name": "Rotate", "limits": 3}], [{"name": "
 TRANSFORMS += [[{"name": "Rotate", "limit": "wide"}], [{"name": "BasicTransform"}], [{"name": "RandomCrop"}]]
 # What only the images or the machine can tell.
 TOLD_BY_THE_DATA = [
-    r"train: the loss is (nan|inf|-inf) in step",
+    r"train: the (valid )?loss is (nan|inf|-inf) (in step|after epoch)",
     r"results/model.safetensors: gives no finite output",
     r"results/model.safetensors: .* gives values that are infinite",
     r"params.yaml: evaluate.top_k: got \d+, allowed with [23] classes",
@@ -139,6 +142,12 @@ def outside(schema):
     values = [member["minimum"] - 1 for member in members if "minimum" in member]
     values += [member["maximum"] + 1 for member in members if "maximum" in member]
     return values + [member[key] for member in members for key in member if key.startswith("exclusive")]
+
+
+def value_of(content, key):
+    """The value at a dotted key."""
+    section, _, name = key.partition(".")
+    return content[section][name] if name else content[section]
 
 
 def put(content, key, value):
@@ -244,22 +253,19 @@ class Workspace:
 
     @staticmethod
     def stage_keys(content):
-        """What each stage's outputs depend on, as dvc.yaml has it.
+        """What decides whether a stage runs: the parameters in dvc.yaml, its own and those of the stages before.
 
-        Weights that another learning rate gave are of no other shape: what follows train runs again for another
-        network, loss or dataset, and for its own parameters.
+        Weights that another learning rate gave, or images that another seed split, are of no other shape: what follows
+        train runs again for another shape, and for its own parameters.
         """
         keys, before = {}, []
         for name, stage in CHAIN.items():
-            own = []
-            for key in stage.get("params", []):
-                section, _, inner = key.partition(".")
-                own.append(content[section][inner] if inner else content[section])
+            own = [value_of(content, key) for key in stage.get("params", [])]
             keys[name] = repr([before, own])
             if name in ("download", "augment"):
                 before = [*before, own]
             elif name == "train":
-                before = [*before, content["model"], content["train"]["loss"]]
+                before = [value_of(content, key) for key in SHAPES]
         return keys
 
 

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.dataset.batches import Batches, shuffled_plan
+from pipeline.errors import PipelineError
 from pipeline.network.models import Classifier
 from pipeline.training.distributed import Group
 from pipeline.training.losses import outputs_for
-from pipeline.training.trainer import Trainer
+from pipeline.training.trainer import Trainer, _means
 from tests.stages.conftest import EVERYTHING
 from tests.tiny_datasets import MEAN, STD, train_params, write_split
 
@@ -223,3 +224,20 @@ def test_a_compiled_network_trains_to_close_to_the_same_losses(tmp_path):
     assert compiled.model is not compiled.bare
     # The names of the weights file are those of the network itself.
     assert compiled.history.best_state.keys() == plain.history.best_state.keys()
+
+
+def test_the_mean_gradient_norm_leaves_out_the_steps_that_overflowed():
+    rows = torch.tensor([[1.0, 0.5, 2.0, 0.1], [3.0, 0.5, float("inf"), 0.1], [2.0, 0.5, 4.0, 0.05]])
+    means = _means(rows)
+    assert means == pytest.approx({"train_loss": 2.0, "train_accuracy": 0.5, "train_gradient_norm": 3.0, "lr": 0.05})
+
+
+def test_weights_whose_validation_overflows_are_told_in_one_line(tmp_path):
+    trainer = build(tmp_path, epochs=1)
+    with torch.no_grad():
+        trainer.bare.output.bias.fill_(float("inf"))
+    trainer._train_epoch = lambda on_step: None
+    with pytest.raises(
+        PipelineError, match=r"^train: the valid loss is (inf|nan) after epoch 1; try a lower train\.lr"
+    ):
+        trainer.fit(lambda: None, lambda row: None)
