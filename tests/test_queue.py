@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import shutil
 import subprocess
 import time
 import zipfile
@@ -39,9 +40,9 @@ def origin(tmp_path_factory):
 
 @pytest.fixture
 def clone(origin, tmp_path):
-    """A fresh ``git clone`` with an empty ``data/``, which shares the cache of the origin."""
+    """A fresh ``git clone`` with an empty ``data/``; its cache holds the dataset, and no other test's training."""
     clone = origin.git_clone(tmp_path / "clone")
-    clone.run("dvc", "cache", "dir", "--local", str(origin.folder / ".dvc/cache"))
+    shutil.copytree(origin.folder / ".dvc/cache", clone.folder / ".dvc/cache")
     yield clone
     clone.run("dvc", "queue", "stop", "--kill")
 
@@ -90,13 +91,12 @@ def inodes(folder: Path) -> set[int]:
 def undisturbed(origin, tmp_path_factory):
     """The hash of the weights of the long training, when nothing happens to it."""
     clone = origin.git_clone(tmp_path_factory.mktemp("undisturbed") / "clone")
-    clone.run("dvc", "cache", "dir", "--local", str(origin.folder / ".dvc/cache"))
-    # Its result must not be found by those that are killed.
-    clone.run("dvc", "exp", "run", "--name", "whole", "--no-run-cache", *LONG, "train")
+    shutil.copytree(origin.folder / ".dvc/cache", clone.folder / ".dvc/cache")
+    clone.run("dvc", "exp", "run", "--name", "whole", *LONG, "train")
     return clone.hashes()[MODEL.as_posix()]
 
 
-def test_two_tasks_of_a_fresh_clone_link_the_dataset_and_leave_the_workspace_alone(origin, clone):
+def test_two_tasks_of_a_fresh_clone_link_the_dataset_and_leave_the_workspace_alone(clone):
     (clone.folder / "notes.txt").write_text("of the user")
     (clone.folder / "data/own.bin").write_text("ignored by git")
     (clone.folder / ".dvc/tmp").mkdir(exist_ok=True)
@@ -106,7 +106,7 @@ def test_two_tasks_of_a_fresh_clone_link_the_dataset_and_leave_the_workspace_alo
     queue(clone, "lr-3", "-S", "train.lr=0.003")
     assert statuses(clone) == {"lr-2": "Queued", "lr-3": "Queued"}
     clone.run("dvc", "queue", "start", "-j", "2")
-    cached, seen = inodes(origin.folder / ".dvc/cache"), {}
+    cached, seen = inodes(clone.folder / ".dvc/cache"), {}
 
     def both_trained() -> bool:
         for process in trainings(clone):

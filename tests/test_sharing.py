@@ -106,7 +106,7 @@ def test_wrong_keys_end_in_a_message_and_an_exit_code(colleague, server):
 
 
 def test_parameters_that_ran_elsewhere_are_not_computed_again_where_the_cache_is_shared(origin, colleague):
-    # By a remote they are: DVC never pushes metrics that are in git, and takes a run only with all its outputs.
+    # By a remote they are: DVC does not push metrics that are in git, and takes a run up again with all outputs only.
     colleague.run("dvc", "cache", "dir", "--local", str(origin.folder / ".dvc/cache"))
     output = colleague.run("dvc", "exp", "run", "--name", "mine", "-S", "train.lr=0.003", "train")
     assert stages_run(output) == []
