@@ -22,8 +22,8 @@ seconds are what counts; DVC 3.67.1, ext4, hard links):
     CPU s and 5.3 MB of disk beside a dataset of 49 MB.
 
     16,643 images, one round, seconds on the clock, the naive layout's in brackets: nothing to do 3.8 (23.5), checkout
-    4.2 (30.2), an experiment 12.1 (86.4), --temp 19.4 (91.1). The load was 5 to 6 for ours and 11 for the naive layout, so
-    that the ratios are too large. CPU seconds: nothing to do 1.2 (2.0), checkout 1.3 (2.5).
+    4.2 (30.2), an experiment 12.1 (86.4), --temp 19.4 (91.1). The load was 5 to 6 for ours and 11 for the naive
+    layout, so that the ratios are too large. CPU seconds: nothing to do 1.2 (2.0), checkout 1.3 (2.5).
 """
 
 import os

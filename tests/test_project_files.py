@@ -173,3 +173,30 @@ def test_hooks_fetch_nothing():
     config = YAML(typ="safe").load(ROOT / ".pre-commit-config.yaml")
     assert [repo["repo"] for repo in config["repos"]] == ["local"]
     assert {hook["language"] for hook in config["repos"][0]["hooks"]} == {"unsupported"}
+
+
+def commands(text: str) -> list[str]:
+    """The blocks of code, without what a comment says."""
+    blocks = re.findall(r"^```\w*\n.*?^```", text, re.MULTILINE | re.DOTALL)
+    return [re.sub(r" +# .*$", "", block, flags=re.MULTILINE) for block in blocks]
+
+
+def links(text: str) -> set[str]:
+    """What a page links to and shows."""
+    return set(re.findall(r"\]\(([^)]+)\)", text))
+
+
+def test_chinese_readme_has_the_commands_links_and_pictures_of_the_english_one():
+    english, chinese = (text_of(name) for name in ("README.md", "README.zh-CN.md"))
+    assert commands(english) == commands(chinese)
+    assert links(english) - {"README.zh-CN.md"} == links(chinese) - {"README.md"}
+    headings_and_rows = re.compile(r"^(#+|\|) ", re.MULTILINE)
+    assert headings_and_rows.findall(english) == headings_and_rows.findall(chinese)
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda page: page.name)
+def test_links_and_pictures_of_a_page_are_there(page):
+    for target in links(page.read_text("utf-8")):
+        path, _, _ = target.partition("#")
+        if path and "://" not in path:
+            assert (page.parent / path).exists(), target
