@@ -102,7 +102,8 @@ def _key(loc: tuple[int | str, ...], schema: type[BaseModel]) -> tuple[int | str
 
 def _complaint(problem: Any, content: dict[str, Any], schema: type[BaseModel]) -> str:
     keys = _key(problem["loc"], schema)
-    name = ".".join(str(key) for key in keys)
+    # A slip in the text can make a key of any length.
+    name = ".".join(str(key) if len(str(key)) <= 80 else f"{str(key)[:80]}…" for key in keys)
     if problem["type"] == "extra_forbidden":
         allowed = list((_section(keys[:-1], schema) or schema).model_fields)
         close = difflib.get_close_matches(str(keys[-1]), allowed, n=1)

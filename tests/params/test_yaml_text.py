@@ -70,6 +70,7 @@ def assert_read_or_refused(content):
             assert len(line) < 1000
 
 
+@pytest.mark.slow
 @FIXED
 @given(st.binary(max_size=60) | st.text(max_size=60))
 def test_random_text_is_refused(workspace, content):
@@ -88,6 +89,7 @@ def spoiled(draw):
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 @FIXED
 @given(spoiled())
 @example(f"{LAUGHS}\n{TEXT}")
