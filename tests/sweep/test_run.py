@@ -144,7 +144,7 @@ def test_parameters_that_exclude_each_other_fail_before_any_training(repository)
     repository.write("sweeps/lr.yaml", "sampler: grid\nspace:\n  train.loss: [bce, mse]\n  train.lr: [0.01, 0.1]\n")
     output = repository.sweep("--trials", "9")
     assert "its grid has 4 points" in output
-    assert output.count("failed: params.yaml: train: loss bce has no label smoothing") == 2
+    assert output.count("failed: params.yaml: train.label_smoothing: got 0.1, allowed with train.loss bce is 0") == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
