@@ -1,6 +1,7 @@
 """What stands in several files of the project says the same in each: versions, commands, paths, packages."""
 
 import ast
+import importlib.metadata
 import json
 import re
 import sys
@@ -143,9 +144,9 @@ def test_readme_names_each_stage():
     assert [stage for stage in stages if f"| `{stage}` |" not in text_of("README.md")] == []
 
 
-def requirements() -> list[Requirement]:
-    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    return [Requirement(line) for group in groups for line in group]
+def requirements(without: str = "") -> list[Requirement]:
+    extras = [lines for extra, lines in PROJECT["optional-dependencies"].items() if extra != without]
+    return [Requirement(line) for group in [PROJECT["dependencies"], *extras] for line in group]
 
 
 @pytest.mark.parametrize("requirement", requirements(), ids=str)
@@ -158,6 +159,28 @@ def test_each_dependency_is_pinned_to_a_version_that_it_allows(requirement):
         name, _, version = line.partition(" ;")[0].partition("==")
         pins[canonicalize_name(name)] = version.strip()
     assert Version(pins[canonicalize_name(requirement.name)]) in requirement.specifier
+
+
+def imported_packages() -> set[str]:
+    """The top-level names that the package's modules import, at their head or within a function."""
+    names = set()
+    for path in ROOT.glob("pipeline/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"pipeline", "_typeshed"}
+
+
+def test_each_package_that_the_code_imports_is_a_declared_dependency():
+    parts_of_dvc = {"dvc-data", "dvc-objects", "scmrepo", "networkx"}
+    declared = {canonicalize_name(requirement.name) for requirement in requirements(without="dev")} | parts_of_dvc
+    distributions = importlib.metadata.packages_distributions()
+    imported = imported_packages()
+    assert {"torch", "cv2", "modelscope_hub", "psutil"} <= imported
+    missing = {name for name in imported if not {canonicalize_name(d) for d in distributions[name]} & declared}
+    assert not missing
 
 
 def test_each_linter_is_a_hook_too():
