@@ -215,6 +215,8 @@ def test_a_missing_section_is_named():
         ({"source": "digits", "location": "photos"}, "data.location: got 'photos', allowed with source digits is null"),
         ({"source": "digits", "sha256": "0" * 64}, "data.sha256: got one, allowed with source digits is null"),
         ({"source": "digits", "classes": ["cat", "dog"]}, "data.classes: names 2 classes, the digits have 10"),
+        ({"source": "digits", "classes": list("abcdefghi")}, "data.classes: names 9 classes, the digits have 10"),
+        ({"source": "digits", "classes": list("abcdefghijk")}, "data.classes: names 11 classes, the digits have 10"),
         (
             {"valid_fraction": 0.5, "test_fraction": 0.46},
             "data.test_fraction: got 0.46, with data.valid_fraction (0.5) allowed is at most 0.95",

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline.errors import PipelineError
 from pipeline.sources.digits import open_digits
 
 
@@ -51,10 +50,3 @@ def test_classes_can_be_renamed(data_params):
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     with open_digits(data_params("digits", classes=names)) as source:
         assert source.classes == names
-
-
-@pytest.mark.parametrize("count", [2, 9, 11])
-def test_another_number_of_classes_is_refused(data_params, count):
-    params = data_params("digits", classes=tuple("abcdefghijk"[:count]))
-    with pytest.raises(PipelineError, match=r"data\.classes.*10"), open_digits(params):
-        pass
