@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from pipeline.errors import PipelineError
+
 TIMEOUT = timedelta(minutes=10)
 
 
@@ -72,16 +74,33 @@ class Group:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Group]:
-    """Join the processes that ``torchrun`` started, and leave them at the end."""
+    """Join the processes that ``torchrun`` started, and leave them at the end.
+
+    Raises:
+        PipelineError: torchrun would restart processes in a way that can hang.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Group()
         return
+    _refuse_restarts_that_hang()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Group(dist.get_rank(), world)
     finally:
         dist.destroy_process_group()
+
+
+def _refuse_restarts_that_hang() -> None:
+    # The store that torchrun keeps from one start to the next still has the addresses of processes that are dead: a new
+    # one that reads them before they are overwritten waits for them (https://github.com/pytorch/pytorch/issues/135712).
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise PipelineError(
+            f"torchrun: got --max-restarts={restarts} with a store that outlives a restart, after which a process can "
+            "wait for a dead one; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on each host, with "
+            "--rdzv-backend=c10d or --standalone"
+        )
 
 
 class _SyncedBatchNorm(nn.BatchNorm2d):

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dataset")]
 
 
-def start(processes: int, **changes) -> subprocess.Popen:
+def start(processes: int, launcher: tuple[str, ...] = (), **changes) -> subprocess.Popen:
     params = YAML(typ="safe").load(ROOT / "params.yaml")
     params |= {"seed": 1, "model": MODEL_PARAMS, "train": {**TRAIN, **changes}}
     Path("params.yaml").write_text(json.dumps(params))
@@ -34,7 +34,7 @@ def start(processes: int, **changes) -> subprocess.Popen:
         "PIPELINE_PROCESSES": str(processes),
         "PIPELINE_DEVICE": "cpu",
     }
-    command = [sys.executable, "-m", "pipeline", "train"]
+    command = [sys.executable, *launcher, "-m", "pipeline", "train"]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -90,3 +90,12 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     output = process.communicate(timeout=120)[0]
     assert process.returncode != 0
     assert "train.batch_size: got 9, allowed is a multiple of the 2 processes" in output
+
+
+def test_restarts_after_which_processes_could_wait_for_dead_ones_are_refused():
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1")
+    process = start(2, torchrun)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert "got --max-restarts=1" in output
+    assert "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in output

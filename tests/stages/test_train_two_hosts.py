@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -24,8 +25,8 @@ ADDRESSES = {f"pipeline-{host}-{os.getpid()}": f"10.77.0.{number}" for number, h
 FIRST, SECOND = ADDRESSES.values()
 
 
-def ip(*arguments: str, check: bool = True) -> None:
-    subprocess.run(["ip", *arguments], check=check, capture_output=True)
+def ip(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    return subprocess.run(["ip", *arguments], check=check, capture_output=True)
 
 
 @contextmanager
@@ -42,6 +43,9 @@ def two_hosts():
         yield
     finally:
         for host in ADDRESSES:
+            # A run that hangs would outlive the test.
+            for process in ip("netns", "pids", host, check=False).stdout.split():
+                os.kill(int(process), signal.SIGKILL)
             ip("netns", "del", host, check=False)
 
 
@@ -92,7 +96,7 @@ def start(rank: int, folder: Path, rendezvous: list[str]) -> subprocess.Popen:
     return subprocess.Popen(
         ["ip", "netns", "exec", list(ADDRESSES)[rank], sys.executable, *torchrun, "-m", "pipeline", "train"],
         cwd=folder,
-        env=environment(GLOO_SOCKET_IFNAME=f"veth-{'ab'[rank]}"),
+        env=environment(GLOO_SOCKET_IFNAME=f"veth-{'ab'[rank]}", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
