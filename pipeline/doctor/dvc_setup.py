@@ -107,13 +107,18 @@ def links(here: Surroundings) -> Iterator[Finding]:
         return
     used = next((link for link in config.links if link == "copy" or link in working), None)
     there = f"works here: {', '.join([*working, 'copy'])}; cache.type: {', '.join(config.links)}"
+    relink = "`dvc config --local cache.type hardlink,symlink,copy`, then `dvc checkout --relink`"
     if used is None:
-        yield error("links", f"no link works; {there}", "`dvc config --local cache.type reflink,hardlink,symlink,copy`")
+        yield error("links", f"no link works; {there}", relink)
     elif used == "copy" and len(config.links) == 1 and working:
-        mend = "`dvc config --local cache.type reflink,hardlink,symlink,copy`"
-        yield note("links", f"copy: each output is on the disk twice; {there}", mend)
+        yield note("links", f"copy: each output is on the disk twice; {there}", relink)
     elif used == "copy":
         yield note("links", f"copy: each output is on the disk twice; {there}", "`dvc cache dir --unset` keeps it here")
+    elif "reflink" in config.links[: config.links.index(used)]:
+        # https://github.com/treeverse/dvc/issues/10549
+        yield note(
+            "links", f"DVC takes a copy for a reflink: each new output folder is on the disk twice; {there}", relink
+        )
     else:
         yield ok("links", f"{used}; {there}")
 
