@@ -1,7 +1,6 @@
 """Checks of Python: the version, the one that stages get, the packages and what the environment says."""
 
 import importlib.metadata
-import importlib.util
 import locale
 import os
 import platform
@@ -76,7 +75,8 @@ def activating() -> str:
 
 def installing(what: str = "-c constraints.txt -e .") -> str:
     """How to install what is missing, into this Python and no other."""
-    if importlib.util.find_spec("pip") is None:
+    # Not find_spec: setuptools takes that for an import of pip, after which torch cannot compile in this process.
+    if _installed("pip") is None:
         return f"`uv pip install --python {shell_path(sys.executable)} {what}`"
     return f"`{shell_path(sys.executable)} -m pip install {what}`"
 

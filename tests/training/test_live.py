@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,8 +106,10 @@ def clone(tmp_path_factory):
 
 
 def told(clone: Clone, *command: str):
-    """The JSON that a command prints; after it come complaints on what later stages have not written yet."""
-    return json.JSONDecoder().raw_decode(clone.run(*command))[0]
+    """The JSON that a command prints; around it stand complaints on what later stages have not written yet."""
+    output = clone.run(*command)
+    start = re.search(r"^[\[{]", output, re.MULTILINE).start()
+    return json.JSONDecoder().raw_decode(output, start)[0]
 
 
 def live_rows(clone: Clone) -> dict[str, dict]:
