@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 # Named after the process: another one may run the same test on this machine.
 ADDRESSES = {f"pipeline-{host}-{os.getpid()}": f"10.77.0.{number}" for number, host in enumerate("ab", start=1)}
 FIRST, SECOND = ADDRESSES.values()
+EPOCHS = 12
 
 
 def ip(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
@@ -79,7 +80,7 @@ def c10d_rendezvous(rank: int) -> list[str]:
 def alone(dataset):
     """The steps of a run in one process, which leaves no model; nothing in it is drawn by a process for itself."""
     params = YAML(typ="safe").load(ROOT / "params.yaml")
-    params |= {"seed": 1, "model": MODEL_PARAMS, "train": {**TRAIN, "optimizer": "sgd", "lr": 0.05}}
+    params |= {"seed": 1, "model": MODEL_PARAMS, "train": {**TRAIN, "epochs": EPOCHS, "optimizer": "sgd", "lr": 0.01}}
     Path("params.yaml").write_text(json.dumps(params))
     subprocess.run([sys.executable, "-m", "pipeline", "train"], env=environment(), check=True, capture_output=True)
     MODEL.unlink()
@@ -110,8 +111,8 @@ def check_together(processes: list[subprocess.Popen], outputs: list[str], alone:
     # The first host's process writes, and no other.
     assert MODEL.exists()
     assert not (disk / MODEL).exists()
-    assert "epoch 3 of 3" in outputs[0]
-    assert "epoch 3 of 3" not in outputs[1]
+    assert f"epoch {EPOCHS} of {EPOCHS}" in outputs[0]
+    assert f"epoch {EPOCHS} of {EPOCHS}" not in outputs[1]
 
 
 @pytest.mark.slow
@@ -133,7 +134,8 @@ def test_a_process_killed_on_one_host_restarts_both_from_the_checkpoint(alone, t
     shutil.copytree(".", other_disk, dirs_exist_ok=True)
     with two_hosts():
         processes = [start(rank, folder, c10d_rendezvous(rank)) for rank, folder in enumerate((Path.cwd(), other_disk))]
-        before = read_until(processes[0], "epoch 1 of 3")
+        # The checkpoint of an epoch is written after its line.
+        before = read_until(processes[0], f"epoch 2 of {EPOCHS}")
         # torchrun, which ip has become, has the training process for its only child.
         [worker] = psutil.Process(processes[1].pid).children()
         worker.kill()
