@@ -39,9 +39,11 @@ with curve.open("w") as file:
         values.append(best * (1 - 0.5 ** (step + 1)))
         file.write(f"{step}\\t{values[-1]}\\n")
         file.flush()
-        print(f"train: epoch {step + 1} of {params['epochs']}", flush=True)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(json.dumps(values))
+        # Complete before the line: a test that reads it stops this at once.
+        checkpoint.with_suffix(".part").write_text(json.dumps(values))
+        checkpoint.with_suffix(".part").replace(checkpoint)
+        print(f"train: epoch {step + 1} of {params['epochs']}", flush=True)
 Path("results/metrics").mkdir(parents=True, exist_ok=True)
 Path("results/metrics/train.json").write_text(json.dumps({"valid_accuracy": values[-1]}))
 checkpoint.unlink()
