@@ -47,12 +47,12 @@ import numpy as np
 import typer
 from peak_memory import watch_memory
 
-from pipeline.dataset.decoding import decode
-from pipeline.dataset.packing import CHUNK, PLAIN_DETAIL, create_arrays, pack
-from pipeline.dataset.raw_archive import read_raw_archive, write_raw_archive
-from pipeline.dataset.transforms import PRESETS, albumentations, plain_copy
-from pipeline.params.augment import AugmentParams
-from pipeline.paths import RAW_ARCHIVE
+from pipeline.augment.packing import CHUNK, create_arrays, pack
+from pipeline.common.paths import RAW_ARCHIVE
+from pipeline.common.raw_archive import read_raw_archive, write_raw_archive
+from pipeline.images.decoding import PLAIN_DETAIL, decode
+from pipeline.images.transforms import PRESETS, albumentations, plain_copy
+from pipeline.params.schema import AugmentParams
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
@@ -230,7 +230,7 @@ def growth(photos: Path, sizes: Annotated[str, typer.Option(help="numbers of ima
 @app.command(hidden=True)
 def stage(photos: Path, count: int) -> None:
     """Run the stage once in the current folder, and print what it took as JSON."""
-    from pipeline.stages.augment import augment
+    from pipeline.augment.stage import augment
 
     repeat_photos(photos, count)
     with watch_memory() as peak:

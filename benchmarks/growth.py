@@ -169,7 +169,7 @@ def table(name: str, count: int) -> None:
 
 
 def _contents(count: int) -> Callable[[], object]:
-    from pipeline.dataset.raw_archive import read_raw_archive, write_raw_archive
+    from pipeline.common.raw_archive import read_raw_archive, write_raw_archive
 
     path = Path("raw.zip")
     entries = {f"train/{number % CLASSES}_{number:08}.jpg": "" for number in range(count)}
@@ -186,14 +186,14 @@ def _contents(count: int) -> Callable[[], object]:
 def _index(count: int) -> Callable[[], object]:
     from memory import make_dataset
 
-    from pipeline.dataset.packed import PackedDataset
+    from pipeline.common.dataset import PackedDataset
 
     make_dataset(Path(), count)
     return lambda: PackedDataset(Path()).split("train")
 
 
 def _bootstrap(count: int) -> Callable[[], object]:
-    from pipeline.evaluation.bootstrap import bootstrap_intervals
+    from pipeline.evaluate.bootstrap import bootstrap_intervals
 
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(CLASSES), count)
@@ -201,7 +201,7 @@ def _bootstrap(count: int) -> Callable[[], object]:
 
 
 def _hashes(count: int) -> Callable[[], object]:
-    from pipeline.audit.close_hashes import close_pairs
+    from pipeline.augment.duplicates import close_pairs
 
     hashes = np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64)
     return lambda: sum(len(ones) for ones, _ in close_pairs(hashes, hashes, 12, "hashes"))

@@ -36,7 +36,7 @@ import numpy as np
 import typer
 from peak_memory import anonymous_bytes, watch_memory
 
-from pipeline.dataset.packed import INDEX_COLUMNS, Manifest
+from pipeline.common.dataset import INDEX_COLUMNS, Manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (10_000, 100_000)
@@ -66,14 +66,14 @@ def train(folder: Path, resident: bool, steps: int) -> int:
     """Train on the dataset in ``folder`` and return how many steps there were; less than asked for in a small set."""
     import torch
 
-    from pipeline.dataset.batches import Batches, shuffled_plan
-    from pipeline.dataset.packed import PackedDataset
-    from pipeline.device import set_up_torch
+    from pipeline.common.dataset import PackedDataset
+    from pipeline.network.batches import Batches, shuffled_plan
+    from pipeline.network.device import set_up_torch
     from pipeline.network.models import ModelSpec, build_model
     from pipeline.params.file import read_yaml
-    from pipeline.params.train import TrainParams
-    from pipeline.training.distributed import Group
-    from pipeline.training.trainer import Trainer
+    from pipeline.params.schema import TrainParams
+    from pipeline.train.distributed import Group
+    from pipeline.train.trainer import Trainer
 
     device = torch.device("cpu")
     content = read_yaml(ROOT / "params.yaml")["train"] | read_yaml(ROOT / "recipes" / "food11.yaml")["train"]

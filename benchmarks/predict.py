@@ -36,11 +36,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from pipeline.device import choose_device, describe_device
+from pipeline.network.device import choose_device, describe_device
 from pipeline.network.models import ModelSpec, build_model
 from pipeline.network.weights import save_model
-from pipeline.prediction.file_prediction import load_models, predict_files
-from pipeline.prediction.image_files import find_images
+from pipeline.predict.files import find_images, load_models, predict_files
 
 WORKERS = 2
 BATCH_SIZE = 64

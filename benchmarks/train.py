@@ -40,18 +40,17 @@ from torch.profiler import ProfilerActivity
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from pipeline.dataset.batches import Batches, shuffled_plan
-from pipeline.dataset.decoding import decode
-from pipeline.dataset.packed import PackedSplit, create_array
-from pipeline.dataset.transforms import plain_copy
-from pipeline.device import choose_device, describe_device, set_up_torch
+from pipeline.common.dataset import PackedSplit, create_array
+from pipeline.images.decoding import decode
+from pipeline.images.transforms import plain_copy
 from pipeline.machine import worker_count
+from pipeline.network.batches import Batches, shuffled_plan
+from pipeline.network.device import choose_device, describe_device, set_up_torch
 from pipeline.network.models import ModelSpec, build_model
-from pipeline.params.augment import AugmentParams
 from pipeline.params.file import read_yaml
-from pipeline.params.train import TrainParams
-from pipeline.training.distributed import Group
-from pipeline.training.trainer import Trainer
+from pipeline.params.schema import AugmentParams, TrainParams
+from pipeline.train.distributed import Group
+from pipeline.train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 11

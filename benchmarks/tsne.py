@@ -1,4 +1,4 @@
-"""Time and quality of our t-SNE (``pipeline.evaluation.embedding``) against scikit-learn's and other settings.
+"""Time and quality of our t-SNE (``pipeline.tsne.embedding``) against scikit-learn's and other settings.
 
     python benchmarks/tsne.py compare --images 3430 --rounds 3 --threads 2
     python benchmarks/tsne.py compare --images 50000 --rounds 1 --threads 2 --limit 300
@@ -47,8 +47,8 @@ import typer
 from openTSNE.affinity import PerplexityBasedNN
 from openTSNE.kl_divergence import kl_divergence_approx_fft
 
-from pipeline.evaluation.embedding import embed, first_positions, measure, principal_components
-from pipeline.params.tsne import TsneParams
+from pipeline.params.schema import TsneParams
+from pipeline.tsne.embedding import embed, first_positions, measure, principal_components
 
 CLASSES, FEATURES, LATENT = 11, 512, 24
 SEED = 6666

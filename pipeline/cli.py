@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.common.paths import MODEL, PARAMS
 from pipeline.errors import PipelineError
-from pipeline.paths import MODEL, PARAMS
 
 if TYPE_CHECKING:
     from pipeline.params.schema import Params
@@ -50,8 +50,8 @@ def read_params() -> "Params":
 def download() -> None:
     """Bring the images of data.source into data/raw.zip."""
     params = read_params()
+    from pipeline.download.stage import download as stage
     from pipeline.preflight import check_ahead
-    from pipeline.stages.download import download as stage
 
     check_ahead(params)
     stage(params.data)
@@ -61,8 +61,8 @@ def download() -> None:
 def augment() -> None:
     """Decode, resize and augment the images into data/dataset/."""
     params = read_params()
+    from pipeline.augment.stage import augment as stage
     from pipeline.preflight import check_ahead
-    from pipeline.stages.augment import augment as stage
 
     check_ahead(params)
     stage(params.augment, params.seed, params.data.on_bad_image, params.data.on_leak)
@@ -76,7 +76,7 @@ def train() -> None:
 
     check_ahead(params)
     start_processes()
-    from pipeline.stages.train import train as stage
+    from pipeline.train.stage import train as stage
 
     stage(params.model, params.train, params.seed)
 
@@ -85,7 +85,7 @@ def train() -> None:
 def learning_rates() -> None:
     """Draw what the learning rate does to gradient descent, AdaGrad, RMSProp and Adam on an error surface."""
     params = read_params()
-    from pipeline.stages.learning_rates import learning_rates as stage
+    from pipeline.learning_rates.stage import learning_rates as stage
 
     stage(params.learning_rates)
 
@@ -98,7 +98,7 @@ def lr_find(
 ) -> None:
     """Run the learning rate range test and draw it, with a suggestion for train.lr."""
     params = read_params()
-    from pipeline.training.lr_finder import lr_find as find
+    from pipeline.experiments.lr_find import lr_find as find
 
     find(params.model, params.train, params.seed, steps, low, high)
 
@@ -117,7 +117,7 @@ def start_processes() -> None:
 def evaluate() -> None:
     """Measure accuracy and draw the confusion matrix."""
     params = read_params()
-    from pipeline.stages.evaluate import evaluate as stage
+    from pipeline.evaluate.stage import evaluate as stage
 
     stage(params.evaluate)
 
@@ -128,7 +128,7 @@ def tsne() -> None:
     params = read_params()
     # Where another program holds a core, threads that spin while they wait take that of the one they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from pipeline.stages.tsne import tsne as stage
+    from pipeline.tsne.stage import tsne as stage
 
     stage(params.tsne, params.seed)
 
@@ -153,13 +153,13 @@ def predict(
 ) -> None:
     """Predict the images and folders named; without any, write submission.csv and the table of probabilities."""
     if paths:
-        from pipeline.prediction.file_prediction import predict_paths
+        from pipeline.predict.files import predict_paths
 
         return predict_paths(paths, model or [MODEL], output, top or 3, tta or 0)
     if (model, output, top, tta) != (None,) * 4:
         raise PipelineError("predict: its options need images or folders to predict: python -m pipeline predict photos")
     params = read_params()
-    from pipeline.stages.predict import predict as stage
+    from pipeline.predict.stage import predict as stage
 
     stage(params.predict)
 
@@ -168,7 +168,7 @@ def predict(
 def export() -> None:
     """Write the network as ONNX, checked against torch, and a model card."""
     params = read_params()
-    from pipeline.stages.export import export as stage
+    from pipeline.export.stage import export as stage
 
     stage(params.data, params.augment, params.model, params.train, params.seed)
 
@@ -184,10 +184,10 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead.")] = False,
 ) -> None:
     """Is B better than A? The paired difference, McNemar's test, the classes and images that changed."""
+    from pipeline.common.files import replacing
     from pipeline.experiments.comparison import changed_images
     from pipeline.experiments.comparison_text import comparison_json, comparison_lines
     from pipeline.experiments.revisions import compare_revisions
-    from pipeline.files import replacing
 
     comparison, pairs, split = compare_revisions(a, b)
     lines = comparison_lines((a, b), split, comparison, pairs, top)
@@ -229,7 +229,7 @@ def sweep(
 ) -> None:
     """Search the parameters with Optuna, each trial an experiment of DVC; it goes on where it was stopped."""
     read_params()
-    from pipeline.sweep.run import run_sweep
+    from pipeline.experiments.sweep import run_sweep
 
     run_sweep(file, trials, set_param or [])
 
@@ -238,7 +238,7 @@ def sweep(
 def report() -> None:
     """Bring everything that the other stages found into one page, results/report.html."""
     read_params()
-    from pipeline.stages.report import report as stage
+    from pipeline.report.stage import report as stage
 
     stage()
 
@@ -268,7 +268,7 @@ def params(
 @recipe_app.command("list")
 def recipe_list() -> None:
     """List the recipes, each with what was measured."""
-    from pipeline.recipes import list_recipes
+    from pipeline.params.recipes import list_recipes
 
     for recipe in list_recipes():
         typer.echo(f"{recipe.name:<14} {recipe.title}\n{'':<14} {recipe.measured}")
@@ -277,7 +277,7 @@ def recipe_list() -> None:
 @recipe_app.command("show")
 def recipe_show(name: str) -> None:
     """Print a recipe."""
-    from pipeline.recipes import recipe_path
+    from pipeline.params.recipes import recipe_path
 
     typer.echo(recipe_path(name).read_text("utf-8"), nl=False)
 
@@ -285,7 +285,7 @@ def recipe_show(name: str) -> None:
 @recipe_app.command("apply")
 def recipe_apply(name: str) -> None:
     """Write a recipe's values into params.yaml, whose comments stay."""
-    from pipeline.recipes import apply_recipe
+    from pipeline.params.recipes import apply_recipe
 
     for line in apply_recipe(name, PARAMS):
         typer.echo(line)

@@ -10,8 +10,8 @@ TensorBoard's files, relative to the repository (none, nothing is written).
 import os
 from pathlib import Path
 
+from pipeline.common.paths import repository_root
 from pipeline.errors import PipelineError
-from pipeline.paths import repository_root
 
 VARIABLES = (
     "PIPELINE_WORKERS",

@@ -24,7 +24,7 @@ def check_ahead(params: "Params") -> None:
         PipelineError: a transform is wrong, torchvision has no such network, it does not take the image size, it
             lacks a layer of ``tsne.layers``, or the optimizer does not suit it.
     """
-    from pipeline.dataset.transforms import augmented_view
+    from pipeline.images.transforms import augmented_view
 
     augmented_view(params.augment)
     if params.model.name != "classifier":
@@ -37,7 +37,7 @@ def _check_network(params: "Params") -> None:
 
     from pipeline.network.inference import watching
     from pipeline.network.models import ModelSpec, build_model, find_layer
-    from pipeline.training.optimizers import build_optimizers
+    from pipeline.train.optimizers import build_optimizers
 
     size, name = params.augment.image_size, params.model.name
     count = params.data.class_count or 2

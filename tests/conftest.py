@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.params.data import DataParams
+from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams
+from tests.support.sections import AUGMENT, DATA, MODEL, TRAIN, write_photos
 
 
 @pytest.fixture
@@ -32,3 +33,29 @@ def data_params():
         return DataParams(source=source, **{**unset, **changes})
 
     return build
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A temporary working folder with ``photos/``, a folder a class."""
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def dataset(photos):
+    """The packed dataset of the photos, in the working folder."""
+    from pipeline.augment.stage import augment
+    from pipeline.download.stage import download
+
+    download(DataParams(**DATA))
+    augment(AugmentParams(**AUGMENT), seed=1, on_bad_image="error", on_leak="warn")
+
+
+@pytest.fixture
+def trained(dataset):
+    """A network trained on the packed dataset, in the working folder."""
+    from pipeline.train.stage import train
+
+    train(ModelParams(**MODEL), TrainParams(**TRAIN), seed=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.conftest import write_photos
+from tests.support.sections import write_photos
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import progress as module
 from pipeline.progress import byte_progress, duration, on_terminal, progress, say
-from tests.terminals import bars, screens
+from tests.support.terminals import bars, screens
 
 ROOT = Path(__file__).parent.parent
 

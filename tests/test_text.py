@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.text import printable
+from pipeline.errors import printable
 
 
 @pytest.mark.parametrize(

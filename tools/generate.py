@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ruamel.yaml import YAML
 
+from pipeline.common.files import write_text
 from pipeline.errors import PipelineError
-from pipeline.files import write_text
 from pipeline.params.file import check_params
 from pipeline.params.reference import Parameter, parameters, sections_by_name
 from pipeline.params.schema import Params

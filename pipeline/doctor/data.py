@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.common.paths import DATASET, METRICS, RAW_ARCHIVE
 from pipeline.doctor.finding import Finding, error, note, ok
 from pipeline.doctor.privacy import shell_path
 from pipeline.doctor.python import installing
 from pipeline.doctor.surroundings import Surroundings
 from pipeline.errors import PipelineError
-from pipeline.paths import DATASET, METRICS, RAW_ARCHIVE
 
 if TYPE_CHECKING:
-    from pipeline.params.data import DataParams
+    from pipeline.params.schema import DataParams
 
 
 def source(here: Surroundings) -> Iterator[Finding]:
@@ -50,7 +50,7 @@ def _folder(params: "DataParams") -> Iterator[Finding]:
 
 
 def _archive(params: "DataParams") -> Iterator[Finding]:
-    from pipeline.params.data import is_url
+    from pipeline.params.schema import is_url
 
     location = params.location or ""
     if is_url(location):
@@ -67,7 +67,7 @@ def _archive(params: "DataParams") -> Iterator[Finding]:
 
 def _of_url(location: str, sha256: str) -> Finding:
     """Whether a fetched copy is in the shared cache; its checksum is its name there."""
-    from pipeline.fetching.http import cache_folder
+    from pipeline.download.http import cache_folder
 
     path = cache_folder() / sha256
     if path.is_file():
@@ -78,8 +78,8 @@ def _of_url(location: str, sha256: str) -> Finding:
 
 
 def _modelscope(params: "DataParams") -> Iterator[Finding]:
-    from pipeline.fetching.http import cache_folder
-    from pipeline.sources.modelscope import DATASET as FOOD11
+    from pipeline.download.http import cache_folder
+    from pipeline.download.sources import DATASET as FOOD11
 
     name = params.location or FOOD11
     folder = cache_folder() / "modelscope" / name
@@ -100,7 +100,7 @@ def raw_archive(_: Surroundings) -> Iterator[Finding]:
     """``data/raw.zip`` can be read."""
     if not RAW_ARCHIVE.is_file():
         return
-    from pipeline.dataset.raw_archive import SPLITS, read_raw_archive
+    from pipeline.common.raw_archive import SPLITS, read_raw_archive
 
     try:
         with zipfile.ZipFile(RAW_ARCHIVE) as archive:
@@ -137,7 +137,7 @@ def dataset(_: Surroundings) -> Iterator[Finding]:
 
 def _shapes() -> dict[str, tuple[int, ...]]:
     """The shapes of the packed arrays; none of their pixels is read."""
-    from pipeline.dataset.packed import Manifest
+    from pipeline.common.dataset import Manifest
 
     return Manifest.read(DATASET).shapes
 

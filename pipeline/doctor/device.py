@@ -46,7 +46,7 @@ def device(_: Surroundings) -> Iterator[Finding]:
     """The device that the stages would take is there."""
     import torch
 
-    from pipeline.device import choose_device, describe_device
+    from pipeline.network.device import choose_device, describe_device
 
     asked = os.environ.get("PIPELINE_DEVICE")
     try:
@@ -139,7 +139,7 @@ def computation(_: Surroundings) -> Iterator[Finding]:
     """A small network computes on the device what it computes on the CPU, gradients included."""
     import torch
 
-    from pipeline.device import choose_device
+    from pipeline.network.device import choose_device
 
     try:
         chosen = choose_device()
@@ -175,8 +175,8 @@ def precision(here: Surroundings) -> Iterator[Finding]:
     """The device computes in the precision that is asked for."""
     if here.valid_params is None:
         return
-    from pipeline.device import choose_device
-    from pipeline.training.precision import choose_precision, describe_precision
+    from pipeline.network.device import choose_device
+    from pipeline.train.precision import choose_precision, describe_precision
 
     try:
         chosen = choose_device()

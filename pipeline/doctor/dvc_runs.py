@@ -12,7 +12,7 @@ from pipeline.doctor.surroundings import Surroundings
 from pipeline.errors import listed
 
 TEMPORARY = Path(".dvc/tmp")
-CHECKPOINTS = Path(".checkpoints")  # pipeline.training.checkpoint has it too, but imports torch
+CHECKPOINTS = Path(".checkpoints")  # pipeline.train.checkpoint has it too, but imports torch
 
 
 def lock(_: Surroundings) -> Iterator[Finding]:

@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.common.paths import PARAMS
 from pipeline.doctor.data import dataset_bytes
 from pipeline.doctor.finding import Finding, error, note, ok
 from pipeline.doctor.privacy import shell_path
 from pipeline.doctor.surroundings import Surroundings
 from pipeline.errors import PipelineError, listed
 from pipeline.machine import process_count, worker_count
-from pipeline.paths import PARAMS
 
 CGROUP = Path("/sys/fs/cgroup")
 GB = 1e9
@@ -169,7 +169,7 @@ def _disks(here: Surroundings) -> dict[int, tuple[list[str], Path]]:
     """What lies on each disk, and a folder on it, which exists."""
     places = {"workspace": Path.cwd(), "DVC's cache": here.cache_folder, "temporary files": Path(tempfile.gettempdir())}
     try:
-        from pipeline.fetching.http import cache_folder
+        from pipeline.download.http import cache_folder
 
         places["fetched archives"] = cache_folder()
     except ImportError:  # the check of the packages says so

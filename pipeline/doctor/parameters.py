@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from pipeline.common.paths import PARAMS
 from pipeline.doctor.finding import Finding, error, ok
 from pipeline.doctor.surroundings import Surroundings
 from pipeline.errors import PipelineError, listed
-from pipeline.paths import PARAMS
 
 
 def valid(here: Surroundings) -> Iterator[Finding]:

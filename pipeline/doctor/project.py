@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.common.paths import PARAMS
 from pipeline.doctor.finding import Finding, error, note, ok
 from pipeline.doctor.privacy import shell_path
 from pipeline.doctor.surroundings import Surroundings, find_root
-from pipeline.paths import PARAMS
 
 
 def folder(here: Surroundings) -> Iterator[Finding]:

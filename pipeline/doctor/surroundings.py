@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.common.paths import PARAMS
 from pipeline.doctor.programs import Answer, ask
-from pipeline.paths import PARAMS
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

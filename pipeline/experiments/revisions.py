@@ -9,9 +9,9 @@ from typing import Any, TextIO
 
 import pandas as pd
 
+from pipeline.common.paths import EVALUATION, METRICS
 from pipeline.errors import PipelineError, listed
 from pipeline.experiments.comparison import OWN_COLUMNS, SHARED_COLUMNS, Comparison, compare, pair
-from pipeline.paths import EVALUATION, METRICS
 
 WORKSPACE = ("workspace", ".")
 

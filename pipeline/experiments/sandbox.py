@@ -13,11 +13,11 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
+from pipeline.common.files import replacing
+from pipeline.common.paths import PARAMS
 from pipeline.errors import PipelineError, listed
 from pipeline.experiments.dvc_command import DvcError, run_dvc
 from pipeline.experiments.guardian import SECONDS_TO_END
-from pipeline.files import replacing
-from pipeline.paths import PARAMS
 from pipeline.progress import say
 
 # Inside DVC's own folder of temporary files: git ignores it, and it is on the disk of the cache, which can be linked.

@@ -17,10 +17,7 @@ from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError, listed
 from pipeline.network.models import ModelSpec
-from pipeline.params.augment import AugmentParams
-from pipeline.params.data import DataParams, is_url
-from pipeline.params.model import ModelParams
-from pipeline.params.train import TrainParams
+from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams, is_url
 
 SPLITS = ("train", "valid", "test")
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.network.models import ModelSpec, class_logits
+from pipeline.network.inference import PixelClassifier
+from pipeline.network.models import ModelSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -31,30 +31,6 @@ OPSET = 18
 TOLERANCE = 1e-4
 # What one file can hold: protobuf counts bytes in 31 bits.
 MAX_BYTES = 2**31 - 1
-
-
-class PixelClassifier(nn.Module):
-    """A network with its normalisation before it and softmax behind it.
-
-    Takes RGB pixels as files hold them, ``uint8``, ``(n, image_size, image_size, 3)``; gives probabilities and logits,
-    ``float32``, ``(n, classes)`` each. Of a single sigmoid output it makes both classes' probabilities.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
-        super().__init__()
-        self.model = model
-        scale = 1 / torch.tensor(spec.std).view(1, 3, 1, 1)
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", -torch.tensor(spec.mean).view(1, 3, 1, 1) * scale)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Give probabilities and logits."""
-        pixels = images.permute(0, 3, 1, 2).float() * (1 / 255)
-        logits = class_logits(self.model(torch.addcmul(self.shift, pixels, self.scale)).float())
-        return logits.softmax(1), logits
 
 
 def write_onnx(path: Path, network: PixelClassifier, spec: ModelSpec) -> None:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from pipeline.dataset.batches import Batches
-from pipeline.dataset.packed import PackedDataset, PackedSplit
-from pipeline.device import choose_device, forward_batch_size
+from pipeline.common.dataset import PackedDataset, PackedSplit
 from pipeline.errors import PipelineError, listed
+from pipeline.network.batches import Batches
+from pipeline.network.device import choose_device, forward_batch_size
 from pipeline.network.models import ModelSpec, class_logits
 from pipeline.network.weights import load_model
 from pipeline.progress import progress
@@ -172,3 +172,27 @@ def _flat(output: Tensor) -> Tensor:
         return output.flatten(1)
     a, b, c = output.shape[1:]
     return output.mean(dim=(1, 2)) if a == b != c else output.mean(dim=(2, 3))
+
+
+class PixelClassifier(nn.Module):
+    """A network with its normalisation before it and softmax behind it.
+
+    Takes RGB pixels as files hold them, ``uint8``, ``(n, image_size, image_size, 3)``; gives probabilities and logits,
+    ``float32``, ``(n, classes)`` each. Of a single sigmoid output it makes both classes' probabilities.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.model = model
+        scale = 1 / torch.tensor(spec.std).view(1, 3, 1, 1)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", -torch.tensor(spec.mean).view(1, 3, 1, 1) * scale)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Give probabilities and logits."""
+        pixels = images.permute(0, 3, 1, 2).float() * (1 / 255)
+        logits = class_logits(self.model(torch.addcmul(self.shift, pixels, self.scale)).float())
+        return logits.softmax(1), logits

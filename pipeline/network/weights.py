@@ -9,10 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pipeline.common.files import replacing
+from pipeline.common.paths import MODEL
 from pipeline.errors import PipelineError
-from pipeline.files import replacing
 from pipeline.network.models import ModelSpec, build_model
-from pipeline.paths import MODEL
 
 
 def save_model(path: Path, state: dict[str, Tensor], spec: ModelSpec) -> None:

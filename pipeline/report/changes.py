@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.paths import METRICS, PARAMS
+from pipeline.common.paths import METRICS, PARAMS
 
 # What the pipeline itself writes says nothing about whether the code and the parameters are those of the commit.
 WRITTEN = ("results", "dvc.lock")

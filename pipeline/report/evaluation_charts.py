@@ -6,8 +6,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from pipeline.colours import class_colours
-from pipeline.report.chart_parts import (
+from pipeline.plots.style import class_colours
+from pipeline.report.charts import (
     BLUE,
     GREY,
     ORANGE,

@@ -7,13 +7,11 @@ import numpy as np
 import pandas as pd
 import vl_convert
 
-from pipeline.dataset.packed import PackedSplit
+from pipeline.common.dataset import PackedSplit
 from pipeline.report.changes import Changes, flattened
+from pipeline.report.charts import curve_by_epoch, curve_by_step, tsne
 from pipeline.report.evaluation_charts import by_class, confidences, confusion, curves, reliability
-from pipeline.report.inputs import Inputs
-from pipeline.report.thumbnails import Thumbnails, make_thumbnails
-from pipeline.report.training_charts import curve_by_epoch, curve_by_step
-from pipeline.report.tsne_chart import tsne
+from pipeline.report.inputs import Inputs, Thumbnails, make_thumbnails
 
 # More points than this make a browser slow; so many mistakes can be looked through, and rows of a table are shown.
 POINTS, MISTAKES, ROWS = 8_000, 1_000, 200

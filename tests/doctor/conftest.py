@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.doctor.finding import Check, Finding, Status
 from pipeline.doctor.surroundings import Surroundings
-from tests.small_repository import SmallRepository
+from tests.support.small_repository import SmallRepository
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.doctor import dvc_runs
 from pipeline.doctor.device import _has_kernels
 from pipeline.machine import VARIABLES
-from pipeline.training import checkpoint
+from pipeline.train import checkpoint
 
 PACKAGE = Path(__file__).parent.parent.parent / "pipeline"
 

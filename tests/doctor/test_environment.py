@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset.packed import Manifest
+from pipeline.common.dataset import Manifest
 from pipeline.doctor import data, device, machine, parameters, python, variables
 from pipeline.doctor.finding import Status
 from tests.doctor.conftest import ROOT, is_well, look, mend, problem

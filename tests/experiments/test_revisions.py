@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.experiments.revisions import compare_revisions, read_metrics, read_predictions
-from tests.small_repository import SmallRepository
+from tests.support.small_repository import SmallRepository
 
 pytestmark = pytest.mark.slow
 

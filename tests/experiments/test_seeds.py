@@ -12,8 +12,8 @@ from pipeline.errors import PipelineError
 from pipeline.experiments.revisions import read_metrics
 from pipeline.experiments.sandbox import Sandbox
 from pipeline.experiments.seeds import run_seeds
-from tests.clones import SMALL, Clone
-from tests.small_repository import SmallRepository
+from tests.support.clones import SMALL, Clone
+from tests.support.small_repository import SmallRepository
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,9 @@ from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
 from pipeline.export.model_card import Run, model_card, read_metrics
-from pipeline.params.augment import AugmentParams
-from pipeline.params.model import ModelParams
-from pipeline.params.train import TrainParams
-from tests.network.test_models import SPEC
-from tests.stages.conftest import AUGMENT, MODEL, TRAIN
+from pipeline.params.schema import AugmentParams, ModelParams, TrainParams
+from tests.support.models import SPEC
+from tests.support.sections import AUGMENT, MODEL, TRAIN
 
 AUDIT = {
     "images": {"train": 2400, "valid": 12, "test": 7},

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 from pipeline.export import onnx_model
-from pipeline.export.onnx_model import OUTPUTS, PixelClassifier, check_onnx, open_onnx, time_onnx, write_onnx
+from pipeline.export.onnx_model import OUTPUTS, check_onnx, open_onnx, time_onnx, write_onnx
+from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import build_model
-from tests.network.test_models import SPEC
+from tests.support.models import SPEC
 
 ROOT = Path(__file__).parents[2]
 PATH = Path("model.onnx")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from pipeline.device import forward_batch_size
 from pipeline.errors import PipelineError
+from pipeline.network.device import forward_batch_size
 from pipeline.network.inference import check_fits, extract_features, predict_logits, predict_probabilities
 from pipeline.network.models import build_model, find_layer
-from tests.network.test_models import SPEC
-from tests.tiny_datasets import MEAN, STD, write_dataset, write_split
+from tests.support.models import SPEC
+from tests.support.tiny_datasets import MEAN, STD, write_dataset, write_split
 
 SPEC = replace(SPEC, mean=MEAN, std=STD)
 

@@ -13,21 +13,10 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import PipelineError
-from pipeline.network.models import ConvBlock, ModelSpec, build_model, class_logits, find_layer
+from pipeline.network.models import ConvBlock, build_model, class_logits, find_layer
+from tests.support.models import SPEC
 
 ROOT = Path(__file__).parents[2]
-SPEC = ModelSpec(
-    "classifier",
-    4,
-    0.0,
-    "default",
-    3,
-    32,
-    "stretch",
-    ("blue", "green", "red"),
-    mean=(0.5, 0.5, 0.5),
-    std=(0.2, 0.2, 0.2),
-)
 
 
 def build(pretrained=False, **changes) -> nn.Module:

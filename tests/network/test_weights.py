@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.common.paths import MODEL
 from pipeline.errors import PipelineError
 from pipeline.network.models import build_model
 from pipeline.network.weights import load_model, save_model
-from pipeline.paths import MODEL
-from tests.network.test_models import SPEC
+from tests.support.models import SPEC
 
 SPECS = {
     "classifier": replace(SPEC, dropout=0.3, classes=("blé", "Grün", 'red, or "rot"')),

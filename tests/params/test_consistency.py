@@ -8,8 +8,7 @@ from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
 from pipeline.network.models import Classifier
-from pipeline.params.consistency import CLASSIFIER_LAYERS
-from pipeline.params.file import check_params
+from pipeline.params.file import CLASSIFIER_LAYERS, check_params
 from pipeline.preflight import check_ahead
 
 CONTENT = YAML(typ="safe", pure=True).load(Path(__file__).parents[2] / "params.yaml")

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from pipeline.cli import main
 from pipeline.params.file import check_params
 from pipeline.params.schema import Params
-from tests.stages.conftest import AUGMENT, DATA, EVALUATE, MODEL, TRAIN, TSNE, write_photos
+from tests.support.sections import AUGMENT, DATA, EVALUATE, MODEL, TRAIN, TSNE, write_photos
 
 ROOT = Path(__file__).parents[2]
 FIRST, END = map(int, os.environ.get("PIPELINE_MUTATIONS", "0-500").split("-"))
@@ -299,10 +299,10 @@ def one_step(params):
     """Open the trainer that such parameters ask for, and take a step."""
     import torch
 
-    from pipeline.dataset.packed import PackedDataset
-    from pipeline.paths import DATASET
-    from pipeline.stages.train import open_trainer
-    from pipeline.training.distributed import process_group
+    from pipeline.common.dataset import PackedDataset
+    from pipeline.common.paths import DATASET
+    from pipeline.train.distributed import process_group
+    from pipeline.train.stage import open_trainer
 
     device = torch.device("cpu")
     with process_group(device) as group:

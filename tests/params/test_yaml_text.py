@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
 from pipeline.params.file import load_params
-from pipeline.recipes import apply_recipe
+from pipeline.params.recipes import apply_recipe
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "params.yaml").read_text("utf-8")

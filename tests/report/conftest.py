@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.paths import REPORT
-from pipeline.stages.report import report
-from tests.report.results import write_results
+from pipeline.common.paths import REPORT
+from pipeline.report.stage import report
+from tests.support.report_results import HOSTILE, write_results
 
 ROOT = Path(__file__).parents[2]
-HOSTILE = ("<script>alert(1)</script>", "\"'&{{ 7 * 7 }}</script>", "寿司 🍣", "NA")
 
 
 @pytest.fixture(scope="session")

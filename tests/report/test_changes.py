@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from pipeline.files import write_json
-from pipeline.paths import METRICS, PARAMS
+from pipeline.common.files import write_json
+from pipeline.common.paths import METRICS, PARAMS
 from pipeline.report.changes import Change, changes_since_head, flattened
 
 OLD_PARAMS = {"seed": 1, "train": {"lr": 0.001, "hflip": 0, "nesterov": True}}

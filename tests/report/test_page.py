@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from tests.report.conftest import HOSTILE
-from tests.report.results import LAYERS
+from tests.support.report_results import HOSTILE, LAYERS
 
 CHARTS = {
     "epoch-loss",

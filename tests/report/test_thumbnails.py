@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.report.thumbnails import make_thumbnails
-from tests.report.results import photos
+from pipeline.report.inputs import make_thumbnails
+from tests.support.report_results import photos
 
 
 def decoded(uri):

@@ -1,1 +1,0 @@
-"""What is wrong with a dataset: bad files, duplicates and leaks, contradictory labels, unfit images."""

@@ -1,0 +1,1 @@
+"""Stage ``augment``: images to packed arrays, and an audit of the data."""

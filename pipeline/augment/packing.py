@@ -1,0 +1,150 @@
+"""Fills the packed arrays: decodes, measures, resizes and augments every image, in parallel."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.augment.measures import MEASURES, measure
+from pipeline.common.dataset import create_array
+from pipeline.common.paths import RAW_ARCHIVE
+from pipeline.common.raw_archive import SPLITS, RawImage, RawReader
+from pipeline.images.decoding import photo_for_views, plain_photo
+from pipeline.images.transforms import augmented_view, plain_copy, view_seed
+from pipeline.machine import worker_count
+from pipeline.params.schema import AugmentParams
+from pipeline.progress import progress
+
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class ArrayFiles:
+    """The arrays that the workers write into.
+
+    Attributes:
+        folder: where they lie.
+        images: those of the archive, split by split.
+        rows: of each image in its split's array.
+        shapes, offsets: of each split's array, and where its first byte lies in the file.
+    """
+
+    folder: Path
+    images: list[RawImage]
+    rows: list[int]
+    shapes: dict[str, tuple[int, ...]]
+    offsets: dict[str, int]
+
+    def path(self, split: str) -> Path:
+        return self.folder / f"{split}.npy"
+
+    def plain_copies(self) -> Callable[[int], NDArray[np.uint8]]:
+        """Make the function that gives the plain copy of an image by its place in ``images``."""
+        maps = {split: np.load(self.path(split), mmap_mode="r") for split in self.shapes}
+        return lambda place: maps[self.images[place].split][self.rows[place], 0]
+
+
+def create_arrays(folder: Path, images: list[RawImage], params: AugmentParams) -> ArrayFiles:
+    """Create an array for each split, with a row for each of its images; the disk is asked for its place now."""
+    counts: Counter[str] = Counter()
+    rows = []
+    for image in images:
+        rows.append(counts[image.split])
+        counts[image.split] += 1
+    views = dict.fromkeys(SPLITS, params.test_views) | {"train": params.views}
+    size = params.image_size
+    shapes: dict[str, tuple[int, ...]] = {
+        split: (counts[split], 1 + views[split], size, size, 3) for split in SPLITS if counts[split]
+    }
+    arrays = ArrayFiles(folder, images, rows, shapes, {})
+    for split, shape in shapes.items():
+        arrays.offsets[split] = create_array(arrays.path(split), shape)
+    return arrays
+
+
+@dataclass
+class Packed:
+    """What the workers report.
+
+    Attributes:
+        measures: of each image, type ``MEASURES``; zeros for a bad one.
+        digests: of each image's copies.
+        bad: for the place of each file that cannot be decoded, why not.
+    """
+
+    measures: NDArray[np.void]
+    digests: list[bytes]
+    bad: dict[int, str]
+
+
+def pack(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Packed:
+    """Fill the arrays; the bytes do not depend on the number of workers.
+
+    Raises:
+        PipelineError: a transform is wrong.
+    """
+    augmented_view(params)  # a wrong transform is told here, not by every worker
+    result = Packed(np.zeros(len(arrays.images), MEASURES), [], {})
+    with ProcessPoolExecutor(worker_count(), initializer=_start_worker, initargs=(arrays, params, seed)) as workers:
+        starts = range(0, len(arrays.images), CHUNK)
+        for start, chunk in zip(
+            starts, progress(workers.map(_pack_chunk, starts), len(arrays.images), "augment", step=CHUNK), strict=True
+        ):
+            result.measures[start : start + CHUNK] = chunk.measures
+            result.digests += chunk.digests
+            result.bad |= chunk.bad
+    return result
+
+
+def _start_worker(arrays: ArrayFiles, params: AugmentParams, seed: int) -> None:
+    global _worker
+    _worker = _Worker(arrays, params, seed)
+
+
+def _pack_chunk(start: int) -> Packed:
+    return _worker.pack(range(start, min(start + CHUNK, len(_worker.arrays.images))))
+
+
+class _Worker:
+    """What one process keeps open: the archive, the arrays' files and the transforms."""
+
+    def __init__(self, arrays: ArrayFiles, params: AugmentParams, seed: int) -> None:
+        self.arrays, self.seed, self.size = arrays, seed, params.image_size
+        self.archive = RawReader(RAW_ARCHIVE)
+        # Written by position and not mapped: memory does not grow with the dataset.
+        self.files = {split: os.open(arrays.path(split), os.O_WRONLY) for split in arrays.shapes}
+        self.resize, self.draw = plain_copy(params), augmented_view(params)
+
+    def pack(self, places: range) -> Packed:
+        result = Packed(np.zeros(len(places), MEASURES), [], {})
+        for number, place in enumerate(places):
+            image = self.arrays.images[place]
+            content = self.archive.read(image)
+            try:
+                photo = plain_photo(content, self.size)
+            except ValueError as error:
+                result.bad[place] = str(error)
+                result.digests.append(b"")
+                continue
+            copies = np.stack([self.resize(photo), *self._views(content, photo, image)])
+            result.measures[number] = measure(content, photo, copies[0])
+            result.digests.append(hashlib.blake2b(copies.data, digest_size=16).digest())
+            position = self.arrays.offsets[image.split] + self.arrays.rows[place] * copies.nbytes
+            os.pwrite(self.files[image.split], copies.data, position)
+        return result
+
+    def _views(self, content: bytes, photo: NDArray[np.uint8], image: RawImage) -> Iterator[NDArray[np.uint8]]:
+        count = self.arrays.shapes[image.split][1]
+        if count > 1:
+            photo = photo_for_views(content, self.size, photo)
+        for view in range(1, count):
+            yield self.draw(photo, view_seed(self.seed, image.entry, view))
+
+
+_worker: _Worker

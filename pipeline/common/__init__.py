@@ -1,0 +1,1 @@
+"""What every stage shares: atomic files, paths, the raw archive, the packed dataset."""

@@ -1,1 +1,0 @@
-"""From photos to packed arrays, and from those to batches."""

@@ -1,0 +1,1 @@
+"""Stage ``download``: the images of any source in one archive."""

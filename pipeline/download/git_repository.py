@@ -1,0 +1,237 @@
+"""A commit of a remote git repository, with its Git LFS objects, read where git keeps them: nothing is checked out."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+
+from pipeline.common.file_types import is_part
+from pipeline.download.file_tree import FileTree
+from pipeline.download.spool import need_room
+from pipeline.download.store import StoredFile, locked
+from pipeline.errors import PipelineError, listed, printable
+from pipeline.progress import say
+
+HUB_CLIENT = "pip install 'image-classification-pipeline[modelscope]'"
+LARGEST_POINTER = 1024  # bytes; git-lfs takes no larger file for one
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n?"
+)
+# What else could run a program, ask a question, or bring the user's own settings in.
+_SETTINGS = {
+    "core.hooksPath": os.devnull,
+    "credential.helper": "",
+    "gc.auto": "0",
+    "init.defaultBranch": "master",
+    "http.lowSpeedLimit": "100",  # bytes a second, over
+    "http.lowSpeedTime": "60",  # seconds
+}
+_ENVIRONMENT = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ASKPASS": "",
+    "SSH_ASKPASS": "",
+    "GIT_LFS_SKIP_SMUDGE": "1",
+    "LC_ALL": "C",
+}
+_KEPT = ("GIT_SSL_", "GIT_PROXY_", "GIT_TRACE", "GIT_CURL_", "GIT_EXEC_PATH")
+
+
+class GitError(Exception):
+    """What git said, in one line."""
+
+
+def resolve(url: str, revision: str) -> str:
+    """Return the commit, 40 hexadecimal digits, of a branch or a tag; a commit is returned as it is.
+
+    Raises:
+        GitError: git or the repository cannot be reached.
+        PipelineError: the repository has no such branch or tag.
+    """
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    lines = _git(None, "ls-remote", "--quiet", url).splitlines()
+    refs = {ref: commit for commit, _, ref in (line.partition("\t") for line in lines)}
+    # A tag with a message is an object of its own; ^{} is the commit that it points to.
+    for ref in (f"refs/heads/{revision}", f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}"):
+        if ref in refs:
+            return refs[ref]
+    known = sorted(found[1] for found in (re.fullmatch(r"refs/(?:heads|tags)/(.*[^}])", ref) for ref in refs) if found)
+    raise PipelineError(
+        f"data.revision: {printable(url)} has no branch or tag {revision}; allowed are {listed(known)}, or the 40 "
+        "digits of a commit"
+    )
+
+
+@contextmanager
+def git_tree(name: str, url: str, commit: str, repository: Path) -> Iterator[FileTree]:
+    """Yield the files of a commit; what is not in the bare ``repository`` yet is fetched there first.
+
+    Raises:
+        PipelineError: git or git-lfs is missing, or gave up, or the disk has no room.
+    """
+    try:
+        with locked(repository):
+            _fetch_commit(repository, url, commit)
+            with closing(_Blobs(repository)) as blobs:
+                blob_of, objects = _listing(repository, commit, blobs)
+            _fetch_objects(name, repository, url, commit, objects)
+    except GitError as error:
+        raise PipelineError(
+            f"data.location: {name} could not be fetched from {printable(url)} ({error}); check data.location, "
+            "data.revision and the network, and run the command again: what came is kept"
+        ) from None
+    sizes = {path: size for path, (_, size) in blob_of.items()} | {path: file.size for path, file in objects.items()}
+    with closing(_Blobs(repository)) as blobs:
+        yield FileTree(
+            name,
+            sizes,
+            lambda path: objects[path].open() if path in objects else BytesIO(blobs.read(blob_of[path][0])),
+        )
+
+
+def _git(repository: Path | None, *arguments: str, progress: bool = False) -> str:
+    """Run git, and return what it printed; with ``progress``, show that on a terminal instead."""
+    done = subprocess.run(
+        _command(repository, *arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr if progress and sys.stderr.isatty() else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+    )
+    if done.returncode:
+        raise GitError(_reason(done.stderr.decode("utf-8", "replace")))
+    return (done.stdout or b"").decode("utf-8", "surrogateescape")
+
+
+def _command(repository: Path | None, *arguments: str) -> list[str]:
+    git = shutil.which("git")
+    if git is None:
+        raise GitError("git is not installed")
+    settings = [part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}")]
+    return [git, *settings, *([f"--git-dir={repository}"] if repository else []), *arguments]
+
+
+def _environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key.startswith(_KEPT)}
+    return kept | _ENVIRONMENT
+
+
+def _reason(said: str) -> str:
+    """Choose the line that says why, of the many that git prints."""
+    dull = re.compile(r"\s*$|warning:|hint:|error: failed to fetch some objects")
+    lines = [line for line in said.splitlines() if not dull.match(line)] or [*said.splitlines(), "git gave no reason"]
+    return printable(next((line for line in lines if line.startswith("fatal:")), lines[0]))[:500]
+
+
+def _fetch_commit(repository: Path, url: str, commit: str) -> None:
+    pinned = f"refs/pinned/{commit}"
+    if not repository.exists():
+        _git(None, "init", "--quiet", "--bare", "--template=", str(repository))
+    if _has(repository, pinned):
+        return
+    say(f"download: fetching the commit {commit[:12]} of {printable(url)} into {repository}")
+    fetch = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"]
+    try:
+        _git(repository, *fetch, "--depth=1", url, f"+{commit}:{pinned}")
+    except GitError as error:
+        # Some servers give no commit by its number: then all branches and tags, with their history.
+        _git(repository, *fetch, f"--depth={2**31 - 1}", url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+        if not _has(repository, commit):
+            raise error
+        _git(repository, "update-ref", pinned, commit)
+
+
+def _has(repository: Path, revision: str) -> bool:
+    try:
+        _git(repository, "rev-parse", "--quiet", "--verify", f"{revision}^{{commit}}")
+    except GitError:
+        return False
+    return True
+
+
+def _listing(
+    repository: Path, commit: str, blobs: "_Blobs"
+) -> tuple[dict[str, tuple[str, int]], dict[str, StoredFile]]:
+    """List the files that matter: those that git holds, as blob and size, and those that git-lfs holds."""
+    blob_of, objects = {}, {}
+    for line in _git(repository, "ls-tree", "-r", "-z", "--long", commit).split("\0")[:-1]:
+        meta, _, path = line.partition("\t")
+        mode, _, blob, size = meta.split()
+        if not is_part(path):
+            continue
+        if not mode.startswith("100"):
+            raise PipelineError(f"data.location: {path!r} at {commit[:12]} is a link; allowed are plain files")
+        pointer = _POINTER.fullmatch(blobs.read(blob)) if int(size) <= LARGEST_POINTER else None
+        if pointer:
+            oid = pointer[1].decode()
+            place = repository / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+            objects[path] = StoredFile(place, int(pointer[2]), oid)
+        else:
+            blob_of[path] = (blob, int(size))
+    return blob_of, objects
+
+
+def _fetch_objects(name: str, repository: Path, url: str, commit: str, objects: dict[str, StoredFile]) -> None:
+    missing = {file for file in objects.values() if not file.is_whole()}
+    if not missing:
+        return
+    if shutil.which("git-lfs") is None:
+        raise PipelineError(
+            f"data.source: {name} is kept by git-lfs, which is not installed; install it (apt install git-lfs, "
+            f"brew install git-lfs), or the hub's own client: {HUB_CLIENT}"
+        )
+    size = sum(file.size for file in missing)
+    need_room(repository, size, name)
+    say(f"download: fetching {len(missing):,} files, {size / 1e6:,.0f} MB, by git-lfs")
+    _git(repository, "-c", f"remote.origin.url={url}", "lfs", "fetch", "origin", commit, progress=True)
+    left_out = {path for path, file in objects.items() if not file.is_whole()}
+    if left_out:
+        raise GitError(f"git-lfs left out {listed(sorted(left_out))}")
+
+
+class _Blobs:
+    """One git process that gives the content of blobs, as many as asked for."""
+
+    def __init__(self, repository: Path):
+        self._process = subprocess.Popen(
+            _command(repository, "cat-file", "--batch"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._repository = repository
+        self._lock = threading.Lock()
+
+    def read(self, blob: str) -> bytes:
+        """Return the content of a blob; git checks it by its number.
+
+        Raises:
+            PipelineError: the repository in the cache is damaged.
+        """
+        with self._lock:
+            with suppress(BrokenPipeError):  # then there is no answer
+                self._requests.write(f"{blob}\n".encode())
+                self._requests.flush()
+            answer = self._answers.readline().split()
+            if len(answer) == 3:
+                content = self._answers.read(int(answer[2]) + 1)[:-1]
+                if len(content) == int(answer[2]):
+                    return content
+        raise PipelineError(f"{self._repository}: git cannot read {blob} there; remove that folder and run again")
+
+    def close(self) -> None:
+        with suppress(BrokenPipeError):
+            self._requests.close()
+        self._answers.close()
+        self._process.wait()

@@ -1,0 +1,161 @@
+"""The common form that every source is brought into."""
+
+import hashlib
+import importlib.util
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.paths import user_path
+from pipeline.download.archive_tree import archive_tree
+from pipeline.download.file_tree import FileTree, folder_tree
+from pipeline.download.git_repository import HUB_CLIENT, GitError, git_tree, resolve
+from pipeline.download.http import cache_folder, fetch
+from pipeline.download.hub_client import hub_tree
+from pipeline.download.layout import ImageSet, SourceImage, read_layout
+from pipeline.download.nested import with_nested
+from pipeline.errors import PipelineError, printable
+from pipeline.params.schema import DataParams, is_url
+from pipeline.progress import say
+
+
+@contextmanager
+def open_digits(params: DataParams) -> Iterator[ImageSet]:
+    """Yield the digits as PNG files without splits (Alpaydin & Kaynak, UCI, 1998)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    paths = {f"{index:04}.png": index for index in range(len(pixels))}
+    images = tuple(SourceImage(path, path, None, int(digits.target[index])) for path, index in paths.items())
+    classes = params.classes or tuple(str(name) for name in digits.target_names)
+    yield ImageSet(classes, images, lambda path: _png(pixels[paths[path]]))
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@contextmanager
+def open_folder(params: DataParams) -> Iterator[ImageSet]:
+    """Yield the images below ``data.location``; links to folders are not followed.
+
+    Raises:
+        PipelineError: no such folder, a layout that is not known, or an archive in it that cannot be read.
+    """
+    root = user_path(params.location or "")
+    if not root.is_dir():
+        found = "is a file, use data.source archive for it" if root.exists() else "does not exist"
+        raise PipelineError(f"data.location: the folder {root} {found}; set it to a folder of images")
+    with with_nested(folder_tree(root)) as tree:
+        yield read_layout(tree.name, tree.sizes, tree.read, params.classes)
+
+
+@contextmanager
+def open_archive(params: DataParams) -> Iterator[ImageSet]:
+    """Yield the images in the archive at ``data.location``, whose SHA-256 is checked before anything is read.
+
+    Raises:
+        PipelineError: no such file, another checksum, neither a zip nor a tar, damaged, or with a member that is
+            refused (``archive_safety`` says which).
+    """
+    location = params.location or ""
+    if is_url(location):
+        path = fetch([location, *params.mirrors], params.sha256 or "")
+        location = printable(location)  # what is wrong in the archive is told without the URL's password
+    else:
+        path = user_path(location)
+        if not path.is_file():
+            found = "is a folder, use data.source folder for it" if path.is_dir() else "does not exist"
+            raise PipelineError(f"data.location: the archive {path} {found}; set it to a zip or tar of images")
+        _check(path, params.sha256)
+    with (
+        path.open("rb") as file,
+        archive_tree(file, path.stat().st_size, f"data.location: {location}") as outer,
+        with_nested(outer) as tree,
+    ):
+        yield read_layout(location, tree.sizes, tree.read, params.classes)
+
+
+def _check(path: Path, sha256: str | None) -> None:
+    if sha256 is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise PipelineError(
+            f"data.sha256: {path} has {found}, expected is {sha256}; fetch the archive again, or correct the parameter"
+        )
+
+
+DATASET = "Datawhale/LeeDL-HW3-CNN"
+REVISION = "master"
+ENDPOINT = "https://www.modelscope.cn"  # or what MODELSCOPE_ENDPOINT says, as for the hub's client
+
+
+@contextmanager
+def open_modelscope(params: DataParams) -> Iterator[ImageSet]:
+    """Yield the images of the dataset ``data.location`` (None: homework 3's) at ``data.revision`` (None: master).
+
+    What was fetched stays in the shared cache, so that a commit that is there needs no network.
+
+    Raises:
+        PipelineError: no such dataset or revision, no way to fetch it, a damaged file, or a layout that is not known.
+    """
+    dataset, revision = params.location or DATASET, params.revision or REVISION
+    endpoint = _endpoint()
+    by_client = importlib.util.find_spec("modelscope_hub") is not None and not endpoint.startswith("file:")
+    url = f"{endpoint}/datasets/{dataset}.git"
+    folder = cache_folder() / "modelscope" / dataset
+    commit = _commit(dataset, url, revision, by_client)
+    files: AbstractContextManager[FileTree]
+    if by_client or commit is None:
+        place = folder / (commit or revision.replace("/", "+"))
+        files = nullcontext(hub_tree(dataset, endpoint, commit or revision, commit is not None, place))
+    else:
+        files = git_tree(dataset, url, commit, folder.with_name(f"{folder.name}.git"))
+    with files as outer, with_nested(outer) as tree:
+        yield read_layout(dataset, tree.sizes, tree.read, params.classes)
+
+
+def _endpoint() -> str:
+    endpoint = (os.environ.get("MODELSCOPE_ENDPOINT") or ENDPOINT).rstrip("/")
+    return endpoint if re.match(r"[a-z]+://", endpoint) else f"https://{endpoint}"
+
+
+def _commit(dataset: str, url: str, revision: str, by_client: bool) -> str | None:
+    """Return the commit that a revision stands for now, and say it; None where only the client can go on without."""
+    try:
+        commit = resolve(url, revision)
+    except GitError as error:
+        if not by_client:
+            raise PipelineError(
+                f"data.location: {dataset} could not be found at {printable(url)} ({error}); check data.location and "
+                f"the network; a dataset that is not public needs the hub's own client: {HUB_CLIENT}"
+            ) from None
+        say(f"download: the commit of {dataset} {revision} is not known ({error}); another day may bring other images")
+        return None
+    if commit != revision:
+        say(
+            f"download: {dataset} {revision} is the commit {commit}; set data.revision to it so that the run stays "
+            "the same"
+        )
+    return commit
+
+
+SOURCES: dict[str, Callable[[DataParams], AbstractContextManager[ImageSet]]] = {
+    "digits": open_digits,
+    "folder": open_folder,
+    "archive": open_archive,
+    "modelscope": open_modelscope,
+}

@@ -1,0 +1,1 @@
+"""Stage ``evaluate``: metrics, intervals, calibration and pictures of a trained network."""

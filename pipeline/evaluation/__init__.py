@@ -1,1 +1,0 @@
-"""What is computed on a trained network's outputs."""

@@ -1,0 +1,1 @@
+"""Stage ``learning_rates``: optimizers on an error surface."""

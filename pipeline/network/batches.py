@@ -1,0 +1,166 @@
+"""Batches as the network takes them, cut from a packed split by index."""
+
+import os
+import queue
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from pipeline.common.dataset import PackedSplit
+from pipeline.errors import PipelineError
+
+Plan = Iterable[tuple[Tensor, Tensor]]
+PREFETCH = 3
+
+
+class Batches:
+    """A packed split from which a batch is an index.
+
+    Where the split fits, it goes to the device once and a batch is one indexing operation there; else a thread
+    reads the batches ahead and hands them over through pinned memory. Both give the same values.
+
+    Args:
+        split: the images and labels.
+        mean, std: of each channel in 0 to 1; the batches are normalised by them.
+        device: where the batches are wanted.
+        resident: whether the split is to be held on the device; None decides by the free memory.
+    """
+
+    def __init__(
+        self,
+        split: PackedSplit,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+        resident: bool | None = None,
+    ) -> None:
+        self.device = device
+        self.shape: tuple[int, ...] = split.images.shape
+        self.labels = torch.tensor(split.labels)
+        self.scale = 1 / torch.tensor(std, device=device).view(1, 3, 1, 1)
+        self.shift = -torch.tensor(mean, device=device).view(1, 3, 1, 1) * self.scale
+        self.resident = fits(split.images.nbytes, device) if resident is None else resident
+        if self.resident:
+            with warnings.catch_warnings():
+                # The memory map is read-only, and so is our use of it.
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                # A row a copy, so that a batch is whole rows.
+                self.images = torch.from_numpy(split.images).to(device).flatten(0, 1)
+            self.labels = self.labels.to(device)
+        else:
+            self.file = str(split.images.filename)
+            self.offset = split.images.offset
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def load(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the batches of a plan of (rows, copies): images ``uint8`` ``(n, height, width, 3)`` and labels
+        ``(n,)``, on the device."""
+        return self._take(plan) if self.resident else self._stream(plan)
+
+    def as_pixels(self, images: Tensor) -> Tensor:
+        """``uint8`` ``(n, h, w, 3)`` to floats in 0 to 1, ``(n, 3, h, w)``, ``channels_last``: only strides change."""
+        return images.permute(0, 3, 1, 2) * (1 / 255)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Floats in 0 to 1 to the network's input, of mean 0 and standard deviation 1 over the training split."""
+        return torch.addcmul(self.shift, pixels, self.scale)
+
+    def in_order(
+        self, batch_size: int, rank: int = 0, world: int = 1, copy: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the normalised images in the order of the index and their labels; a rank's share of them.
+
+        Copy 0 is the plain image, the others are its views.
+        """
+        rows = torch.arange(len(self))[rank::world].split(batch_size)
+        for images, labels in self.load((some, torch.full_like(some, copy)) for some in rows):
+            yield self.normalise(self.as_pixels(images)), labels
+
+    def _take(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        """Send the whole plan to the device at once: sent batch by batch, the host would wait at each step."""
+        batches = list(plan)
+        if not batches:
+            return
+        rows, copies = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        places = (rows * self.shape[1] + copies).to(self.device)
+        for place in places.split([len(rows) for rows, _ in batches]):
+            yield self.images.index_select(0, place), self.labels.index_select(0, place // self.shape[1])
+
+    def _stream(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read ahead in a thread, at most ``PREFETCH`` batches, so that memory does not grow with the split."""
+        ready: queue.Queue[tuple[Tensor, Tensor] | BaseException | None] = queue.Queue(PREFETCH)
+        stopped = threading.Event()
+
+        def put(item: tuple[Tensor, Tensor] | BaseException | None) -> None:
+            while not stopped.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def work() -> None:
+            try:
+                with Path(self.file).open("rb", buffering=0) as file:
+                    for rows, copies in plan:
+                        put((self._read(file.fileno(), rows, copies), self.labels[rows]))
+                        if stopped.is_set():
+                            return
+                put(None)
+            except BaseException as error:  # handed to the consumer, who raises it
+                put(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                images, labels = item
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        finally:
+            stopped.set()
+            thread.join()
+
+    def _read(self, file: int, rows: Tensor, copies: Tensor) -> Tensor:
+        """Read a batch by position: pages of a memory map would count as ours until someone else needs them."""
+        batch = torch.empty((len(rows), *self.shape[2:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        size = batch[0].numel()
+        for target, row, copy in zip(batch.numpy(), rows.tolist(), copies.tolist(), strict=True):
+            if os.preadv(file, [target.data], self.offset + (row * self.shape[1] + copy) * size) != size:
+                raise PipelineError(f"{self.file}: ends before image {row}; run dvc repro --force augment")
+        return batch
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether ``size`` bytes are at most half of the free memory, so that the network has room beside them."""
+    on_gpu = device.type == "cuda"
+    free: int = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    return size <= free / 2
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """How many batches an epoch has: an incomplete last one is left out; fewer images than a batch make one."""
+    return max(1, images // batch_size)
+
+
+def shuffled_plan(
+    images: int, copies: int, batch_size: int, seed: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Plan an epoch in random order, each image as one random copy, from the step ``start`` on.
+
+    The order depends on ``seed`` and ``epoch`` alone: a resumed run goes on where it was, and several ranks share
+    each batch that one process would have.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    rows = torch.randperm(images, generator=generator)
+    copy = torch.randint(copies, (images,), generator=generator)
+    for step in range(start, steps_per_epoch(images, batch_size)):
+        batch = rows[step * batch_size : (step + 1) * batch_size][rank::world]
+        yield batch, copy[batch]

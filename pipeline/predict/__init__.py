@@ -1,0 +1,1 @@
+"""Stage ``predict``: predictions for a split, or for any files."""

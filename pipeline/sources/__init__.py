@@ -1,1 +1,0 @@
-"""Where images come from: every source becomes an ``ImageSet``, whatever its form."""

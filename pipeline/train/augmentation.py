@@ -1,0 +1,106 @@
+"""Augmentation that is fresh at every step: per sample, for the whole batch at once, on the batch's device.
+
+Every draw comes from torch's global random state of the device, which a checkpoint holds.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import Beta
+from torch.nn import functional
+
+from pipeline.params.schema import TrainParams
+
+CROP_RATIO = (3 / 4, 4 / 3)  # as in torchvision's RandomResizedCrop
+ERASED_AREA = (0.02, 1 / 3)  # as in torchvision's RandomErasing
+ERASED_RATIO = (0.3, 3.3)
+LUMA = (0.299, 0.587, 0.114)
+
+
+def augment_pixels(images: Tensor, params: TrainParams) -> Tensor:
+    """Flip, crop and jitter: ``(n, 3, h, w)`` in 0 to 1, before it is normalised."""
+    if params.hflip:
+        chosen = _uniform(images, 0, 1) < params.hflip
+        images = torch.where(chosen, images.flip(3), images)
+    if params.random_resized_crop < 1:
+        images = random_resized_crop(images, params.random_resized_crop)
+    if params.color_jitter:
+        images = color_jitter(images, params.color_jitter)
+    return images
+
+
+def random_resized_crop(images: Tensor, least: float) -> Tensor:
+    """Cut a random box of at least the share ``least`` of the area and resize it bilinearly to the full size."""
+    area = _uniform(images, least, 1).flatten()
+    ratio = torch.exp(_uniform(images, *map(math.log, CROP_RATIO))).flatten()
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    left = (_uniform(images, -1, 1)).flatten() * (1 - width)
+    top = (_uniform(images, -1, 1)).flatten() * (1 - height)
+    zero = torch.zeros_like(width)
+    boxes = torch.stack([torch.stack([width, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
+    grid = functional.affine_grid(boxes, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def color_jitter(images: Tensor, strength: float) -> Tensor:
+    """Scale brightness, contrast and saturation, each by a factor in 1 ± ``strength``."""
+    images = images * _uniform(images, 1 - strength, 1 + strength)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = mean + (images - mean) * _uniform(images, 1 - strength, 1 + strength)
+    luma = (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    return (luma + (images - luma) * _uniform(images, 1 - strength, 1 + strength)).clamp(0, 1)
+
+
+def random_erase(images: Tensor, probability: float) -> Tensor:
+    """Set a random rectangle of some normalised images to 0, their mean (Zhong et al. 2020)."""
+    area = _uniform(images, *ERASED_AREA)
+    ratio = torch.exp(_uniform(images, *map(math.log, ERASED_RATIO)))
+    box = _random_box(images, (area * ratio).sqrt(), (area / ratio).sqrt())
+    chosen = _uniform(images, 0, 1) < probability
+    return images.masked_fill(box & chosen, 0)
+
+
+def mix(images: Tensor, targets: Tensor, params: TrainParams) -> tuple[Tensor, Tensor]:
+    """Mix every sample with another one by mixup or cutmix; with both, a sample gets either at even odds.
+
+    Args:
+        images: ``(n, 3, h, w)``, normalised.
+        targets: class probabilities, ``(n, classes)``.
+    """
+    if not (params.mixup_alpha or params.cutmix_alpha):
+        return images, targets
+    partner = torch.randperm(len(images), device=images.device)
+    others = images[partner]
+    mixed, share = images, torch.ones_like(_uniform(images, 0, 1))
+    if params.mixup_alpha:
+        share = _beta(images, params.mixup_alpha)
+        mixed = share * images + (1 - share) * others
+    if params.cutmix_alpha:
+        side = (1 - _beta(images, params.cutmix_alpha)).sqrt()
+        box = _random_box(images, side, side)
+        cut = torch.where(box, others, images)
+        kept = 1 - box.float().mean(dim=(1, 2, 3), keepdim=True)
+        take_cut = _uniform(images, 0, 1) < (0.5 if params.mixup_alpha else 1.0)
+        mixed, share = torch.where(take_cut, cut, mixed), torch.where(take_cut, kept, share)
+    share = share.flatten(1)
+    return mixed, share * targets + (1 - share) * targets[partner]
+
+
+def _uniform(images: Tensor, low: float, high: float) -> Tensor:
+    """A number for each sample, ``(n, 1, 1, 1)``."""
+    return torch.empty(len(images), 1, 1, 1, device=images.device).uniform_(low, high)
+
+
+def _beta(images: Tensor, alpha: float) -> Tensor:
+    parameter = torch.full((len(images), 1, 1, 1), alpha, device=images.device)
+    # Checking the arguments would make the host wait for the device.
+    return Beta(parameter, parameter, validate_args=False).sample()
+
+
+def _random_box(images: Tensor, width: Tensor, height: Tensor) -> Tensor:
+    """True inside a box of the given shares of the sides, at a random place around its centre; ``(n, 1, h, w)``."""
+    rows = (torch.arange(images.shape[2], device=images.device) + 0.5).view(1, 1, -1, 1) / images.shape[2]
+    columns = (torch.arange(images.shape[3], device=images.device) + 0.5).view(1, 1, 1, -1) / images.shape[3]
+    y, x = _uniform(images, 0, 1), _uniform(images, 0, 1)
+    return ((rows - y).abs() < height / 2) & ((columns - x).abs() < width / 2)

@@ -1,0 +1,250 @@
+"""The training engine: one path for every device, precision, optimizer and number of processes."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pipeline.errors import PipelineError
+from pipeline.network.batches import Batches, shuffled_plan, steps_per_epoch
+from pipeline.network.models import class_logits
+from pipeline.params.schema import TrainParams
+from pipeline.progress import TrainingProgress
+from pipeline.train.augmentation import augment_pixels, mix, random_erase
+from pipeline.train.distributed import Group
+from pipeline.train.losses import build_loss, class_weights
+from pipeline.train.optimizers import build_optimizers, build_schedule
+from pipeline.train.precision import choose_precision
+
+Row = dict[str, float]
+STEP_COLUMNS = ("loss", "accuracy", "gradient_norm", "lr")
+
+
+@dataclass
+class History:
+    """What a run has shown so far: a row an epoch, a row a step, and the best epoch with its weights."""
+
+    epochs: list[Row] = field(default_factory=list)
+    steps: list[Tensor] = field(default_factory=list)
+    best: Row = field(default_factory=dict)
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+
+    def step_rows(self) -> Tensor:
+        """All steps, ``(steps, 4)`` in the order of ``STEP_COLUMNS``."""
+        return torch.cat(self.steps)
+
+
+class Trainer:
+    """A training run that can stop after any step and go on to the same bits.
+
+    Args:
+        model: on the device of the batches.
+        train, valid: the splits.
+        classes: how many classes the labels have.
+        params: the section ``train``.
+        seed: of the order of the images and of every random draw.
+        group: the processes that train together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Batches,
+        valid: Batches,
+        classes: int,
+        params: TrainParams,
+        seed: int,
+        group: Group,
+    ) -> None:
+        self.train, self.valid, self.classes, self.device = train, valid, classes, train.device
+        self.params, self.seed, self.group = params, seed, group
+        self.bare = model
+        shared = group.wrap(model, self.device)
+        self.model = cast(nn.Module, torch.compile(shared)) if params.compile else shared
+        self.optimizers = build_optimizers(model, params, self.device)
+        self.steps = steps_per_epoch(len(train), params.batch_size)
+        self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]
+        average = get_ema_multi_avg_fn(params.ema_decay)
+        self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if params.ema_decay else None
+        self.dtype = choose_precision(params, self.device)
+        # A disabled scaler does nothing: one path for every precision.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.loss = build_loss(params, class_weights(train.labels, classes, params, self.device))
+        self.history = History()
+        self.epoch, self.step = 1, 0
+        images = min(len(train), params.batch_size)
+        self.progress = TrainingProgress(
+            params.epochs, self.steps, images, params.patience > 0, self.device, quiet=not group.is_main
+        )
+        self.log, self.rates = torch.zeros(self.steps, 3, device=self.device), torch.zeros(self.steps)
+        if params.batch_size % group.world:
+            raise PipelineError(
+                f"params.yaml: train.batch_size: got {params.batch_size}, allowed is a multiple of the "
+                f"{group.world} processes"
+            )
+        # Each process draws its own noise; the order of the images is common to all.
+        torch.manual_seed(seed + group.rank)
+
+    def fit(self, on_step: Callable[[], None], on_epoch: Callable[[Row], None]) -> History:
+        """Train from where the run is until its last epoch, or until ``patience`` runs out.
+
+        Args:
+            on_step: called after each step but an epoch's last, when the run may be saved.
+            on_epoch: called after each epoch with its row, when the run may be saved too.
+
+        Raises:
+            PipelineError: the loss is no longer finite.
+        """
+        with self.progress.display:
+            while self.epoch <= self.params.epochs and not self._out_of_patience():
+                self._fit_epoch(on_step, on_epoch)
+        return self.history
+
+    def _fit_epoch(self, on_step: Callable[[], None], on_epoch: Callable[[Row], None]) -> None:
+        self.progress.start_epoch(self.epoch, self.step)
+        self._train_epoch(on_step)
+        shown = self.group.sum(self.log).cpu() / self.group.world
+        self.progress.trained()
+        rows = torch.cat([shown, self.rates.unsqueeze(1)], dim=1)
+        self._refuse_divergence(rows)
+        row = {"epoch": self.epoch, **_means(rows), **self._validate()}
+        self.history.steps.append(rows)
+        self.history.epochs.append(row)
+        if not self.history.best or _score(row) > _score(self.history.best):
+            self.history.best = row
+            self.history.best_state = {name: tensor.cpu().clone() for name, tensor in self._judged().items()}
+        self.epoch, self.step = self.epoch + 1, 0
+        self.log.zero_()
+        on_epoch(row)
+
+    def _train_epoch(self, on_step: Callable[[], None]) -> None:
+        self.model.train()
+        rank, world = self.group.rank, self.group.world
+        plan = shuffled_plan(
+            len(self.train), self.train.shape[1], self.params.batch_size, self.seed, self.epoch, self.step, rank, world
+        )
+        for images, labels in self.train.load(plan):
+            self.log[self.step] = self.train_step(images, labels)
+            self.rates[self.step] = self.schedules[0].get_last_lr()[0]
+            for schedule in self.schedules:
+                schedule.step()
+            self.step += 1
+            self.progress.step_queued(self.step)
+            if self.step < self.steps:
+                on_step()
+
+    def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Take one step on a batch as ``Batches.load`` gives it; return loss, accuracy and gradient norm, ``(3,)``.
+
+        Nothing here reads a value from the device, which would make the host wait for it.
+        """
+        inputs = self.train.normalise(augment_pixels(self.train.as_pixels(images), self.params))
+        if self.params.random_erase:
+            inputs = random_erase(inputs, self.params.random_erase)
+        inputs, targets = mix(inputs, functional.one_hot(labels, self.classes).float(), self.params)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            outputs = self.model(inputs)
+            loss = self.loss(outputs, targets)
+        self.scaler.scale(loss).backward()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(self.bare.parameters(), self.params.clip_norm or math.inf)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update_parameters(self.bare)
+        hits = (class_logits(outputs.detach()).argmax(1) == targets.argmax(1)).float().mean()
+        return torch.stack([loss.detach(), hits, norm.detach()])
+
+    def _judged(self) -> dict[str, Tensor]:
+        """The weights that validation judges and the file keeps: the moving average where there is one."""
+        return (self.bare if self.ema is None else self.ema.module).state_dict()
+
+    @torch.no_grad()
+    def _validate(self) -> Row:
+        model = self.bare if self.ema is None else self.ema.module
+        model.eval()
+        totals = torch.zeros(2, device=self.device)
+        batch_size = max(self.params.batch_size, 256)
+        for images, labels in self.valid.in_order(batch_size, self.group.rank, self.group.world):
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                logits = class_logits(model(images)).float()
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
+        loss, correct = (self.group.sum(totals) / len(self.valid)).tolist()
+        if not math.isfinite(loss):
+            raise PipelineError(
+                f"train: the valid loss is {loss} after epoch {self.epoch}; try a lower train.lr "
+                f"({self.params.lr:g} now)"
+            )
+        return {"valid_loss": loss, "valid_accuracy": correct}
+
+    def _refuse_divergence(self, rows: Tensor) -> None:
+        bad = (~rows[:, 0].isfinite()).nonzero().flatten().tolist()
+        if bad:
+            raise PipelineError(
+                f"train: the loss is {rows[bad[0], 0].item()} in step {bad[0] + 1} of epoch {self.epoch}; try a lower "
+                f"train.lr ({self.params.lr:g} now), a lower train.clip_norm or a train.warmup_epochs"
+            )
+
+    def _out_of_patience(self) -> bool:
+        if not (self.params.patience and self.history.best):
+            return False
+        return self.history.epochs[-1]["epoch"] - self.history.best["epoch"] >= self.params.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on: tensors and plain values. Every process has to call it."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type in ("cuda", "mps"):
+            random[self.device.type] = torch.get_device_module(self.device).get_rng_state()
+        return {
+            "model": self.bare.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedules": [schedule.state_dict() for schedule in self.schedules],
+            "scaler": self.scaler.state_dict(),
+            "random": self.group.gather(random),
+            "history": vars(self.history),
+            "position": (self.epoch, self.step),
+            "log": self.log,
+            "rates": self.rates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.bare.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(saved)
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = History(**state["history"])
+        self.epoch, self.step = state["position"]
+        self.log, self.rates = state["log"].to(self.device), state["rates"]
+        random = state["random"][self.group.rank]
+        torch.set_rng_state(random["cpu"])
+        if self.device.type in random and self.device.type != "cpu":
+            torch.get_device_module(self.device).set_rng_state(random[self.device.type])
+
+
+def _score(row: Row) -> tuple[float, float]:
+    """Of two epochs with one accuracy, the one with the lower loss is better."""
+    return row["valid_accuracy"], -row["valid_loss"]
+
+
+def _means(rows: Tensor) -> Row:
+    loss, accuracy, *_ = rows.mean(0).tolist()
+    # Of fp16 the scaler skips a step whose gradient overflows.
+    norms = rows[:, 2][rows[:, 2].isfinite()]
+    norm = norms.mean().item() if len(norms) else 0.0
+    return {"train_loss": loss, "train_accuracy": accuracy, "train_gradient_norm": norm, "lr": rows[-1, 3].item()}

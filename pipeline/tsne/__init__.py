@@ -1,0 +1,1 @@
+"""Stage ``tsne``: pictures of what the layers of a network learned."""

@@ -1,0 +1,250 @@
+"""Stage ``augment``."""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.augment.stage import augment
+from pipeline.common.dataset import PackedDataset
+from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, METRICS, PLOTS, RAW_ARCHIVE
+from pipeline.common.raw_archive import write_raw_archive
+from pipeline.download.stage import download
+from pipeline.errors import PipelineError
+from pipeline.images.decoding import decode
+from pipeline.images.transforms import augmented_view, view_seed
+from pipeline.params.schema import AugmentParams, DataParams
+from tests.support.hostile_images import hostile_files
+from tests.support.sections import AUGMENT, DATA
+
+
+def pack_photos(seed=1, on_bad_image="error", on_leak="warn", **changes) -> None:
+    augment(AugmentParams(**{**AUGMENT, **changes}), seed, on_bad_image, on_leak)
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.iterdir()))).hexdigest()
+
+
+def test_arrays_have_the_shape_and_order_of_the_contract(dataset):
+    packed = PackedDataset(DATASET)
+    assert packed.manifest.classes == ("blue", "green", "red")
+    assert packed.split("train").images.shape == (24, 3, 32, 32, 3)
+    assert packed.split("valid").images.shape == packed.split("test").images.shape == (12, 1, 32, 32, 3)
+    for name in ("train", "valid", "test"):
+        split = packed.split(name)
+        assert split.images.dtype == np.uint8
+        assert split.images.flags.c_contiguous
+        assert not split.images.flags.writeable
+        assert split.sources == [f"{name}/{image}.jpg" for image in split.ids]
+        # The photos of a class are of one colour: its channel is the brightest of each row's image.
+        brightest = split.images[:, 0].reshape(len(split), -1, 3).mean(1).argmax(1)
+        assert (brightest == np.array([2, 1, 0])[split.labels]).all()
+
+
+def test_mean_and_std_are_those_of_the_plain_training_images(dataset):
+    packed = PackedDataset(DATASET)
+    pixels = packed.split("train").images[:, 0].reshape(-1, 3) / 255
+    np.testing.assert_allclose(packed.manifest.mean, pixels.mean(0), atol=1e-9)
+    np.testing.assert_allclose(packed.manifest.std, pixels.std(0), atol=1e-9)
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(photos, monkeypatch):
+    download(DataParams(**DATA))
+    digests = set()
+    for workers in ("1", "2", "5"):
+        monkeypatch.setenv("PIPELINE_WORKERS", workers)
+        pack_photos()
+        digests.add(digest(DATASET))
+    assert len(digests) == 1
+
+
+def test_another_seed_changes_the_views_and_nothing_else(dataset):
+    before = PackedDataset(DATASET).split("train").images.copy()
+    pack_photos(seed=2)
+    after = PackedDataset(DATASET).split("train").images
+    assert (before[:, 0] == after[:, 0]).all()
+    assert (before[:, 1:] != after[:, 1:]).any()
+
+
+def test_views_of_one_image_differ_from_it_and_from_each_other(dataset):
+    images = PackedDataset(DATASET).split("train").images
+    assert all(len({copy.tobytes() for copy in copies}) == 3 for copies in images)
+
+
+def test_view_seeds_differ_by_seed_image_and_view():
+    seeds = {view_seed(seed, entry, view) for seed in range(3) for entry in ("a", "b") for view in range(1, 4)}
+    assert len(seeds) == 18
+
+
+def test_no_transforms_and_no_views_make_plain_copies_alone(photos):
+    download(DataParams(**DATA))
+    pack_photos(views=0, transforms=[])
+    assert PackedDataset(DATASET).split("train").images.shape[1] == 1
+
+
+def test_audit_counts_by_split_and_class(dataset):
+    audit = json.loads((METRICS / "audit.json").read_text())
+    assert audit["images"] == {"train": 24, "valid": 12, "test": 12}
+    assert audit["classes"][2] == {"class": "red", "train": 8, "valid": 4, "test": 4}
+    assert (PLOTS / "augment_preview.png").stat().st_size > 5_000
+
+
+def spoil(photos) -> None:
+    """Two photos that cannot be decoded."""
+    (photos / "red" / "03.jpg").write_bytes(b"<html>not found</html>")
+    (photos / "blue" / "07.jpg").write_bytes(b"")
+    download(DataParams(**DATA))
+
+
+def test_images_that_cannot_be_decoded_are_all_named_and_the_old_dataset_stays(dataset, photos):
+    before = digest(DATASET)
+    spoil(photos)
+    with pytest.raises(PipelineError, match="2 of 48 images cannot be decoded; ") as refusal:
+        pack_photos()
+    assert len(str(refusal.value).splitlines()) == 3
+    assert "0_07.jpg: the file is empty" in str(refusal.value)
+    assert "2_03.jpg: is a web page, not an image" in str(refusal.value)
+    assert digest(DATASET) == before
+    assert [path.name for path in DATASET.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_skipped_images_leave_the_others_as_they_were(dataset, photos):
+    before = {name: PackedDataset(DATASET).split(name) for name in ("train", "valid", "test")}
+    spoil(photos)
+    pack_photos(on_bad_image="skip")
+    after = PackedDataset(DATASET)
+    assert sum(shape[0] for shape in after.manifest.shapes.values()) == 46
+    for name, old in before.items():
+        new = after.split(name)
+        kept = [row for row, source in enumerate(old.sources) if source in new.sources]
+        assert [old.sources[row] for row in kept] == new.sources
+        np.testing.assert_array_equal(new.images, old.images[kept])
+        np.testing.assert_array_equal(new.labels, old.labels[kept])
+    table = pd.read_csv(AUDIT_TABLE)
+    bad = table[table["finding"] == "bad image"]
+    assert set(bad["detail"]) == {"the file is empty", "is a web page, not an image"}
+
+
+def test_a_dataset_of_bad_images_alone_is_refused(photos):
+    for path in photos.rglob("*.jpg"):
+        path.write_bytes(b"")
+    download(DataParams(**DATA))
+    with pytest.raises(PipelineError, match="48 of 48 images cannot be decoded"):
+        pack_photos(on_bad_image="skip")
+    assert not DATASET.exists()
+
+
+def test_a_dataset_left_with_one_class_is_refused(photos):
+    for path in photos.rglob("*.jpg"):
+        if path.parent.name != "red":
+            path.write_bytes(b"")
+    download(DataParams(**DATA))
+    with pytest.raises(PipelineError, match="train has images of 1 classes once bad and leaking ones are left out"):
+        pack_photos(on_bad_image="skip")
+    assert not DATASET.exists()
+
+
+@pytest.fixture
+def leaking(photos):
+    """A photo that lies in all three splits, with another label in one of them."""
+    download(DataParams(**DATA))
+    with zipfile.ZipFile(RAW_ARCHIVE) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist() if name != "classes.txt"}
+    content = next(content for name, content in sorted(entries.items()) if name.startswith("train/0_"))
+    entries |= {"valid/0_leak.jpg": content, "test/1_leak.jpg": content}
+    write_raw_archive(RAW_ARCHIVE, ("blue", "green", "red"), {name: name for name in entries}, entries.__getitem__)
+
+
+def test_a_leak_is_warned_of(leaking, capsys):
+    pack_photos()
+    assert "warning: 1 leaks, the same picture in more than one split (train/0_" in capsys.readouterr().out
+    assert sum(shape[0] for shape in PackedDataset(DATASET).manifest.shapes.values()) == 50
+    audit = json.loads((METRICS / "audit.json").read_text())
+    assert (audit["leaks"], audit["contradictory_labels"], audit["dropped"]) == (1, 1, 0)
+
+
+def test_a_leak_is_dropped_from_all_splits_but_the_last(leaking):
+    pack_photos(on_leak="drop")
+    packed = PackedDataset(DATASET)
+    assert "test/1_leak.jpg" in packed.split("test").sources
+    assert "valid/0_leak.jpg" not in packed.split("valid").sources
+    assert packed.manifest.shapes["train"][0] == 23
+    pixels = packed.split("train").images[:, 0].reshape(-1, 3) / 255
+    np.testing.assert_allclose(packed.manifest.mean, pixels.mean(0), atol=1e-9)
+
+
+def test_a_leak_can_be_an_error(leaking):
+    with pytest.raises(PipelineError, match=r"1 leaks, the same picture in .*; remove them, or set "):
+        pack_photos(on_leak="error")
+    assert not DATASET.exists()
+
+
+def test_bytes_do_not_depend_on_workers_where_images_are_left_out(leaking, photos, monkeypatch):
+    digests = set()
+    for workers in ("1", "3"):
+        monkeypatch.setenv("PIPELINE_WORKERS", workers)
+        pack_photos(on_leak="drop")
+        digests.add(digest(DATASET) + AUDIT_PAGE.read_text() + AUDIT_TABLE.read_text())
+    assert len(digests) == 1
+
+
+def test_views_for_testing_are_drawn_by_the_same_code(photos):
+    download(DataParams(**DATA))
+    pack_photos(views=1, test_views=3)
+    packed = PackedDataset(DATASET)
+    assert [packed.manifest.shapes[split][1] for split in ("train", "valid", "test")] == [2, 4, 4]
+    test = packed.split("test")
+    with zipfile.ZipFile(RAW_ARCHIVE) as archive:
+        photo = decode(archive.read(test.sources[0]))
+    draw = augmented_view(AugmentParams(**AUGMENT))
+    np.testing.assert_array_equal(test.images[0, 2], draw(photo, view_seed(1, test.sources[0], 2)))
+
+
+def test_plain_copies_do_not_depend_on_the_views(dataset):
+    before = PackedDataset(DATASET).split("train").images[:, 0].copy()
+    pack_photos(views=1, preset="strong")
+    np.testing.assert_array_equal(PackedDataset(DATASET).split("train").images[:, 0], before)
+
+
+def test_hostile_files_are_packed_or_named_with_a_reason(workspace, data_params, capfd):
+    hostile = hostile_files()
+    for label in ("cat", "dog"):
+        (workspace / "photos" / label).mkdir(parents=True)
+    for number, (name, file) in enumerate(hostile.items()):
+        (workspace / "photos" / ("cat", "dog")[number % 2] / name).write_bytes(file.content)
+    download(data_params("folder", location="photos"))
+    with zipfile.ZipFile(RAW_ARCHIVE) as archive:
+        assert len(archive.namelist()) == 1 + len(hostile)
+    pack_photos(on_bad_image="skip")
+    table = pd.read_csv(AUDIT_TABLE)
+    bad = {source.partition("_")[2] for source in table[table["finding"] == "bad image"]["source"]}
+    assert bad == {name for name, file in hostile.items() if file.reason is not None}
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_missing_archive_says_how_to_make_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError, match=r"data/raw.zip: no such file; run dvc repro download"):
+        pack_photos()
+
+
+def test_unlabelled_test_images_have_no_class(photos):
+    for name in ("train", "test"):
+        (photos.parent / "split" / name).mkdir(parents=True)
+    for folder in ("blue", "green", "red"):
+        (photos / folder).rename(photos.parent / "split" / "train" / folder)
+    source = photos.parent / "split" / "train" / "red" / "00.jpg"
+    for number in range(3):
+        (photos.parent / "split" / "test" / f"000{number}.jpg").write_bytes(source.read_bytes())
+    download(DataParams(**{**DATA, "location": "split"}))
+    pack_photos()
+    test = PackedDataset(DATASET).split("test")
+    assert test.ids == ["0000", "0001", "0002"]
+    assert not test.labelled
+    with zipfile.ZipFile(RAW_ARCHIVE) as archive:
+        assert "test/0000.jpg" in archive.namelist()

@@ -1,0 +1,120 @@
+"""The packed dataset on disk."""
+
+import numpy as np
+import pytest
+
+from pipeline.common.dataset import UNLABELLED, Manifest, PackedDataset, create_array, keep_rows
+from pipeline.errors import PipelineError
+from tests.support.tiny_datasets import write_dataset
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Its test split has no labels."""
+    return write_dataset(tmp_path / "dataset", train=7, valid=4, test=3)
+
+
+def test_a_split_has_its_images_labels_and_names_in_the_order_of_the_index(dataset):
+    split = dataset.split("train")
+    assert (split.name, len(split)) == ("train", 7)
+    assert split.images.shape == (7, 2, 32, 32, 3)
+    assert split.images.dtype == np.uint8
+    np.testing.assert_array_equal(split.labels, [0, 1, 2, 0, 1, 2, 0])
+    assert split.labels.dtype == np.int64
+    # As they are in the file's name, and no numbers.
+    assert split.ids[:2] == ["0000", "0001"]
+    assert split.sources[6] == "train/0006.png"
+
+
+def test_the_images_are_mapped_and_read_only(dataset):
+    images = dataset.split("train").images
+    assert isinstance(images, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        images[0] = 0
+
+
+def test_ids_and_class_names_are_never_taken_for_numbers_or_gaps(tmp_path):
+    dataset = write_dataset(tmp_path, train=3)
+    index = tmp_path / "index.csv"
+    odd = ["NA", "1e5", "007"]
+    text = index.read_text()
+    for row, name in enumerate(odd):
+        text = text.replace(f"train,{row},{row:04}", f"train,{row},{name}")
+    index.write_text(text)
+    assert dataset.split("train").ids == odd
+
+
+def test_a_split_without_labels_says_so(dataset):
+    assert dataset.split("valid").labelled
+    test = dataset.split("test")
+    assert not test.labelled
+    np.testing.assert_array_equal(test.labels, [UNLABELLED] * 3)
+
+
+@pytest.mark.parametrize("images", [{"test": 3}, {}])
+def test_auto_takes_valid_where_test_has_no_labels_or_is_missing(tmp_path, images):
+    dataset = write_dataset(tmp_path, train=4, valid=4, **images)
+    assert dataset.labelled_split("auto").name == "valid"
+
+
+def test_auto_takes_test_where_it_is_labelled(dataset):
+    index = dataset.folder / "index.csv"
+    index.write_text("".join(line.replace(",,,", ",1,green,") for line in index.open()))
+    assert dataset.labelled_split("auto").name == "test"
+
+
+def test_a_split_without_labels_is_refused_where_labels_are_needed(dataset):
+    with pytest.raises(PipelineError, match="the test split has no labels; choose auto or valid"):
+        dataset.labelled_split("test")
+
+
+def test_a_split_that_is_missing_is_refused_with_those_there_are(tmp_path):
+    dataset = write_dataset(tmp_path, train=4, valid=4)
+    assert "test" not in dataset
+    with pytest.raises(PipelineError, match=r"has no test split, only train, valid; set data.test_fraction"):
+        dataset.split("test")
+
+
+def test_a_folder_without_a_dataset_says_what_to_run(tmp_path):
+    with pytest.raises(PipelineError, match="holds no packed dataset; run dvc repro augment"):
+        PackedDataset(tmp_path)
+
+
+def test_a_manifest_is_read_as_it_was_written(tmp_path):
+    manifest = Manifest(
+        ("blé", "Grün"), 64, "crop", (0.1, 0.2, 1 / 3), (0.4, 0.5, 0.6), {"train": (5, 2, 64, 64, 3)}, "abc"
+    )
+    manifest.write(tmp_path)
+    assert Manifest.read(tmp_path) == manifest
+    assert "Grün" in (tmp_path / "manifest.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 32, 32, 3), (1, 1, 1, 1, 3), (12_345, 1, 2, 2, 3)])
+def test_a_created_array_is_an_npy_file_whose_bytes_begin_at_the_offset(tmp_path, shape):
+    path = tmp_path / "train.npy"
+    offset = create_array(path, shape)
+    values = np.arange(np.prod(shape), dtype=np.uint64).astype(np.uint8).reshape(shape)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(values.tobytes())
+    opened = np.load(path, mmap_mode="r")
+    assert opened.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(opened, values)
+
+
+@pytest.mark.parametrize("rows", [[0], [4], [1, 2, 9], list(range(10)), [0, 1, 2, 3, 4, 5, 6, 7, 8]])
+def test_kept_rows_move_up_and_the_file_shrinks(tmp_path, rows):
+    path = tmp_path / "train.npy"
+    offset = create_array(path, (10, 2, 4, 4, 3))
+    content = np.random.default_rng(0).integers(0, 256, (10, 2, 4, 4, 3), dtype=np.uint8)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(content.tobytes())
+    keep_rows(path, rows)
+    np.testing.assert_array_equal(np.load(path), content[rows])
+    assert path.stat().st_size == offset + len(rows) * 96
+
+
+def test_a_header_has_room_for_any_number_of_images(tmp_path):
+    offsets = {create_array(tmp_path / "x.npy", (count, 1, 1, 1, 3)) for count in (1, 10, 999, 100_000, 10_000_000)}
+    assert len(offsets) == 1

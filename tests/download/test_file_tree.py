@@ -1,0 +1,41 @@
+"""A folder's files that can belong to a data set, with their sizes; what is no plain file is refused."""
+
+import os
+
+import pytest
+
+from pipeline.download.file_tree import folder_tree
+from pipeline.errors import PipelineError
+
+
+def fill(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+
+def test_holds_images_archives_and_names_of_classes_alone(workspace):
+    kept = {"train/0_a.JPG": b"1", "b.tar.gz": b"22", "c/classes.txt": b"333"}
+    fill(workspace, kept | {"README.md": b"", ".git/x.jpg": b"", "train/Thumbs.db": b"", "@eaDir/x.jpg": b""})
+    tree = folder_tree(workspace)
+    assert tree.sizes == {name: len(content) for name, content in kept.items()}
+    assert {path: tree.read(path) for path in tree.sizes} == kept
+
+
+def test_a_pipe_is_refused_and_not_waited_for(workspace):
+    fill(workspace, {"train/0_a.jpg": b"1"})
+    os.mkfifo(workspace / "train/1_b.jpg")
+    with pytest.raises(PipelineError, match=r"train/1_b\.jpg: is no plain file; "):
+        folder_tree(workspace)
+
+
+def test_a_link_that_leads_nowhere_is_told(workspace):
+    (workspace / "0_a.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(FileNotFoundError, match=r"0_a\.jpg"):
+        folder_tree(workspace)
+
+
+def test_a_link_that_nobody_reads_does_not_matter(workspace):
+    fill(workspace, {"0_a.jpg": b"1"})
+    (workspace / "latest").symlink_to("nowhere")
+    assert list(folder_tree(workspace).sizes) == ["0_a.jpg"]

@@ -1,0 +1,703 @@
+"""Downloads: from servers on this machine that fail in every way that servers do, the right file or one clear line."""
+
+import functools
+import hashlib
+import os
+import random
+import select
+import shutil
+import signal
+import socket
+import socketserver
+import struct
+import subprocess
+import sys
+import threading
+import time
+from email.utils import formatdate
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from pipeline.download.http import Patience, cache_folder, fetch
+from pipeline.errors import PipelineError
+
+ROOT = Path(__file__).parents[2]
+CONTENT = random.Random(0).randbytes(100_000)
+SHORT = Patience(connect=2, stall=0.3, tries=3, requests=50, first_pause=0.001, longest_pause=0.01)
+SLOW = 50.0  # seconds that a test waits for another thread or process before it fails
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+class Request:
+    """What came over a connection, and ways to answer it."""
+
+    def __init__(self, site, connection, head):
+        self.site, self.connection, self.content = site, connection, site.content
+        lines = head.decode("latin1").split("\r\n")
+        self.method, self.target, _ = lines[0].split(" ")
+        self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:] if line)}
+        self.offset = self.asked = int(self.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+
+    def head(self, code, *headers):
+        lines = [f"HTTP/1.1 {code} Whatever", "Connection: close", *headers, "", ""]
+        self.connection.sendall("\r\n".join(lines).encode())
+
+    def body(self, content):
+        self.site.sent += len(content)  # first: the other side may be done before this thread goes on
+        self.connection.sendall(content)
+
+    def answer(self, *headers, length=None):
+        """Send the head for the file, or for its rest where that was asked for; return what is to be sent then."""
+        rest, size = self.content[self.offset :], len(self.content)
+        place = [f"Content-Range: bytes {self.offset}-{size - 1}/{size}"] * bool(self.offset)
+        length = len(rest) if length is None else length
+        self.head(206 if self.offset else 200, *place, f"Content-Length: {length}", *headers)
+        return rest
+
+    def reset(self):
+        """End the connection as a crash does: what the other side has not read yet is lost."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def hang(self):
+        """Say nothing more, until the other side gives up."""
+        select.select([self.connection], [], [], SLOW)
+
+
+class Site(socketserver.ThreadingTCPServer):
+    """A web server: its ways to answer one request after the other, then the last one forever, and what it saw."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *ways, content=CONTENT):
+        site, self.content, self.script, guard = self, content, list(ways), threading.Lock()
+        self.requests, self.times, self.sent = [], [], 0
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    part = self.request.recv(65536)
+                    if not part:
+                        return
+                    head += part
+                request = Request(site, self.request, head.partition(b"\r\n\r\n")[0])
+                with guard:
+                    site.requests.append(request)
+                    site.times.append(time.monotonic())
+                    way = site.script.pop(0) if len(site.script) > 1 else site.script[0]
+                way(request)
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+        self.url = f"http://{self.address}/photos.zip"
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], OSError):  # the other side gave up
+            super().handle_error(request, client_address)
+
+    def offsets(self):
+        return [request.asked for request in self.requests]
+
+
+# Ways to answer: good ones, breaks, lies, refusals. with_ fills in what a way takes beside the request.
+with_ = functools.partial
+
+
+def good(request):
+    request.body(request.answer())
+
+
+def without_ranges(request, share=1.0, wrong=False):
+    request.offset, request.content = 0, request.content[::-1] if wrong else request.content
+    cut(request, share)
+
+
+def no_range(request):
+    if request.offset:
+        request.head(416, f"Content-Range: bytes */{len(request.content)}", "Content-Length: 0")
+    else:
+        good(request)
+
+
+def chunked(request, share=1.0):
+    request.head(200, "Transfer-Encoding: chunked")
+    for start in range(0, int(share * len(request.content)), 5000):
+        part = request.content[start : start + 5000]
+        request.body(f"{len(part):x};note=1\r\n".encode() + part + b"\r\n")
+    if share == 1.0:
+        request.body(b"0\r\n\r\n")
+
+
+def without_length(request, share=1.0):
+    request.head(200)
+    request.body(request.content[: int(share * len(request.content))])
+
+
+def labelled_gzip(request):
+    request.body(request.answer("Content-Encoding: gzip"))
+
+
+def cut(request, share=0.6, how="close"):
+    rest = request.answer()
+    request.body(rest[: int(share * len(rest))])
+    if how == "reset":
+        time.sleep(0.01)  # some of it arrives
+        request.reset()
+    elif how == "hang":
+        request.hang()
+
+
+def silent(request):
+    request.hang()
+
+
+def garbage(request, content=b""):
+    request.connection.sendall(content)
+
+
+def long_lie(request):
+    request.body(request.answer(length=len(request.content) - request.offset + 1000))
+
+
+def short_lie(request):
+    request.body(request.answer(length=(len(request.content) - request.offset) // 2))
+
+
+def two_lengths(request):
+    request.body(request.answer(f"Content-Length: {len(request.content) + 1}"))
+
+
+def wrong_byte(request, at=0.5):
+    place = int(at * len(request.content))
+    request.content = request.content[:place] + bytes([request.content[place] ^ 1]) + request.content[place + 1 :]
+    good(request)
+
+
+def wrong_range(request):
+    """Claim to give the rest, and give the beginning."""
+    request.body(request.content[: len(request.answer())])
+
+
+def another_range(request, by=100):
+    size = len(request.content)
+    start = max(0, min(request.offset + by, size - 1))
+    request.head(206, f"Content-Range: bytes {start}-{size - 1}/{size}", f"Content-Length: {size - start}")
+    request.body(request.content[start:])
+
+
+def says(code, *headers):
+    def way(request):
+        request.head(code, "Content-Length: 4", *headers)
+        request.body(b"oops")
+
+    return way
+
+
+def redirect(request, code=302, to="/elsewhere"):
+    request.head(code, f"Location: {to}", "Content-Length: 0")
+
+
+def page(request, text="\ufeff<!DOCTYPE html>\n<html><head><title>Please\nlog &amp; in</title></head></html>"):
+    request.content, request.offset = text.encode(), 0
+    good(request)
+
+
+@pytest.fixture
+def cache(workspace, monkeypatch):
+    """The folder for downloads, not there yet; no proxy stands between the test and its server."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("PIPELINE_CACHE", str(workspace / "cache"))
+    return workspace / "cache"
+
+
+@pytest.fixture
+def serve(cache):
+    """Start servers, each with its ways to answer."""
+    sites = []
+
+    def start(*ways, content=CONTENT):
+        sites.append(Site(*ways, content=content))
+        return sites[-1]
+
+    yield start
+    for site in sites:
+        site.shutdown()
+        site.server_close()
+
+
+def fetched(*sites, content=CONTENT, patience=SHORT):
+    """Fetch from sites (or URLs) and return what lies in the cache then."""
+    path = fetch([getattr(site, "url", site) for site in sites], sha256(content), patience)
+    assert path == cache_folder() / sha256(content)
+    assert not part(content).exists()
+    return path.read_bytes()
+
+
+def part(content=CONTENT):
+    return cache_folder() / f"{sha256(content)}.part"
+
+
+def complaint(*sites, content=CONTENT, patience=SHORT):
+    """The one line with which a download ends."""
+    with pytest.raises(PipelineError) as error:
+        fetched(*sites, content=content, patience=patience)
+    assert len(str(error.value).splitlines()) == 1
+    assert not (cache_folder() / sha256(content)).exists()
+    return str(error.value)
+
+
+def nobody():
+    """A URL at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}/photos.zip"
+
+
+def until(condition):
+    deadline = time.monotonic() + SLOW
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+class TestCache:
+    def test_a_file_is_fetched_once(self, serve):
+        site = serve(good)
+        assert fetched(site) == CONTENT
+        assert fetched(site) == CONTENT
+        assert fetched(nobody()) == CONTENT
+        assert len(site.requests) == 1
+
+    def test_a_damaged_file_is_fetched_again_and_that_is_said(self, serve, cache, capsys):
+        cache.mkdir()
+        (cache / sha256(CONTENT)).write_bytes(CONTENT[:-1])
+        assert fetched(serve(good)) == CONTENT
+        assert f"download: {cache / sha256(CONTENT)} is damaged" in capsys.readouterr().out
+
+    def test_its_folder_is_that_of_the_variable_or_the_users(self, cache, monkeypatch):
+        assert cache_folder() == cache
+        monkeypatch.delenv("PIPELINE_CACHE")
+        assert cache_folder().name == "image-classification-pipeline"
+
+    def test_a_folder_that_cannot_be_made_is_refused_in_one_line(self, serve, cache):
+        cache.write_text("a file")
+        message = complaint(serve(good))
+        assert message.startswith("data.location: no download into ")
+        assert "PIPELINE_CACHE" in message
+
+    def test_a_file_that_can_only_be_read_is_used(self, serve, cache):
+        assert fetched(serve(good)) == CONTENT
+        for name in (".lock", ".part"):
+            shutil.rmtree(cache / f"{sha256(CONTENT)}{name}", ignore_errors=True)
+            (cache / f"{sha256(CONTENT)}{name}").unlink(missing_ok=True)
+            (cache / f"{sha256(CONTENT)}{name}").mkdir()  # so that neither can be written
+        assert fetch([nobody()], sha256(CONTENT), SHORT).read_bytes() == CONTENT
+
+
+class TestResume:
+    @pytest.mark.parametrize("how", ["close", "reset", "hang"])
+    def test_goes_on_where_the_connection_broke(self, serve, how):
+        site = serve(with_(cut, how=how), good)
+        assert fetched(site) == CONTENT
+        assert site.offsets()[0] == 0
+        assert 0 < site.offsets()[1] <= 60_000
+        assert how == "reset" or (site.offsets()[1], site.sent) == (60_000, 100_000)
+
+    def test_goes_on_in_a_later_run(self, serve, cache):
+        site = serve(cut, says(404))
+        message = complaint(site)
+        assert "(60,000 bytes are kept, and the next run goes on from there)" in message
+        assert part().read_bytes() == CONTENT[:60_000]
+        again = serve(good)
+        assert fetched(again) == CONTENT
+        assert (again.offsets(), again.sent) == ([60_000], 40_000)
+
+    def test_goes_on_at_another_mirror(self, serve):
+        one, two = serve(cut, says(404)), serve(good)
+        assert fetched(one, two) == CONTENT
+        assert two.offsets() == [60_000]
+
+    def test_stays_with_a_mirror_that_brings_something(self, serve):
+        one, two = serve(*[with_(cut, share=0.5)] * 5, good), serve(good)
+        assert fetched(one, two) == CONTENT
+        assert (len(one.requests), len(two.requests)) == (6, 0)
+
+    @pytest.mark.parametrize("way", [without_ranges, no_range, another_range, chunked, without_length, labelled_gzip])
+    def test_ends_well_with_a_server_that_knows_no_ranges(self, serve, way):
+        site = serve(cut, way, way if way is no_range else without_ranges)
+        assert fetched(site) == CONTENT
+        assert len(site.requests) <= 3
+
+    def test_a_server_without_ranges_does_not_shorten_what_is_there(self, serve):
+        complaint(serve(cut, says(404)))
+        complaint(serve(with_(without_ranges, share=0.2), says(404)))
+        assert part().read_bytes() == CONTENT[:60_000]
+
+    @pytest.mark.parametrize("way", [another_range, with_(another_range, by=-100), no_range])
+    def test_another_part_than_that_asked_for_does_not_spoil_what_is_there(self, serve, way):
+        complaint(serve(cut, way, says(404)))
+        assert part().read_bytes() == CONTENT[:60_000]
+
+    def test_a_web_page_does_not_spoil_what_is_there(self, serve):
+        site = serve(cut, page, good)
+        assert fetched(site) == CONTENT
+        assert site.offsets() == [0, 60_000, 60_000]
+
+    def test_a_part_that_is_whole_is_not_fetched_again(self, serve, cache):
+        cache.mkdir()
+        part().write_bytes(CONTENT)
+        site = serve(no_range)
+        assert fetched(site) == CONTENT
+        assert site.sent == 0
+
+    @pytest.mark.parametrize("left", [b"x" * 50_000, b"x" * 100_000, b"x" * 150_000, b""], ids=len)
+    @pytest.mark.parametrize("way", [good, no_range, without_ranges])
+    def test_a_wrong_part_of_an_earlier_run_costs_no_mirror_its_place(self, serve, cache, way, left):
+        cache.mkdir()
+        part().write_bytes(left)
+        site = serve(no_range if way is good and len(left) >= len(CONTENT) else way)
+        assert fetched(site) == CONTENT
+        assert way is not without_ranges or len(site.requests) == 1
+
+    def test_a_wrong_part_of_an_earlier_run_does_not_excuse_a_whole_wrong_file(self, serve, cache):
+        cache.mkdir()
+        part().write_bytes(b"x" * 50_000)
+        site = serve(with_(without_ranges, wrong=True))
+        complaint(site)
+        assert len(site.requests) == 2
+
+    def test_parts_of_different_files_are_not_mixed_for_ever(self, serve):
+        other = random.Random(1).randbytes(len(CONTENT))
+        wrong, right = serve(*[cut, says(500)] * 9, content=other), serve(good)
+        assert fetched(wrong, right) == CONTENT
+        assert right.offsets() == [60_000, 0]
+
+
+class TestWrongFile:
+    def test_from_the_only_mirror_is_told_after_the_second_time(self, serve, cache):
+        site = serve(wrong_byte)
+        message = complaint(site)
+        assert message.startswith(f"data.sha256: {site.url} gave a file with the SHA-256 ")
+        assert f"expected is {sha256(CONTENT)} (asked 2 times); correct it " in message
+        assert len(site.requests) == 2
+        assert [file.suffix for file in cache.iterdir()] == [".lock"]
+
+    def test_of_the_same_size_is_left_for_another_mirror(self, serve):
+        one, two = serve(wrong_byte), serve(good)
+        assert fetched(one, two) == CONTENT
+        assert len(one.requests) == 1
+
+    def test_a_length_that_is_too_short_is_seen(self, serve):
+        assert fetched(serve(short_lie, good)) == CONTENT
+        assert complaint(serve(short_lie), content=b"x" + CONTENT).startswith("data.sha256: ")
+
+    def test_a_length_that_is_too_long_is_seen(self, serve):
+        assert fetched(serve(long_lie, good, no_range)) == CONTENT
+
+    def test_a_web_page_is_told_for_what_it_is(self, serve):
+        site = serve(page)
+        message = complaint(site)
+        found = f"{site.url} gave a web page (HTML), titled 'Please log & in', and not the file (asked 2 times)"
+        assert message.startswith(f"data.location: {found}; check the address ")
+
+    def test_a_web_page_without_a_title_is_told_too(self, serve):
+        assert "gave a web page (HTML), and not the file" in complaint(serve(with_(page, text="\n <HTML lang='en'>no")))
+
+    def test_a_pointer_of_git_lfs_is_told_for_what_it_is(self, serve):
+        content = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 100000\n"
+        assert "gave a Git LFS pointer and not the file" in complaint(serve(good, content=content))
+
+    def test_a_compressed_file_is_kept_as_it_came(self, serve):
+        site = serve(labelled_gzip)
+        assert fetched(site) == CONTENT
+        assert site.requests[0].headers["accept-encoding"] == "identity"
+
+
+class TestPatience:
+    def test_pauses_grow_and_are_told(self, serve, capsys):
+        site = serve(*[says(503)] * 4, good)
+        patience = Patience(tries=5, first_pause=0.1, longest_pause=0.3)
+        assert fetched(site, patience=patience) == CONTENT
+        assert capsys.readouterr().out.splitlines() == [
+            f"download: {site.url} answered 503 (Service Unavailable); it is asked again in {pause} s"
+            for pause in (0.1, 0.2, 0.3, 0.3)
+        ]
+        pauses = [after - before for before, after in zip(site.times, site.times[1:], strict=False)]
+        assert all(pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.3, 0.3), strict=True))
+
+    @pytest.mark.parametrize("code", [408, 425, 429, 500, 502, 503, 504])
+    def test_ends_after_its_tries(self, serve, code):
+        site = serve(says(code))
+        message = complaint(site)
+        assert message.startswith(f"data.location: {site.url} answered {code} (")
+        assert "(asked 3 times); check the address " in message
+        assert len(site.requests) == 3
+
+    def test_begins_anew_with_each_new_byte(self, serve):
+        site = serve(*[with_(cut, share=0.3), says(500), says(500)] * 5, good)
+        assert fetched(site) == CONTENT
+
+    def test_ends_even_where_each_try_brings_a_byte(self, serve):
+        site = serve(lambda request: request.body(request.answer()[:5000]))
+        complaint(site, patience=Patience(tries=3, requests=7, first_pause=0.001))
+        assert len(site.requests) == 7
+
+    @pytest.mark.parametrize("code", [302, 400, 401, 403, 404, 410])
+    def test_is_not_for_what_will_not_change(self, serve, code):
+        site = serve(says(code))
+        assert complaint(site).startswith(f"data.location: {site.url} answered {code} (")
+        assert len(site.requests) == 1
+
+    @pytest.mark.parametrize("form", ["seconds", "date"])
+    def test_waits_as_long_as_the_server_asks(self, serve, form, capsys):
+        wait = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
+        site = serve(says(429, f"Retry-After: {wait}"), good)
+        assert fetched(site, patience=Patience(first_pause=0.001)) == CONTENT
+        assert site.times[1] - site.times[0] >= 0.9  # a date has whole seconds
+        assert "answered 429 (Too Many Requests); it is asked again in " in capsys.readouterr().out
+
+    @pytest.mark.parametrize("wait", ["3600", formatdate(time.time() + 9999, usegmt=True), "9" * 5000, "soon", "-5"])
+    def test_does_not_wait_too_long(self, serve, wait):
+        busy = says(429, f"Retry-After: {wait}")
+        site = serve(busy)
+        start = time.monotonic()
+        message = complaint(site)
+        assert time.monotonic() - start < 30
+        if wait[0] in "3WMTFS":
+            assert "and asks to wait " in message
+            assert len(site.requests) == 1
+            assert fetched(site, serve(good)) == CONTENT
+
+    @pytest.mark.parametrize(
+        "way", [silent, with_(cut, how="hang", share=0.0), garbage, with_(garbage, content=b"hm\n" * 9)]
+    )
+    def test_is_for_servers_that_say_nothing_or_nonsense(self, serve, way):
+        site = serve(way)
+        assert complaint(site).startswith(f"data.location: {site.url} ")
+        assert len(site.requests) == 3
+        assert fetched(serve(way, good)) == CONTENT
+
+
+class TestMirrors:
+    def test_are_tried_in_order(self, serve):
+        sites = [serve(says(404)), serve(says(503)), serve(good), serve(good)]
+        assert fetched(*sites) == CONTENT
+        assert [len(site.requests) for site in sites] == [1, 1, 1, 0]
+
+    def test_are_asked_without_a_pause_while_there_is_a_fresh_one(self, serve):
+        start = time.monotonic()
+        assert fetched(serve(says(503)), serve(good), patience=Patience(first_pause=30)) == CONTENT
+        assert time.monotonic() - start < 10
+
+    def test_are_listed_with_their_reasons(self, serve):
+        sites = [serve(says(404)), serve(page), serve(wrong_byte)]
+        message = complaint(*sites, nobody())
+        assert message.startswith(
+            f"data.location: none of 4 mirrors gave the file: {sites[0].url} answered 404 (Not Found)"
+        )
+        for reason in ("gave a web page", "gave a file with the SHA-256", "gave no answer (Connection refused)"):
+            assert reason in message
+
+    def test_one_that_is_named_twice_is_one(self, serve):
+        site = serve(says(404))
+        assert "mirrors" not in complaint(site, site)
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://",
+            "http://[photos.zip",
+            "http://a b/c",
+            "http://host:port/",
+            "http://*.example/",
+            "https://\n/x",
+            "http://.",
+        ],
+    )
+    def test_that_is_none_is_refused(self, cache, url):
+        message = complaint(url)
+        assert message.startswith("data.location: http")
+        assert "cannot be fetched (" in message
+
+    def test_where_nobody_listens_is_told(self, cache):
+        url = nobody()
+        assert complaint(url).startswith(f"data.location: {url} gave no answer (Connection refused) (asked 3 times); ")
+
+    @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+    def test_that_moved_is_followed(self, serve, code):
+        site = serve(cut, with_(redirect, code=code), good)
+        assert fetched(site) == CONTENT
+        assert site.offsets() == [0, 60_000, 60_000]
+
+    def test_that_leads_in_a_circle_is_refused(self, serve):
+        message = complaint(serve(redirect))
+        assert "cannot be fetched (Exceeded 30 redirects.); " in message
+
+    @pytest.mark.parametrize("to", ["ftp://127.0.0.1/photos.zip", "http://[", "http://", "//"])
+    def test_that_leads_nowhere_is_refused(self, serve, to):
+        assert "cannot be fetched (" in complaint(serve(with_(redirect, to=to)))
+
+    @pytest.mark.parametrize("way", [says(403), page, silent, with_(redirect, to="http://me:secret@[/"), wrong_byte])
+    def test_shows_no_password(self, serve, capsys, way):
+        site = serve(way)
+        message = complaint(site.url.replace("//", "//me:secret@"), nobody().replace("//", "//me:secret@"))
+        assert "secret" not in message + "".join(capsys.readouterr())
+        assert site.url in message
+        assert site.requests[0].headers["authorization"].startswith("Basic ")
+
+
+class TestRoom:
+    def test_is_asked_for_first(self, serve, cache):
+        site = serve(lambda request: request.body(request.answer(length=10**18)))
+        message = complaint(site)
+        assert message.startswith(f"data.location: {site.url} needs 1,000,000,000,000 MB more, but {cache} has ")
+        assert "PIPELINE_CACHE" in message
+        assert not part().exists()
+
+    def test_that_ends_while_writing_ends_in_one_line(self, serve, cache):
+        code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
+        child = start_process(serve(good), code)
+        _, errors = child.communicate(timeout=2 * SLOW)
+        assert errors.splitlines()[-1].startswith("pipeline.errors.PipelineError: data.location: no download into ")
+        assert "(File too large)" in errors
+        assert part().read_bytes() == CONTENT[:50_000]
+        assert fetched(serve(good)) == CONTENT
+
+
+def start_process(site, before="pass"):
+    """Start another process that fetches, as a second clone would."""
+    code = f"{before}; from pipeline.download.http import fetch; fetch([{site.url!r}], {sha256(CONTENT)!r})"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Coverage's own file would break a limit that a test sets.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    environment["PYTHONUNBUFFERED"] = "1"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, **pipes)
+
+
+class TestProcesses:
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+    def test_one_that_is_killed_leaves_its_part(self, serve, number):
+        site = serve(with_(cut, how="hang"), good)
+        child = start_process(site)
+        until(lambda: part().exists() and part().stat().st_size == 60_000)
+        child.send_signal(number)
+        child.communicate(timeout=2 * SLOW)
+        assert fetched(site) == CONTENT
+        assert (site.offsets(), site.sent) == ([0, 60_000], 100_000)
+
+    def test_two_at_once_fetch_once(self, serve):
+        meet = threading.Event()
+
+        def slow(request):
+            rest = request.answer()
+            request.body(rest[:1000])
+            meet.wait(SLOW)
+            request.body(rest[1000:])
+
+        site = serve(slow)
+        first = start_process(site)
+        until(lambda: site.requests)
+        second = start_process(site)
+        line = second.stdout.readline()
+        meet.set()
+        assert line.startswith("download: waits for another process")
+        for child in (first, second):
+            assert child.communicate(timeout=2 * SLOW)[1] == ""
+            assert child.returncode == 0
+        assert len(site.requests) == 1
+        assert fetched(site) == CONTENT
+
+
+def forward(request):
+    """Do what a proxy does: fetch from the server that the request names."""
+    if request.method == "CONNECT":
+        says(403)(request)
+        return
+    address = urlsplit(request.target)
+    with socket.create_connection((address.hostname, address.port)) as server:
+        lines = [
+            f"GET {address.path} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in request.headers.items()),
+            "",
+            "",
+        ]
+        server.sendall("\r\n".join(lines).encode())
+        while content := server.recv(65536):
+            request.connection.sendall(content)
+
+
+class TestProxy:
+    @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+    def test_is_that_of_the_usual_variables(self, serve, monkeypatch, name):
+        site, proxy = serve(cut, good), serve(forward)
+        monkeypatch.setenv(name, f"http://{proxy.address}")
+        assert fetched(site) == CONTENT
+        assert [request.target for request in proxy.requests] == [site.url] * 2
+        assert site.offsets() == [0, 60_000]
+
+    def test_is_left_out_where_no_proxy_says_so(self, serve, monkeypatch):
+        site, proxy = serve(good), serve(forward)
+        monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.address}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert fetched(site) == CONTENT
+        assert not proxy.requests
+
+    def test_that_refuses_or_is_not_there_is_told(self, serve, monkeypatch):
+        proxy = serve(forward)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@{proxy.address}")
+        message = complaint("https://files.example/photos.zip")
+        assert "gave no answer (proxy: Tunnel connection failed: 403 Whatever)" in message
+        assert proxy.requests[0].target == "files.example:443"
+        monkeypatch.setenv("HTTP_PROXY", nobody().replace("//", "//me:secret@"))
+        assert "gave no answer (proxy: Connection refused)" in complaint("http://files.example/photos.zip")
+
+
+def random_script(draw):
+    """Up to eight faults, then what the server does for ever; and whether it is sure to give the file in the end."""
+    share = draw.random()
+    harmless = [
+        *[with_(cut, share=share, how=how) for how in ("close", "reset")] * 2,
+        *[says(draw.choice([408, 425, 429, 500, 502, 503]), *header) for header in ([], ["Retry-After: 0"])],
+        *[with_(garbage, content=content) for content in (b"", draw.randbytes(50), b"HTTP/1.1 200 OK\r\nContent-Le")],
+        *[with_(chunked, share=0.9 * share), with_(without_ranges, share=share)],
+        *[long_lie, another_range, no_range, redirect, labelled_gzip],
+    ]
+    wrong = [short_lie, wrong_range, page, with_(wrong_byte, at=share), with_(without_length, share=share)]
+    final = [says(draw.choice([401, 403, 404])), with_(redirect, to="ftp://127.0.0.1/"), two_lengths]
+    kinds = draw.choices([harmless, wrong, final], [85, 12, 3], k=draw.randint(0, 8))
+    ways = [draw.choice(kind) for kind in kinds]
+    if draw.random() < 0.1:
+        ways.insert(draw.randint(0, len(ways)), draw.choice([silent, with_(cut, share=share, how="hang")]))
+    ending = draw.choice([good, good, no_range, without_ranges, says(500), says(404), wrong_byte, page])
+    sure = ending in (good, no_range, without_ranges) and final not in kinds and kinds.count(wrong) <= 1
+    return [*ways, ending], sure
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_faults_end_in_the_right_file_or_in_one_clear_line(serve, cache, seed):
+    draw = random.Random(seed)
+    content = draw.randbytes(int(1000 * 300 ** draw.random()))
+    scripts = [random_script(draw) for _ in range(draw.randint(1, 3))]
+    sites = [serve(*ways, content=content) for ways, _ in scripts]
+    if draw.random() < 0.2:
+        cache.mkdir()
+        part(content).write_bytes(draw.choice([content, draw.randbytes(len(content))])[: draw.randint(0, len(content))])
+    # More tries than faults: a try that brings bytes begins the count anew, but not each fault brings some.
+    patience = Patience(connect=2, stall=0.3, tries=12, requests=100, first_pause=0.001, longest_pause=0.01)
+    try:
+        assert fetched(*sites, content=content, patience=patience) == content
+    except PipelineError as error:
+        assert not any(sure for _, sure in scripts), error
+        assert len(str(error).splitlines()) == 1
+        assert str(error).startswith(("data.location: ", "data.sha256: "))
+        assert not (cache / sha256(content)).exists()

@@ -1,0 +1,330 @@
+"""The layouts that people use are recognised from the paths alone, and what is neither of them is refused."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.common.file_types import IMAGE_ENDINGS
+from pipeline.download.layout import read_layout
+from pipeline.errors import PipelineError
+
+PREFIXED = ["0_a.jpg", "1_b.png", "1_c_d.jpeg"]
+FOLDERS = ["cat/a.jpg", "dog/b.png", "dog/c_d.jpeg"]
+
+
+def layout(paths, classes=None, **texts):
+    """Read a layout; ``texts`` holds what classes.txt files contain."""
+    return read_layout("photos", paths, lambda path: texts.get("text", "").encode(), classes)
+
+
+def described(images):
+    """Split, label and name of each image by its path."""
+    return {image.path: (image.split, image.label, image.name) for image in images}
+
+
+def complaint(paths, classes=None, **texts):
+    """The one line with which a layout is refused."""
+    with pytest.raises(PipelineError) as error:
+        layout(paths, classes, **texts)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+@pytest.mark.parametrize("above", ["", "photos/", "set 1/food-11/"], ids=["bare", "enclosed", "twice enclosed"])
+class TestBothLayouts:
+    def test_class_indices_before_the_underscore(self, above):
+        source = layout([above + name for name in PREFIXED])
+        assert source.classes == ("0", "1")
+        assert described(source.images) == {
+            f"{above}0_a.jpg": (None, 0, "a.jpg"),
+            f"{above}1_b.png": (None, 1, "b.png"),
+            f"{above}1_c_d.jpeg": (None, 1, "c_d.jpeg"),
+        }
+
+    def test_a_folder_for_each_class(self, above):
+        source = layout([above + name for name in FOLDERS])
+        assert source.classes == ("cat", "dog")
+        assert described(source.images) == {
+            f"{above}cat/a.jpg": (None, 0, "a.jpg"),
+            f"{above}dog/b.png": (None, 1, "b.png"),
+            f"{above}dog/c_d.jpeg": (None, 1, "c_d.jpeg"),
+        }
+
+    @pytest.mark.parametrize("names", [PREFIXED, FOLDERS], ids=["prefixed", "folders"])
+    def test_each_split_has_a_folder(self, above, names):
+        source = layout([f"{above}{split}/{name}" for split in ("train", "valid", "test") for name in names])
+        assert [(image.split, image.label) for image in source.images] == [
+            (split, label) for split in ("test", "train", "valid") for label in (0, 1, 1)
+        ]
+
+
+@pytest.mark.parametrize("names", [PREFIXED, FOLDERS], ids=["prefixed", "folders"])
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [
+        ("training", "train"),
+        ("Train", "train"),
+        ("val", "valid"),
+        ("valid", "valid"),
+        ("validation", "valid"),
+        ("VAL", "valid"),
+        ("test", "test"),
+        ("testing", "test"),
+        ("evaluation", "test"),
+    ],
+)
+def test_other_names_of_the_splits_are_known(folder, split, names):
+    train = [] if split == "train" else [f"train/{name}" for name in names]
+    source = layout([*train, *(f"{folder}/{name}" for name in names)])
+    assert {image.split for image in source.images if image.path.startswith(f"{folder}/")} == {split}
+
+
+def test_folders_below_a_class_are_joined_into_the_name():
+    source = layout(["cat/a/1.jpg", "cat/b/1.jpg", "dog/1.jpg"])
+    assert [image.name for image in source.images] == ["a__1.jpg", "b__1.jpg", "1.jpg"]
+
+
+@pytest.mark.parametrize("name", ["a.JPG", "a.Jpeg", "a.PNG", "a.bmp", "a.webp", "a.gif", "a.tif", "a.TIFF"])
+def test_every_usual_ending_is_an_image(name):
+    assert described(layout([f"cat/{name}", "dog/b.jpg"]).images)[f"cat/{name}"] == (None, 0, name)
+
+
+def test_folders_with_numbers_for_names_are_sorted_as_numbers():
+    assert layout(["10/a.jpg", "9/a.jpg", "2/a.jpg"]).classes == ("2", "9", "10")
+
+
+class TestClassNames:
+    @pytest.mark.parametrize("paths", [["0_a.jpg", "1_b.jpg"], ["0/a.jpg", "1/b.jpg"], ["01/b.jpg", "0/a.jpg"]])
+    def test_classes_txt_names_the_indices(self, paths):
+        source = layout([*paths, "classes.txt"], text="pear\napple\n")
+        assert source.classes == ("pear", "apple")
+        assert {image.label for image in source.images} == {0, 1}
+
+    def test_classes_txt_orders_the_folders(self):
+        source = layout(["apple/a.jpg", "pear/b.jpg", "classes.txt"], text="pear\nkiwi\napple\n")
+        assert source.classes == ("pear", "kiwi", "apple")
+        assert [image.label for image in source.images] == [2, 0]
+
+    def test_classes_txt_may_have_blank_lines_windows_line_ends_and_a_byte_order_mark(self):
+        text = "\ufeffpear \r\n\r\napple\r\n"
+        assert layout(["0_a.jpg", "1_b.jpg", "classes.txt"], text=text).classes == ("pear", "apple")
+
+    def test_an_empty_classes_txt_names_nothing(self):
+        assert layout(["cat/a.jpg", "dog/b.jpg", "classes.txt"], text="\n").classes == ("cat", "dog")
+
+    def test_the_outermost_classes_txt_counts(self):
+        texts = {"set/classes.txt": b"pear\napple", "set/train/classes.txt": b"x\ny", "set/a/b/classes.txt": b"u\nv"}
+        source = read_layout("photos", ["set/train/0_a.jpg", "set/train/1_b.jpg", *texts], texts.__getitem__, None)
+        assert source.classes == ("pear", "apple")
+
+    def test_data_classes_goes_before_classes_txt(self):
+        source = layout(["cat/a.jpg", "dog/b.jpg", "classes.txt"], ("dog", "cat"), text="cat\ndog\n")
+        assert source.classes == ("dog", "cat")
+        assert [image.label for image in source.images] == [1, 0]
+
+    def test_classes_txt_of_another_encoding_is_refused(self):
+        with pytest.raises(PipelineError, match=r"^classes\.txt: not UTF-8 text; "):
+            read_layout("photos", ["0_a.jpg", "1_b.jpg", "classes.txt"], lambda path: b"p\xeache\npomme", None)
+
+    @pytest.mark.parametrize("paths", [["0_a.jpg", "1_b.jpg"], ["cat/a.jpg", "dog/b.jpg"]])
+    def test_a_name_that_stands_twice_in_classes_txt_is_refused(self, paths):
+        assert "cat" in complaint([*paths, "classes.txt"], text="cat\ncat\ndog\n")
+
+    def test_a_class_index_beyond_the_names_is_refused(self):
+        message = complaint(["0_a.jpg", "2_b.jpg"], ("cat", "dog"))
+        assert "2_b.jpg is of class 2, but 2 classes are named (0 to 1)" in message
+
+    def test_a_folder_beyond_the_names_is_refused(self):
+        message = complaint(["cat/a.jpg", "eel/b.jpg"], ("cat", "dog"))
+        assert "the folder eel is none of the named classes (cat, dog)" in message
+
+    def test_a_numbered_folder_beyond_the_names_is_refused(self):
+        assert "the folder 2 is none of the named classes" in complaint(["0/a.jpg", "2/b.jpg"], ("cat", "dog"))
+
+    @pytest.mark.parametrize("paths", [["202301_a.jpg", "202302_b.jpg"], ["train/0_a.jpg", "train/202301_b.jpg"]])
+    def test_a_date_is_not_taken_for_a_class_index(self, paths):
+        assert paths[-1] in complaint(paths)
+
+
+class TestJunk:
+    @pytest.mark.parametrize(
+        "junk",
+        [
+            "__MACOSX/train/._0_a.jpg",
+            "train/.DS_Store",
+            "train/._0_a.jpg",
+            ".ipynb_checkpoints/0_a-checkpoint.jpg",
+            "train/Thumbs.db",
+            "desktop.ini",
+            "README.md",
+            "labels/train.csv",
+            "train/@eaDir/0_a.jpg/SYNOFILE_THUMB.jpg",
+            "$RECYCLE.BIN/S-1-5/0_a.jpg",
+            "System Volume Information/0_a.jpg",
+            "train/.ipynb_checkpoints/0_a-checkpoint.jpg",
+            "#recycle/0_a.jpg",
+            "lost+found/0_a.jpg",
+            ".git/0_a.jpg",
+        ],
+    )
+    def test_files_that_systems_leave_behind_change_nothing(self, junk):
+        paths = [f"train/{name}" for name in PREFIXED]
+        assert layout([*paths, junk]).images == layout(paths).images
+
+    def test_junk_beside_an_enclosing_folder_changes_nothing(self):
+        paths = [f"photos/{name}" for name in FOLDERS]
+        assert layout([*paths, "__MACOSX/photos/cat/._a.jpg"]).images == layout(paths).images
+
+
+class TestPicturesAroundTheSplits:
+    SPLITS = tuple(f"hw3_data/{split}/{name}" for split in ("train", "valid") for name in PREFIXED)
+
+    @pytest.mark.parametrize("above", ["", "LeeDL/", "a/b/"])
+    @pytest.mark.parametrize("picture", ["cover.png", "assets/cover.png", "notebooks/plots/1.png", "x/cat/1.jpg"])
+    def test_that_lie_outside_are_passed_over_and_told(self, above, picture, capsys):
+        paths = [above + path for path in self.SPLITS]
+        assert layout([*paths, above + picture, above + "README.md"]).images == layout(paths).images
+        said = capsys.readouterr().out
+        assert said == f"photos: passed over what lies outside {above}hw3_data/: {above}{picture}\n"
+
+    @pytest.mark.parametrize("picture", ["cover.png", "assets/cover.png", "docs/figures/1.png"])
+    def test_that_lie_beside_the_splits_are_passed_over_if_their_place_says_what_they_are(self, picture, capsys):
+        paths = [path.removeprefix("hw3_data/") for path in self.SPLITS]
+        assert layout([*paths, picture]).images == layout(paths).images
+        assert f"passed over what lies outside the splits' folders: {picture}" in capsys.readouterr().out
+
+    def test_a_folder_beside_the_splits_that_may_be_one_with_a_wrong_name_is_refused(self):
+        assert "vaild stands beside the splits' folders" in complaint([*self.SPLITS, "hw3_data/vaild/0_a.jpg"])
+
+    def test_as_many_pictures_as_a_data_set_has_are_refused(self):
+        pictures = [f"hw3_data/assets/{index}.jpg" for index in range(21)]
+        assert "assets stands beside the splits' folders" in complaint([*self.SPLITS, *pictures])
+
+    def test_a_split_outside_is_refused(self):
+        assert "hw3_data stands beside the splits' folders" in complaint([*self.SPLITS, "test/0001.jpg"])
+
+    def test_a_class_may_have_the_name_of_a_readmes_folder(self):
+        paths = [f"{split}/{name}/1.jpg" for split in ("train", "valid") for name in ("docs", "assets")]
+        assert len(layout(paths).images) == 4
+
+
+class TestUnlabelledTestSplit:
+    @pytest.mark.parametrize("names", [PREFIXED, FOLDERS], ids=["prefixed", "folders"])
+    @pytest.mark.parametrize(
+        ("path", "name"),
+        [("test/0001.jpg", "0001.jpg"), ("test/all/0001.jpg", "all__0001.jpg")],
+        ids=["flat", "nested"],
+    )
+    def test_images_without_a_class_are_unlabelled(self, names, path, name):
+        source = layout([*(f"train/{image}" for image in names), path])
+        assert described(source.images)[path] == ("test", None, name)
+        assert len(source.classes) == 2
+
+    def test_one_name_without_a_class_index_makes_the_whole_split_unlabelled(self):
+        source = layout(["train/0_a.jpg", "train/1_b.jpg", "test/0_a.jpg", "test/b.jpg"])
+        assert described(source.images)["test/0_a.jpg"] == ("test", None, "0_a.jpg")
+
+    @pytest.mark.parametrize("stray", ["test/b.jpg", "test/eel/b.jpg"])
+    def test_a_stray_image_in_a_labelled_test_split_is_refused(self, stray):
+        message = complaint([*(f"train/{name}" for name in FOLDERS), "test/cat/a.jpg", stray])
+        assert f"{stray} lies in no folder of a training class (cat, dog)" in message
+
+    @pytest.mark.parametrize(
+        ("names", "says"),
+        [(PREFIXED, "has no class index before an underscore"), (FOLDERS, "lies in no class's folder")],
+        ids=["prefixed", "folders"],
+    )
+    def test_an_unlabelled_image_in_another_split_is_refused(self, names, says):
+        paths = [f"{split}/{name}" for split in ("train", "valid") for name in names]
+        assert f"valid/b.jpg {says}; " in complaint([*paths, "valid/b.jpg"])
+
+
+class TestRefused:
+    @pytest.mark.parametrize("paths", [[], ["readme.txt", "a/b.csv"], [".hidden/a.jpg"]])
+    def test_no_images(self, paths):
+        assert complaint(paths) == f"photos: holds no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}"
+
+    @pytest.mark.parametrize(
+        ("paths", "classes", "name"),
+        [
+            (["cat/a.jpg", "cat/b.jpg"], None, "cat"),
+            (["train/cat/a.jpg", "test/b.jpg"], None, "cat"),
+            (["dog/a.jpg"], ("cat", "dog"), "dog"),
+            (["3_a.jpg", "3_b.jpg"], None, "3"),
+            (["1_a.jpg"], ("cat", "dog"), "dog"),
+        ],
+    )
+    def test_one_class(self, paths, classes, name):
+        assert f"photos: holds one class ({name}); " in complaint(paths, classes)
+
+    @pytest.mark.parametrize("stranger", ["extra/a.jpg", "preview.jpg"])
+    def test_strangers_beside_the_splits(self, stranger):
+        message = complaint([*(f"train/{name}" for name in PREFIXED), stranger])
+        assert f"{stranger.split('/')[0]} stands beside the splits' folders" in message
+
+    def test_splits_without_train(self):
+        assert "has folders for test, valid but none for train" in complaint(["valid/0_a.jpg", "test/1_b.jpg"])
+
+    def test_an_image_without_a_class_index(self):
+        assert "photos: b.jpg has no class index before an underscore" in complaint(["0_a.jpg", "b.jpg"])
+
+    def test_images_beside_the_classes_folders(self):
+        assert "photos: cat/a.jpg lies in a folder and others beside it do not" in complaint(["cat/a.jpg", "0_b.jpg"])
+
+
+PARTS = st.sampled_from(["train", "val", "Test", "evaluation", "cat", "dog", "0", "2", "set", "__MACOSX"])
+NAMES = st.sampled_from(["0_a.jpg", "1_b.JPG", "2_a.png", "a.jpg", "b.png", "classes.txt", ".DS_Store", "notes.md"])
+PATHS = st.builds(lambda folders, name: "/".join([*folders, name]), st.lists(PARTS, max_size=3), NAMES)
+CLASSES = st.none() | st.sampled_from([("cat", "dog"), ("dog", "cat", "10", "eel")])
+
+
+@st.composite
+def data_sets(draw):
+    """The paths of a data set as people have them, with two classes or more."""
+    names, more = draw(
+        st.sampled_from([(PREFIXED, ["0_x.JPG", "3_a.jpg"]), (FOLDERS, ["10/a.jpg", "cat/x/a.jpg", "eel/a.jpg"])])
+    )
+    above = draw(st.sampled_from(["", "set/", "set/1/"]))
+    if draw(st.booleans()):
+        return [above + name for name in names + draw(st.lists(st.sampled_from(more), unique=True))]
+    paths = [f"training/{name}" for name in names]
+    paths += draw(st.lists(st.sampled_from([f"val/{name}" for name in names + more]), unique=True))
+    paths += draw(st.lists(st.sampled_from(["test/0001.jpg", "test/0_1.jpg"]), unique=True))
+    return [above + path for path in [*paths, *draw(st.sampled_from([[], ["classes.txt"], ["notes.md"]]))]]
+
+
+def outcome(paths, classes):
+    """The images and classes, or the complaint."""
+    try:
+        source = layout(paths, classes, text="dog\ncat\n")
+    except PipelineError as error:
+        return str(error)
+    return source.classes, source.images
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(PATHS, unique=True, max_size=6) | data_sets(),
+    CLASSES,
+    st.data(),
+)
+def test_the_order_of_the_paths_never_matters(paths, classes, data):
+    assert outcome(data.draw(st.permutations(paths)), classes) == outcome(paths, classes)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data_sets() | st.lists(PATHS, unique=True, max_size=6), CLASSES)
+def test_every_image_is_kept_and_its_label_is_below_the_number_of_classes(paths, classes):
+    found = outcome(paths, classes)
+    if isinstance(found, str):
+        return
+    names, images = found
+    assert all(image.label is None or 0 <= image.label < len(names) for image in images)
+    assert all(image.label is not None for image in images if image.split != "test")
+    is_image = {path for path in paths if path.lower().endswith((".jpg", ".jpeg", ".png")) and "__MACOSX" not in path}
+    taken = {image.path for image in images}
+    assert taken <= is_image
+    # Around the one folder with train and another split, pictures are passed over; a split never is.
+    splits = {"train", "val", "test", "training", "evaluation"}
+    assert all(not splits & set(path.lower().split("/")[:-1]) for path in is_image - taken)
+    assert taken == is_image or len({image.split for image in images}) > 1

@@ -1,0 +1,448 @@
+"""A dataset on the hub gives the same images by git and git-lfs and by the hub's own client, however it is laid out."""
+
+import hashlib
+import importlib.util
+import io
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.download.sources import DATASET, open_modelscope
+from pipeline.errors import PipelineError
+from tests.support.hubs import Dataset, Hub, git, object_path
+
+HAS_CLIENT = importlib.util.find_spec("modelscope_hub") is not None
+needs_lfs = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
+needs_client = pytest.mark.skipif(not HAS_CLIENT, reason="the extra modelscope is not installed")
+pytestmark = needs_lfs
+
+IMAGES = {f"train/{index % 3}_{index}.jpg": f"train {index}".encode() * 200 for index in range(6)}
+IMAGES |= {f"valid/{index % 3}_{index}.jpg": f"valid {index}".encode() * 200 for index in range(3)}
+IMAGES |= {f"test/{index:04}.jpg": f"test {index}".encode() * 200 for index in range(4)}
+AROUND = {
+    "README.md": b"# Homework 3",
+    "dataset_infos.json": b"{}",
+    "assets/cover.png": b"cover",
+    "hw3_data/.DS_Store": b"\0",
+}
+
+
+def zipped(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+    return buffer.getvalue()
+
+
+def of_split(split):
+    return {path: content for path, content in IMAGES.items() if path.startswith(split)}
+
+
+LOOSE = AROUND | {f"hw3_data/{path}": content for path, content in IMAGES.items()}
+LAYOUTS = {
+    "loose": LOOSE,
+    "three zips": AROUND | {f"hw3_data/{split}.zip": zipped(of_split(split)) for split in ("train", "valid", "test")},
+    "zips without their folder": AROUND
+    | {
+        f"{split}.zip": zipped({path.split("/")[1]: content for path, content in of_split(split).items()})
+        for split in ("train", "valid", "test")
+    },
+    "one zip": AROUND | {"food11.zip": zipped({f"food11/{path}": content for path, content in IMAGES.items()})},
+    "zips in a zip": AROUND
+    | {"hw3_data.zip": zipped({f"hw3_data/{s}.zip": zipped(of_split(s)) for s in ("train", "valid", "test")})},
+}
+
+
+def described(images):
+    """Split, label and content of each image, without where it lies."""
+    return sorted((split or "", -1 if label is None else label, content) for split, label, content in images)
+
+
+WANTED = described(
+    (path.split("/")[0], None if path.startswith("test") else int(path.split("/")[1][0]), content)
+    for path, content in IMAGES.items()
+)
+
+
+@pytest.fixture
+def cache(workspace, monkeypatch):
+    """The shared cache, empty; nothing of the user's is read, and no proxy stands between the test and its server."""
+    monkeypatch.setenv("PIPELINE_CACHE", str(workspace / "cache"))
+    monkeypatch.setenv("MODELSCOPE_HOME", str(workspace / "home"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return workspace / "cache"
+
+
+@pytest.fixture
+def root(workspace):
+    """Where the hub keeps its repositories."""
+    return workspace / "hub"
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """The hub's client asks once where it would ask again and again."""
+    monkeypatch.setattr("modelscope_hub._legacy_api.REPO_TREE_PAGE_MAX_ATTEMPTS", 1)
+    monkeypatch.setattr("modelscope_hub._download.DOWNLOAD_RETRY_TIMES", 1)
+    monkeypatch.setattr("modelscope_hub._download.DOWNLOAD_INTEGRITY_RETRY_BACKOFF", 0)
+
+
+def without_client(monkeypatch):
+    monkeypatch.setitem(sys.modules, "modelscope_hub", None)
+
+
+WAYS = [
+    pytest.param("file"),
+    pytest.param("http", marks=pytest.mark.slow),
+    pytest.param("client", marks=needs_client),
+]
+
+
+@pytest.fixture(params=WAYS)
+def way(request, cache, root, monkeypatch):
+    """One way to fetch, set up; the hub, where it is a server."""
+    if request.param == "file":
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"file://{root}")
+        yield None
+        return
+    with Hub(root) as hub:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
+        if request.param == "http":
+            without_client(monkeypatch)
+        yield hub
+
+
+@pytest.fixture
+def at_file(cache, root, monkeypatch):
+    """The way of git and git-lfs, from a folder."""
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"file://{root}")
+
+
+@pytest.fixture
+def hub(cache, root, monkeypatch):
+    """The way of the hub's client."""
+    with Hub(root) as hub:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
+        yield hub
+
+
+@pytest.fixture
+def modelscope(data_params):
+    """Open the source, and return split, label and content of each image."""
+
+    def found(**changes):
+        with open_modelscope(data_params("modelscope", **changes)) as source:
+            return described((image.split, image.label, source.read(image.path)) for image in source.images)
+
+    return found
+
+
+@pytest.fixture
+def complaint(modelscope):
+    """The one line with which a dataset is refused."""
+
+    def refused(**changes):
+        with pytest.raises(PipelineError) as error:
+            modelscope(**changes)
+        assert len(str(error.value).splitlines()) == 1
+        return str(error.value)
+
+    return refused
+
+
+class TestEveryWay:
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_gives_the_images_however_they_are_laid_out(self, way, root, modelscope, layout):
+        Dataset(root, DATASET).commit(LAYOUTS[layout])
+        assert modelscope() == WANTED
+
+    def test_takes_images_that_git_keeps_itself(self, way, root, modelscope):
+        Dataset(root, DATASET, lfs=()).commit(LOOSE)
+        assert modelscope() == WANTED
+
+    def test_says_the_commit_of_a_branch(self, way, root, modelscope, capsys):
+        commit = Dataset(root, DATASET).commit(LOOSE)
+        modelscope()
+        assert f"{DATASET} master is the commit {commit}; set data.revision to it" in capsys.readouterr().out
+
+    def test_needs_no_network_for_a_commit_that_was_fetched(self, way, root, modelscope, capsys):
+        commit = Dataset(root, DATASET).commit(LOOSE)
+        modelscope()
+        root.rename(root.with_name("gone"))
+        if way:
+            way.requests.clear()
+        capsys.readouterr()
+        assert modelscope(revision=commit) == WANTED
+        assert not way or way.requests == []
+        assert "is the commit" not in capsys.readouterr().out
+
+    def test_takes_a_branch_where_it_is_now_and_a_commit_where_it_was(self, way, root, modelscope):
+        dataset = Dataset(root, DATASET)
+        old = dataset.commit(LOOSE)
+        assert modelscope() == WANTED
+        # The same size, so that nothing but the content tells them apart.
+        path, content = "hw3_data/train/0_0.jpg", IMAGES["train/0_0.jpg"]
+        dataset.commit(LOOSE | {path: content.upper()})
+        assert ("train", 0, content.upper()) in modelscope()
+        assert modelscope(revision=old) == WANTED
+
+    @pytest.mark.parametrize("ref", ["v1", "refs/tags/v1", "feature/new"])
+    def test_takes_tags_and_branches(self, way, root, modelscope, ref):
+        dataset = Dataset(root, DATASET)
+        dataset.commit(LOOSE, ref)
+        dataset.commit({"README.md": b"empty"}, "master")
+        assert modelscope(revision=ref.removeprefix("refs/tags/")) == WANTED
+
+    def test_takes_other_datasets(self, way, root, modelscope):
+        Dataset(root, "someone/Pets.v2").commit({"cat/1.jpg": b"a", "dog/2.jpg": b"b"})
+        assert modelscope(location="someone/Pets.v2") == [("", 0, b"a"), ("", 1, b"b")]
+
+    def test_refuses_a_dataset_that_is_not_there(self, way, root, complaint):
+        root.mkdir()
+        assert complaint(location="someone/nothing").startswith("data.location: someone/nothing could not be f")
+
+    def test_refuses_a_revision_that_is_not_there_and_names_those_that_are(self, way, root, complaint):
+        Dataset(root, DATASET).commit(LOOSE, "master", "refs/tags/v1")
+        message = complaint(revision="v2")
+        assert message.startswith("data.revision: ")
+        assert "has no branch or tag v2; allowed are master, v1, or the 40 digits of a commit" in message
+
+    def test_refuses_a_commit_that_is_not_there(self, way, root, complaint):
+        Dataset(root, DATASET).commit(LOOSE)
+        assert DATASET in complaint(revision="0" * 40)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"location": "../elsewhere"}, {"location": "a/.."}, {"revision": "a/../../../b"}, {"revision": ".."}]
+)
+def test_names_that_lead_out_of_the_cache_are_refused(data_params, changes):
+    with pytest.raises(ValidationError, match="allowed "):
+        data_params("modelscope", **changes)
+
+
+@pytest.mark.parametrize("revision", ["master", "v1.0", "feature/x-1", "a" * 40, "release/2.0.1"])
+def test_revisions_are_branches_tags_and_commits(data_params, revision):
+    assert data_params("modelscope", revision=revision).revision == revision
+
+
+class TestGit:
+    def test_checks_nothing_out_and_keeps_one_copy(self, at_file, cache, root, modelscope):
+        Dataset(root, DATASET).commit(LOOSE)
+        modelscope()
+        repository = cache / "modelscope" / f"{DATASET}.git"
+        kept = [path for path in repository.rglob("*") if path.is_file() and "objects" not in path.parts]
+        assert {path.name for path in kept} <= {
+            "HEAD",
+            "config",
+            "shallow",
+            *(p.name for p in kept if len(p.name) == 40),
+        }
+        content = IMAGES["train/0_0.jpg"]
+        assert object_path(repository, hashlib.sha256(content).hexdigest()).read_bytes() == content
+
+    def test_fetches_only_what_a_new_commit_adds(self, cache, root, modelscope, monkeypatch):
+        without_client(monkeypatch)
+        dataset = Dataset(root, DATASET)
+        dataset.commit(LOOSE)
+        with Hub(root) as hub:
+            monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
+            modelscope()
+            dataset.commit(LOOSE | {"hw3_data/train/2_new.jpg": b"new"})
+            hub.requests.clear()
+            assert ("train", 2, b"new") in modelscope()
+        assert len([path for path, _ in hub.requests if path.startswith("/objects/")]) == 1
+
+    @pytest.mark.parametrize("damage", [lambda old: b"x" * len(old), lambda old: old[:7]], ids=["changed", "cut"])
+    def test_a_damaged_object_in_the_cache_is_never_used_and_fetched_again(
+        self, at_file, cache, root, modelscope, complaint, damage
+    ):
+        commit = Dataset(root, DATASET).commit(LOOSE)
+        modelscope()
+        content = IMAGES["valid/1_1.jpg"]
+        kept = object_path(cache / "modelscope" / f"{DATASET}.git", hashlib.sha256(content).hexdigest())
+        kept.chmod(0o644)
+        kept.unlink()
+        kept.write_bytes(damage(content))
+        if len(damage(content)) == len(content):
+            assert f"{kept} was damaged" in complaint(revision=commit)
+        assert modelscope(revision=commit) == WANTED
+
+    def test_a_damaged_object_of_the_publisher_is_refused(self, at_file, root, complaint):
+        dataset = Dataset(root, DATASET)
+        dataset.commit(LOOSE)
+        content = IMAGES["valid/1_1.jpg"]
+        theirs = object_path(dataset.remote, hashlib.sha256(content).hexdigest())
+        theirs.chmod(0o644)
+        theirs.write_bytes(b"x" * len(content))
+        assert hashlib.sha256(content).hexdigest() in complaint()
+
+    def test_a_missing_object_of_the_publisher_is_refused(self, at_file, root, complaint):
+        dataset = Dataset(root, DATASET)
+        dataset.commit(LOOSE)
+        oid = hashlib.sha256(IMAGES["valid/1_1.jpg"]).hexdigest()
+        object_path(dataset.remote, oid).unlink()
+        assert oid in complaint()
+
+    def test_without_git_lfs_says_how_to_install_it(self, at_file, root, workspace, complaint, monkeypatch):
+        Dataset(root, DATASET).commit(LOOSE)
+        (workspace / "bin").mkdir()
+        (workspace / "bin/git").symlink_to(shutil.which("git"))
+        monkeypatch.setenv("PATH", str(workspace / "bin"))
+        message = complaint()
+        assert "git-lfs, which is not installed; install it" in message
+        assert "pip install 'image-classification-pipeline[modelscope]'" in message
+
+    def test_without_git_lfs_takes_what_git_keeps_itself(self, at_file, root, workspace, modelscope, monkeypatch):
+        Dataset(root, DATASET, lfs=()).commit(LOOSE)
+        (workspace / "bin").mkdir()
+        (workspace / "bin/git").symlink_to(shutil.which("git"))
+        monkeypatch.setenv("PATH", str(workspace / "bin"))
+        assert modelscope() == WANTED
+
+    def test_without_git_says_so(self, at_file, complaint, monkeypatch):
+        monkeypatch.setenv("PATH", "")
+        message = complaint()
+        assert "git is not installed" in message
+        assert "pip install 'image-classification-pipeline[modelscope]'" in message
+
+    def test_runs_no_hook_and_asks_nothing(self, at_file, root, workspace, modelscope, monkeypatch):
+        Dataset(root, DATASET).commit(LOOSE)
+        hooks = workspace / "hooks"
+        hooks.mkdir()
+        for name in ("post-checkout", "post-merge", "reference-transaction", "post-rewrite"):
+            (hooks / name).write_text(f"#!/bin/sh\ntouch {workspace}/ran\n")
+            (hooks / name).chmod(0o755)
+        config = workspace / "gitconfig"
+        git(workspace, "config", "--file", str(config), "core.hooksPath", str(hooks))
+        git(workspace, "config", "--file", str(config), "lfs.url", "http://127.0.0.1:9/nobody")
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+        monkeypatch.setenv("GIT_DIR", str(workspace / "elsewhere"))
+        assert modelscope() == WANTED
+        assert not (workspace / "ran").exists()
+
+    def test_a_link_named_like_an_image_is_refused(self, at_file, root, complaint):
+        dataset = Dataset(root, DATASET)
+        dataset.commit(LOOSE)
+        (dataset.work / "hw3_data/train/0_link.jpg").symlink_to("/etc/hostname")
+        git(dataset.work, "add", "--all")
+        git(dataset.work, "commit", "--quiet", "--message", "link")
+        git(dataset.work, "push", "--quiet", "--no-verify", str(dataset.remote), "HEAD:refs/heads/master")
+        assert "'hw3_data/train/0_link.jpg'" in complaint()
+
+    def test_a_server_that_gives_no_commit_by_its_number_gives_all_branches(self, cache, root, modelscope, monkeypatch):
+        without_client(monkeypatch)
+        dataset = Dataset(root, DATASET)
+        old = dataset.commit(LOOSE)
+        dataset.commit({"README.md": b"empty"})
+        with Hub(root) as hub:
+            hub.protocol = ""  # the oldest: a commit that no branch stands at is refused
+            monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
+            assert modelscope(revision=old) == WANTED
+        assert "refs/heads/master" in git(cache / "modelscope" / f"{DATASET}.git", "for-each-ref")
+
+
+@needs_client
+class TestClient:
+    def test_breaks_are_mended_from_where_they_were(self, hub, root, modelscope):
+        Dataset(root, DATASET).commit(LOOSE)
+        hub.faults["train/0_3"] = 300
+        assert modelscope() == WANTED
+        assert "bytes=300-" in [asked for path, asked in hub.requests if "0_3.jpg" in path]
+
+    def test_takes_more_files_than_a_page_of_the_listing_holds(self, hub, root, modelscope):
+        many = {f"train/{index % 2}_{index}.jpg": b"%d" % index for index in range(450)}
+        Dataset(root, DATASET, lfs=()).commit(many)
+        assert len(modelscope()) == 450
+        assert [page for page in "123" if any(f"PageNumber={page}" in path for path, _ in hub.requests)] == list("123")
+
+    def test_goes_on_without_git_and_says_that_the_revision_may_move(self, hub, root, modelscope, capsys):
+        dataset = Dataset(root, DATASET)
+        dataset.commit(LOOSE)
+        hub.git = False
+        assert modelscope() == WANTED
+        assert "another day may bring other images" in capsys.readouterr().out
+        path, content = "hw3_data/train/0_0.jpg", IMAGES["train/0_0.jpg"]
+        dataset.commit({key: value for key, value in LOOSE.items() if "1_1" not in key} | {path: content.upper()})
+        found = modelscope()
+        assert ("train", 0, content.upper()) in found
+        assert len(found) == len(WANTED) - 2
+
+    def test_a_damaged_file_in_the_cache_is_never_used_and_fetched_again(self, hub, cache, root, modelscope, complaint):
+        commit = Dataset(root, DATASET).commit(LOOSE)
+        modelscope()
+        kept = cache / "modelscope" / DATASET / commit / "hw3_data/valid/1_1.jpg"
+        kept.write_bytes(b"x" * kept.stat().st_size)
+        assert f"{kept} was damaged" in complaint(revision=commit)
+        hub.requests.clear()
+        assert modelscope(revision=commit) == WANTED
+        assert len([path for path, _ in hub.requests if "FilePath" in path]) == 1
+
+    def test_a_file_that_the_hub_gives_wrong_is_refused(self, hub, root, complaint, impatient):
+        Dataset(root, DATASET).commit(LOOSE)
+        hub.faults["FilePath=hw3_data%2Ftrain%2F0_0"] = b"x" * len(IMAGES["train/0_0.jpg"])
+        assert "hw3_data/train/0_0.jpg: " in complaint()
+
+    @pytest.mark.parametrize(
+        "answer", [b"<html>log in</html>", b'{"Code": 500, "Success": false, "Data": null}', 403, 500]
+    )
+    def test_a_listing_that_is_none_is_refused(self, hub, root, complaint, impatient, answer):
+        commit = Dataset(root, DATASET).commit(LOOSE)
+        hub.faults["/repo/tree"] = answer
+        assert complaint(revision=commit).startswith(f"data.location: {DATASET} ")
+
+    @pytest.mark.parametrize("name", ["../outside.jpg", "/tmp/outside.jpg", "a/../../outside.jpg", "C:\\outside.jpg"])
+    def test_a_listing_with_names_that_lead_elsewhere_is_refused(self, hub, cache, root, complaint, name):
+        commit = Dataset(root, DATASET).commit(LOOSE)
+        entry = f'{{"Path": {name!r}, "Type": "blob", "Size": 1, "Sha256": ""}}'.replace("'", '"')
+        hub.faults["/repo/tree"] = f'{{"Code": 200, "Data": {{"Files": [{entry}]}}}}'.encode()
+        assert repr(name) in complaint(revision=commit)
+        assert not [path for path, _ in hub.requests if "FilePath" in path]
+
+    def test_prints_nothing_of_its_own_into_a_log_file(self, hub, root, modelscope, capfd):
+        Dataset(root, DATASET).commit(LOOSE)
+        modelscope()
+        assert capfd.readouterr().err == ""
+
+    def test_leaves_nothing_but_the_files_and_their_list(self, hub, cache, root, modelscope):
+        commit = Dataset(root, DATASET).commit(LOOSE)
+        modelscope()
+        folder = cache / "modelscope" / DATASET
+        assert sorted(path.name for path in folder.iterdir()) == [commit, f"{commit}.json", f"{commit}.lock"]
+
+
+def test_nobody_listens(cache, complaint, monkeypatch):
+    without_client(monkeypatch)
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
+    message = complaint()
+    assert message.startswith(f"data.location: {DATASET} could not be found at http://127.0.0.1:9/datasets/")
+
+
+def test_an_endpoint_without_a_scheme_is_taken_as_the_client_takes_it(cache, complaint, monkeypatch):
+    without_client(monkeypatch)
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "127.0.0.1:9/")
+    assert " at https://127.0.0.1:9/datasets/Datawhale/LeeDL-HW3-CNN.git (" in complaint()
+
+
+def test_two_processes_fetch_one_after_the_other(cache, root, data_params, monkeypatch, workspace):
+    Dataset(root, DATASET).commit(LOOSE)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pipeline.params.schema import DataParams\n"
+        "from pipeline.download.sources import open_modelscope\n"
+        "with open_modelscope(DataParams.model_validate_json(sys.argv[2])) as source:\n"
+        "    print(len([source.read(image.path) for image in source.images]))\n"
+    )
+    arguments = [str(Path(__file__).parents[2]), data_params("modelscope").model_dump_json()]
+    environment = os.environ | {"MODELSCOPE_ENDPOINT": f"file://{root}"}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, env=environment)
+        for _ in range(3)
+    ]
+    assert [process.communicate()[0].splitlines()[-1] for process in processes] == [b"13"] * 3

@@ -1,0 +1,113 @@
+"""Splits that a source does not bring are drawn with the same share of every class; those it brings stay."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.download.layout import SourceImage
+from pipeline.download.splits import assign_splits
+from pipeline.errors import PipelineError
+
+
+def images(*counts, split=None):
+    """So many images of class 0, of class 1, ..."""
+    return [
+        SourceImage(f"{split}/{label}_{index:04}.jpg", f"{index:04}.jpg", split, label)
+        for label, count in enumerate(counts)
+        for index in range(count)
+    ]
+
+
+def counted(assigned):
+    """The number of images for each split and label."""
+    return Counter((image.split, image.label) for image in assigned)
+
+
+def test_each_class_has_the_same_share_in_every_split():
+    assert counted(assign_splits(images(100, 40, 20), valid_fraction=0.15, test_fraction=0.2, seed=0)) == {
+        **{("train", 0): 65, ("train", 1): 26, ("train", 2): 13},
+        **{("valid", 0): 15, ("valid", 1): 6, ("valid", 2): 3},
+        **{("test", 0): 20, ("test", 1): 8, ("test", 2): 4},
+    }
+
+
+def test_without_a_test_fraction_there_is_no_test_split():
+    assert {image.split for image in assign_splits(images(20, 20), 0.2, 0, seed=0)} == {"train", "valid"}
+
+
+def test_the_same_seed_draws_the_same_split_and_another_seed_another():
+    drawn = [assign_splits(images(50, 50), 0.2, 0.2, seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+    assert counted(drawn[0]) == counted(drawn[2])
+
+
+def test_the_order_of_the_images_does_not_matter():
+    pool = images(50, 50)
+    shuffled = random.Random(0).sample(pool, len(pool))
+    assert assign_splits(shuffled, 0.2, 0.2, seed=0) == assign_splits(pool, 0.2, 0.2, seed=0)
+
+
+def test_a_source_with_all_splits_stays_as_it_is():
+    pool = images(9, 1, split="train") + images(1, 5, split="valid") + images(0, 2, split="test")
+    assert assign_splits(pool, 0.5, 0.4, seed=0) == sorted(pool, key=lambda image: image.path)
+
+
+@pytest.mark.parametrize(("brought", "drawn"), [("test", "valid"), ("valid", "test")])
+def test_only_the_missing_split_is_drawn_from_train(brought, drawn):
+    kept = images(7, 3, split=brought)
+    assigned = assign_splits([*images(20, 20, split="train"), *kept], 0.25, 0.25, seed=0)
+    assert [image for image in assigned if image.split == brought] == kept
+    assert counted(assigned)[drawn, 0] == counted(assigned)[drawn, 1] == 5
+
+
+def test_unlabelled_test_images_stay_in_the_test_split():
+    unlabelled = [SourceImage(f"test/{index}.jpg", f"{index}.jpg", "test", None) for index in range(5)]
+    assigned = assign_splits([*images(10, 10, split="train"), *unlabelled], 0.2, 0.2, seed=0)
+    assert [image for image in assigned if image.split == "test"] == unlabelled
+    assert {image.label for image in assigned if image.split == "valid"} == {0, 1}
+
+
+def test_two_images_of_each_class_are_enough():
+    assert set(counted(assign_splits(images(2, 2), 0.5, 0, seed=0)).values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("counts", "test_fraction", "line"),
+    [
+        ((10, 1), 0, r"data: class 1 has 1 images \(.*1_0000.jpg ...\), too few for train and valid; add images"),
+        ((2, 10), 0.2, r"data: class 0 has 2 images .* too few for train and test and valid; add images"),
+    ],
+)
+def test_a_class_with_fewer_images_than_splits_is_refused(counts, test_fraction, line):
+    with pytest.raises(PipelineError, match=line):
+        assign_splits(images(*counts), 0.2, test_fraction, seed=0)
+
+
+@pytest.mark.parametrize("counts", [(1000, 3), (60, 60, 4), (40, 3)])
+@pytest.mark.parametrize("test_fraction", [0, 0.2])
+@pytest.mark.parametrize("valid_fraction", [0.15, 0.7])
+def test_a_rare_class_is_in_every_split(counts, valid_fraction, test_fraction):
+    assigned = assign_splits(images(*counts), valid_fraction, test_fraction, seed=0)
+    found = counted(assigned)
+    assert all(found[image.split, label] for image in assigned for label in range(len(counts)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(10, 40), min_size=2, max_size=4),
+    st.floats(0.15, 0.4),
+    st.sampled_from([0, 0.15, 0.3, 0.4]),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_image_is_lost_and_shares_differ_by_rounding_alone(counts, valid_fraction, test_fraction, seed):
+    pool = images(*counts)
+    assigned = assign_splits(pool, valid_fraction, test_fraction, seed)
+    assert [(image.path, image.label) for image in assigned] == sorted((image.path, image.label) for image in pool)
+    found = counted(assigned)
+    for label, count in enumerate(counts):
+        assert abs(found["test", label] - test_fraction * count) <= 0.5
+        assert abs(found["valid", label] - valid_fraction * count) <= 0.5

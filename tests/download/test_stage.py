@@ -1,0 +1,80 @@
+"""Stage ``download``."""
+
+import random
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.common.paths import RAW_ARCHIVE
+from pipeline.download.stage import download
+from pipeline.errors import PipelineError
+from pipeline.params.schema import DataParams
+from tests.support.sections import DATA
+
+
+def test_images_keep_their_bytes_and_get_their_class_before_an_underscore(photos):
+    download(DataParams(**DATA))
+    with zipfile.ZipFile(RAW_ARCHIVE) as archive:
+        assert archive.read("classes.txt").decode() == "blue\ngreen\nred\n"
+        entries = [name for name in archive.namelist() if name != "classes.txt"]
+        assert len(entries) == 48
+        for entry in entries:
+            label, name = Path(entry).name.split("_")
+            assert archive.read(entry) == (photos / ["blue", "green", "red"][int(label)] / name).read_bytes()
+
+
+def test_every_class_has_its_share_of_each_split(photos):
+    download(DataParams(**DATA))
+    with zipfile.ZipFile(RAW_ARCHIVE) as archive:
+        names = archive.namelist()
+    for split, count in (("train", 8), ("valid", 4), ("test", 4)):
+        for label in range(3):
+            assert sum(name.startswith(f"{split}/{label}_") for name in names) == count
+
+
+def test_two_downloads_are_the_same_bytes(photos):
+    download(DataParams(**DATA))
+    first = RAW_ARCHIVE.read_bytes()
+    download(DataParams(**DATA))
+    assert RAW_ARCHIVE.read_bytes() == first
+
+
+def test_two_images_that_would_become_one_entry_are_refused(photos):
+    # Three, so that two of them share one of the two splits.
+    for number, name in enumerate(("a/b/c.jpg", "a__b/c.jpg", "a/b__c.jpg")):
+        (photos / "red" / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / "red" / f"0{number}.jpg").rename(photos / "red" / name)
+    with pytest.raises(PipelineError, match="rename one of them"):
+        download(DataParams(**{**DATA, "test_fraction": 0.0}))
+    assert not RAW_ARCHIVE.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"location": "nowhere"}, "data.location: the folder nowhere does not exist; set it to a folder of images"),
+        ({"location": "photos/red/00.jpg"}, "is a file, use data.source archive for it"),
+        ({"location": "photos/red"}, "has no class index before an underscore|holds one class|lies in no class"),
+        ({"location": "empty"}, "empty: holds no images"),
+    ],
+)
+def test_a_wrong_source_is_refused_in_one_line_and_leaves_nothing(photos, change, line):
+    Path("empty").mkdir()
+    with pytest.raises(PipelineError, match=line) as refusal:
+        download(DataParams(**{**DATA, **change}))
+    assert "\n" not in str(refusal.value)
+    assert not Path("data").exists() or not list(Path("data").iterdir())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_the_files_in_the_source_does_not_matter(photos, seed):
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.jpg"))
+    digests = set()
+    for order in (names, random.Random(seed).sample(names, len(names))):
+        with zipfile.ZipFile("photos.zip", "w") as archive:
+            for name in order:
+                archive.write(photos / name, name)
+        download(DataParams(**{**DATA, "source": "archive", "location": "photos.zip"}))
+        digests.add(RAW_ARCHIVE.read_bytes())
+    assert len(digests) == 1

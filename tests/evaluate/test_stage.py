@@ -1,0 +1,197 @@
+"""Stage ``evaluate``."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
+
+from pipeline.augment.stage import augment
+from pipeline.common.paths import DATASET, EVALUATION, METRICS, MODEL, PLOTS
+from pipeline.download.stage import download
+from pipeline.errors import PipelineError
+from pipeline.evaluate.calibration import fit_temperature
+from pipeline.evaluate.stage import evaluate
+from pipeline.params.schema import AugmentParams, DataParams, EvaluateParams, ModelParams, TrainParams
+from pipeline.train.stage import train
+from tests.support.sections import AUGMENT, DATA, EVALUATE, TRAIN
+from tests.support.sections import MODEL as MODEL_PARAMS
+from tests.support.tiny_datasets import write_dataset
+
+PICTURES = (
+    "confusion_matrix.png",
+    "confusion_normalized.png",
+    "reliability.png",
+    "roc_precision_recall.png",
+    "mistakes.png",
+)
+
+
+def run(**changes) -> tuple[dict, pd.DataFrame]:
+    """The metrics and the table of predictions; no library has anything to warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(EvaluateParams(**{**EVALUATE, **changes}))
+    text = {"id": str, "class": str, "predicted_class": str}
+    return json.loads((METRICS / "evaluate.json").read_text()), pd.read_csv(EVALUATION / "predictions.csv", dtype=text)
+
+
+def train_again(**changes) -> None:
+    train(ModelParams(**MODEL_PARAMS), TrainParams(**{**TRAIN, **changes}), seed=1)
+
+
+def test_every_figure_can_be_computed_again_from_the_table_of_predictions(trained):
+    metrics, table = run()
+    assert (metrics["split"], metrics["images"]) == ("test", 12)
+    assert list(table.columns) == [
+        "id", "source", "label", "class", "predicted", "predicted_class", "correct", "confidence", "loss",
+        "p_0", "p_1", "p_2",
+    ]  # fmt: skip
+    probabilities = table[["p_0", "p_1", "p_2"]].to_numpy()
+    # Six digits do not add up to 1 as exactly as scikit-learn wants.
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    label, predicted = table["label"], table["predicted"]
+    assert predicted.tolist() == probabilities.argmax(axis=1).tolist()
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(label, predicted), abs=1e-5)
+    assert metrics["accuracy"] == pytest.approx(table["correct"].mean(), abs=1e-5)
+    assert metrics["macro_f1"] == pytest.approx(f1_score(label, predicted, average="macro"), abs=1e-5)
+    assert metrics["brier"] == pytest.approx(brier_score_loss(label, probabilities), abs=1e-4)
+    assert metrics["log_loss"] == pytest.approx(log_loss(label, probabilities), abs=1e-4)
+    assert metrics["log_loss"] == pytest.approx(table["loss"].mean(), abs=1e-4)
+    assert table["class"].tolist() == [["blue", "green", "red"][index] for index in label]
+    assert table["source"].tolist() == [f"test/{name}.jpg" for name in table["id"]]
+    low, high = metrics["interval"]["accuracy"].values()
+    assert 0 <= low <= metrics["accuracy"] <= high <= 1
+    assert "tta" not in metrics
+
+
+def test_tables_and_pictures_are_there_for_every_subject(trained):
+    _, table = run()
+    confusion = pd.read_csv(PLOTS / "confusion.csv")
+    assert (confusion["actual"] == table["class"]).all()
+    assert (confusion["predicted"] == table["predicted_class"]).all()
+    classes = pd.read_csv(PLOTS / "classes.csv")
+    assert classes["images"].tolist() == [4, 4, 4]
+    assert (classes["recall_low"] <= classes["recall"]).all()
+    pairs = pd.read_csv(PLOTS / "confused_pairs.csv")
+    assert pairs["count"].sum() == (table["correct"] == 0).sum()
+    assert list(pairs.columns) == ["class", "predicted_class", "count", "share"]
+    assert set(pd.read_csv(PLOTS / "reliability.csv")["probabilities"]) == {"plain", "calibrated"}
+    assert list(pd.read_csv(PLOTS / "roc.csv").columns) == ["class", "fpr", "tpr"]
+    assert list(pd.read_csv(PLOTS / "precision_recall.csv").columns) == ["class", "recall", "precision"]
+    assert all((PLOTS / picture).stat().st_size > 5_000 for picture in PICTURES)
+
+
+def test_the_same_model_gives_the_same_bytes(trained):
+    run()
+    files = [
+        METRICS / "evaluate.json",
+        *EVALUATION.iterdir(),
+        *PLOTS.glob("*.csv"),
+        *(PLOTS / name for name in PICTURES),
+    ]
+    before = [file.read_bytes() for file in files]
+    shutil.rmtree(EVALUATION)
+    run()
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_the_temperature_comes_from_the_valid_split_and_is_cross_fitted_there(dataset):
+    train_again(epochs=1)
+    on_test, _ = run()
+    on_valid, table = run(split="valid")
+    assert on_test["temperature"] == on_valid["temperature"] != 1
+    labels, logits = table["label"].to_numpy(), np.log(table[["p_0", "p_1", "p_2"]].to_numpy())
+    assert on_valid["temperature"] == pytest.approx(fit_temperature(logits, labels), rel=1e-3)
+    # Fitted on the images themselves it would look better than it is.
+    fitted = log_loss(labels, softmax(logits / on_valid["temperature"], axis=1))
+    assert on_valid["calibrated"]["log_loss"] > fitted + 1e-5
+    assert on_valid["calibrated"].keys() == {"log_loss", "brier", "ece"}
+
+
+def test_no_resamples_no_intervals(trained):
+    metrics, _ = run(bootstrap=0)
+    assert "interval" not in metrics
+    assert "recall_low" not in pd.read_csv(PLOTS / "classes.csv")
+
+
+def test_augmentation_of_the_tested_images_is_reported_beside_the_plain_figure(photos, capsys):
+    download(DataParams(**DATA))
+    augment(AugmentParams(**{**AUGMENT, "test_views": 2}), seed=1, on_bad_image="error", on_leak="warn")
+    train_again(epochs=1)
+    plain, table = run()
+    both, same_table = run(tta=True)
+    assert table.equals(same_table)
+    tta = both.pop("tta")
+    assert both == plain
+    assert tta["views"] == 2
+    assert tta["log_loss"] != plain["log_loss"]
+    assert tta.keys() - {"views"} == plain.keys() - {"split", "images", "temperature", "calibrated"}
+    assert "by the mean over each image and its 2 views" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("split", "key"), [("auto", "augment.test_views"), ("train", "augment.views")])
+def test_augmentation_of_the_tested_images_needs_views(photos, split, key):
+    download(DataParams(**DATA))
+    changes = {"views": 0, "transforms": []}
+    augment(AugmentParams(**{**AUGMENT, **changes}), seed=1, on_bad_image="error", on_leak="warn")
+    train_again(epochs=1)
+    with pytest.raises(PipelineError, match=rf"evaluate.tta: got true, but .* no augmented views .*; set {key} to 1"):
+        run(tta=True, split=split)
+    assert not EVALUATION.exists()
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+def test_two_classes_can_be_evaluated(photos, loss):
+    shutil.rmtree(photos / "red")
+    download(DataParams(**DATA))
+    augment(AugmentParams(**AUGMENT), seed=1, on_bad_image="error", on_leak="warn")
+    train_again(loss=loss)
+    metrics, table = run()
+    assert metrics["top_2_accuracy"] == 1
+    assert "top_2_accuracy" not in metrics["interval"]
+    np.testing.assert_allclose(table["p_0"] + table["p_1"], 1, atol=1e-5)
+    assert metrics["brier"] == pytest.approx(np.mean((table["p_1"] - table["label"]) ** 2), abs=1e-5)
+    assert all((PLOTS / picture).exists() for picture in PICTURES)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_split_of_few_images_that_lacks_classes_can_be_evaluated(workspace, images):
+    write_dataset(Path(DATASET), train=24, valid=images)
+    train_again(epochs=1)
+    metrics, table = run()
+    assert (metrics["split"], len(table)) == ("valid", images)
+    assert pd.read_csv(PLOTS / "classes.csv")["recall"].isna().sum() == 3 - images
+    assert "NaN" not in (METRICS / "evaluate.json").read_text()
+
+
+def test_a_top_k_as_large_as_the_number_of_classes_is_refused(trained):
+    with pytest.raises(PipelineError, match=r"evaluate.top_k: got 3, allowed with 3 classes is 2"):
+        run(top_k=3)
+
+
+def test_a_missing_model_says_how_to_make_it(dataset):
+    with pytest.raises(PipelineError, match=r"results/model.safetensors: no such file; run dvc repro train"):
+        run()
+
+
+def test_a_network_that_gives_no_numbers_is_refused(trained):
+    with safe_open(MODEL, "pt") as file:
+        metadata = file.metadata()
+    weights = {name: torch.full_like(w, np.nan) if w.is_floating_point() else w for name, w in load_file(MODEL).items()}
+    save_file(weights, MODEL, metadata)
+    with pytest.raises(PipelineError, match=r"no finite output for the test split; train it with a lower train\.lr"):
+        run()
+
+
+def test_too_few_resamples_are_refused():
+    with pytest.raises(ValueError, match="bootstrap"):
+        EvaluateParams(**{**EVALUATE, "bootstrap": 20})

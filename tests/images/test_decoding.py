@@ -1,0 +1,190 @@
+"""From image files to pixels."""
+
+import os
+import re
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from pipeline.images.decoding import decode
+from tests.support.hostile_images import NOISE, PICTURE, encode, hostile_files, oriented, png, tiff
+
+HOSTILE_FILES = hostile_files()
+SMALL_FILES = [file.content for file in HOSTILE_FILES.values() if len(file.content) < 10_000]
+LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
+WRITERS = {
+    "JPEG": {},
+    "progressive JPEG": {"kind": "JPEG", "progressive": True},
+    "PNG": {},
+    "GIF": {},
+    "BMP": {},
+    "WEBP": {},
+    "TIFF": {},
+    "LZW TIFF": {"kind": "TIFF", "compression": "tiff_lzw"},
+}
+WHOLE_FILES = {name: encode(NOISE, **{"kind": name, **options}) for name, options in WRITERS.items()}
+
+
+def decode_or_reason(content: bytes, least: int = 0) -> np.ndarray | str:
+    """The pixels or why there are none, either of the form that was promised."""
+    try:
+        pixels = decode(content, least)
+    except ValueError as error:
+        reason = str(error)
+        assert reason.isprintable() and 0 < len(reason) < 120
+        return reason
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size
+    return pixels
+
+
+@pytest.mark.parametrize("name", HOSTILE_FILES)
+def test_a_hostile_file_gives_its_pixels_or_its_reason_and_no_other_word(name, capfd):
+    file = HOSTILE_FILES[name]
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        result = decode_or_reason(file.content)
+    if file.reason is not None:
+        assert isinstance(result, str), "was not refused"
+        assert re.search(file.reason, result)
+    else:
+        assert not isinstance(result, str), result
+        assert result.shape == file.pixels.shape
+        np.testing.assert_allclose(result.astype(int), file.pixels, rtol=0, atol=file.tolerance)
+    assert not shown
+    assert capfd.readouterr() == ("", "")
+
+
+def test_there_are_enough_hostile_files_and_they_are_the_same_each_time():
+    assert len(HOSTILE_FILES) >= 45
+    assert {name: file.content for name, file in HOSTILE_FILES.items()} == {
+        name: file.content for name, file in hostile_files().items()
+    }
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_formats_give_the_pixels_in_the_order_red_green_blue(kind):
+    pixels = decode(encode(NOISE, kind, **LOSSLESS[kind]))
+    assert pixels.flags.writeable
+    np.testing.assert_array_equal(pixels, NOISE)
+
+
+TURNED = {
+    1: PICTURE,
+    2: PICTURE[:, ::-1],
+    3: PICTURE[::-1, ::-1],
+    4: PICTURE[::-1],
+    5: PICTURE.transpose(1, 0, 2),
+    6: np.rot90(PICTURE, -1),
+    7: PICTURE[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(PICTURE, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_photo_is_turned_as_its_exif_orientation_says(kind, orientation):
+    options = LOSSLESS.get(kind, {"quality": 100, "subsampling": 0})
+    pixels = decode(encode(PICTURE, kind, exif=oriented(orientation), **options))
+    assert pixels.shape == TURNED[orientation].shape
+    np.testing.assert_allclose(pixels.astype(int), TURNED[orientation], atol=4)
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_a_photo_decoded_at_half_its_scale_is_turned_too(orientation):
+    turned = TURNED[orientation]
+    pixels = decode(encode(PICTURE, "JPEG", quality=100, subsampling=0, exif=oriented(orientation)), least=16)
+    assert pixels.shape == (turned.shape[0] // 2, turned.shape[1] // 2, 3)
+    np.testing.assert_allclose(pixels.astype(int), turned[::2, ::2], atol=4)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    ("least", "shape"),
+    [
+        (0, (200, 303, 3)),
+        (1, (25, 38, 3)),
+        (25, (25, 38, 3)),
+        (26, (50, 76, 3)),
+        (100, (100, 152, 3)),
+        (101, (200, 303, 3)),
+        (999, (200, 303, 3)),
+    ],
+)
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_leaves_the_least_pixels(mode, least, shape):
+    image = Image.new("RGB", (303, 200), (200, 90, 30)).convert(mode)
+    pixels = decode(encode(image, "JPEG", quality=95), least)
+    assert pixels.shape == shape
+    np.testing.assert_allclose(pixels[0, 0], np.array(image.convert("RGB"))[0, 0], atol=8)
+
+
+def test_other_formats_are_decoded_at_full_scale():
+    assert decode(encode(PICTURE), least=4).shape == PICTURE.shape
+
+
+def test_a_reduced_decode_is_close_to_the_mean_of_the_pixels_that_it_leaves_out():
+    smooth = np.array(Image.fromarray(NOISE[:8, :12]).resize((384, 256), Image.Resampling.BICUBIC))
+    content = encode(smooth, "JPEG", quality=95)
+    means = decode(content).reshape(64, 4, 96, 4, 3).mean(axis=(1, 3))
+    assert np.abs(decode(content, least=64) - means).mean() < 1
+
+
+@pytest.mark.parametrize("content", [png(60_000, 60_000), tiff(60_000, 60_000), HOSTILE_FILES["bomb.jpg"].content])
+def test_a_bomb_is_refused_before_any_pixel_is_decoded(content, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(ValueError, match="more than 178,956,970 pixels"):
+        decode(content)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(MemoryError(), "not enough memory"), (RecursionError("deep"), "damaged or truncated")]
+)
+def test_whatever_a_decoder_raises_becomes_a_reason(error, reason, monkeypatch):
+    def load(self):
+        raise error
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(ValueError, match=reason):
+        decode(encode(PICTURE, "JPEG"))
+
+
+def test_stderr_is_heard_again_after_a_tiff(capfd):
+    decode(encode(PICTURE, "TIFF"))
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(list(WHOLE_FILES)), st.data())
+def test_a_file_that_was_cut_is_refused_unless_no_pixel_is_missing(name, data):
+    whole = WHOLE_FILES[name]
+    result = decode_or_reason(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    if not isinstance(result, str):
+        np.testing.assert_array_equal(result, decode(whole))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(SMALL_FILES),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8),
+    st.integers(0, 20),
+)
+def test_damaged_bytes_give_pixels_or_a_reason(content, changes, least):
+    content = bytearray(content or b"\0")
+    for place, value in changes:
+        content[place % len(content)] = value
+    decode_or_reason(bytes(content), least)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"RIFF\0\0\0\0WEBPVP8X"]),
+    st.binary(max_size=200),
+)
+def test_random_bytes_give_pixels_or_a_reason(head, tail):
+    decode_or_reason(head + tail)

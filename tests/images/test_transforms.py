@@ -1,0 +1,188 @@
+"""Plain copies and augmented views."""
+
+import random
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pipeline.errors import PipelineError
+from pipeline.images.transforms import PRESETS, augmented_view, plain_copy
+from pipeline.params.schema import AugmentParams
+from tests.support.sections import AUGMENT
+
+TRANSFORMS = [
+    {"name": "RandomResizedCrop", "scale": [0.5, 1.0]},
+    {"name": "HorizontalFlip", "p": 0.5},
+    {"name": "Affine", "rotate": [-20, 20], "p": 1},
+    {"name": "ColorJitter"},
+    {"name": "GaussNoise", "p": 1},
+]
+
+
+def params(**changes) -> AugmentParams:
+    return AugmentParams(**{**AUGMENT, "transforms": TRANSFORMS, **changes})
+
+
+def photo(height=50, width=70, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+sides = st.integers(1, 200)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sides, sides, st.sampled_from(["stretch", "crop"]), st.sampled_from([32, 64]))
+def test_copies_and_views_of_any_photo_have_the_asked_size(height, width, resize, size):
+    chosen = params(resize=resize, image_size=size)
+    for pixels in (plain_copy(chosen)(photo(height, width)), augmented_view(chosen)(photo(height, width), 1)):
+        assert pixels.shape == (size, size, 3)
+        assert pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+def test_a_photo_of_the_asked_size_stays_as_it_is(resize):
+    np.testing.assert_array_equal(plain_copy(params(resize=resize))(photo(32, 32)), photo(32, 32))
+
+
+@pytest.mark.parametrize("side", [100, 192, 400])
+@pytest.mark.parametrize("upright", [False, True])
+def test_crop_keeps_the_centre_and_stretch_keeps_everything(side, upright):
+    image = np.full((64, side, 3), 200, np.uint8)
+    edge = (side - 64) // 2
+    image[:, :edge] = image[:, -edge:] = 0
+    image = image.transpose(1, 0, 2).copy() if upright else image
+    cropped, stretched = (plain_copy(params(resize=resize))(image) for resize in ("crop", "stretch"))
+    assert cropped[2:-2, 2:-2].min() == 200
+    assert stretched.mean() == pytest.approx(image.mean(), rel=0.1)
+
+
+def test_shrinking_averages_so_that_fine_detail_does_not_alias():
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    shrunk = plain_copy(params())(stripes)
+    assert abs(shrunk.astype(int) - 127).max() <= 1
+
+
+def test_a_seed_gives_the_same_view_whatever_was_drawn_before_it():
+    draw, again = augmented_view(params()), augmented_view(params())
+    first = draw(photo(), 7)
+    for seed in (1, 2, 3):
+        draw(photo(seed=1), seed)
+    np.random.seed(5)
+    random.seed(5)
+    np.testing.assert_array_equal(draw(photo(), 7), first)
+    np.testing.assert_array_equal(again(photo(), 7), first)
+
+
+@pytest.mark.parametrize("number", range(len(TRANSFORMS)))
+def test_other_seeds_give_other_views(number):
+    draw = augmented_view(params(transforms=[TRANSFORMS[number]]))
+    assert len({draw(photo(), seed).tobytes() for seed in range(20)}) > 1
+
+
+def test_a_view_is_drawn_from_the_photo_and_not_from_its_small_copy():
+    # A crop of a quarter of each side still has detail that the copy of the whole photo has lost.
+    transforms = [{"name": "CenterCrop", "height": 32, "width": 32}]
+    image = photo(128, 128)
+    np.testing.assert_array_equal(augmented_view(params(transforms=transforms))(image, 0), image[48:80, 48:80])
+
+
+def test_a_transform_with_a_size_gets_that_of_the_dataset_unless_it_names_its_own():
+    image = photo(64, 64)
+    crop = {"name": "RandomResizedCrop", "scale": [1.0, 1.0], "ratio": [1.0, 1.0], "p": 1}
+    asked = augmented_view(params(transforms=[crop]))(image, 0)
+    coarse = augmented_view(params(transforms=[{**crop, "size": [2, 2]}]))(image, 0)
+    # Two pixels a side, made larger, hardly vary from one to the next.
+    roughness = [np.abs(np.diff(pixels.astype(int), axis=1)).mean() for pixels in (asked, coarse)]
+    assert roughness[1] < 0.3 * roughness[0]
+
+
+def test_without_transforms_a_view_is_the_plain_copy():
+    plain, view = plain_copy(params()), augmented_view(params(transforms=[], views=0))
+    np.testing.assert_array_equal(view(photo(), 3), plain(photo()))
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "none"])
+@pytest.mark.parametrize("size", [32, 96])
+def test_a_preset_draws_views_that_differ_by_seed_alone(name, size):
+    draw = augmented_view(params(preset=name, transforms=[], image_size=size))
+    views = [draw(photo(), seed) for seed in range(8)]
+    assert {view.shape for view in views} == {(size, size, 3)}
+    assert len({view.tobytes() for view in views}) == 8
+    np.testing.assert_array_equal(draw(photo(), 3), views[3])
+
+
+def test_presets_change_more_from_light_to_strong():
+    # Smooth, so that a crop alone changes it little.
+    ramp = np.stack(np.broadcast_arrays(np.arange(0, 240, 4)[:, None], np.arange(0, 240, 4), 128), -1).astype(np.uint8)
+    plain = plain_copy(params())(ramp).astype(int)
+    change = []
+    for name in ("light", "medium", "strong"):
+        draw = augmented_view(params(preset=name, transforms=[]))
+        change.append(np.mean([np.abs(draw(ramp, seed) - plain).mean() for seed in range(60)]))
+    assert change[0] < change[1] < change[2]
+
+
+def test_listed_transforms_come_after_the_preset():
+    one_pixel = [{"name": "CenterCrop", "height": 1, "width": 1}]
+    view = augmented_view(params(preset="medium", transforms=one_pixel))(photo(), 0)
+    assert len(np.unique(view.reshape(-1, 3), axis=0)) == 1
+
+
+@pytest.mark.parametrize("views", [{"views": 2, "test_views": 0}, {"views": 0, "test_views": 1}])
+def test_views_without_transforms_are_refused(views):
+    with pytest.raises(ValidationError, match=r"which needs transforms to draw them; set augment\.preset or "):
+        params(preset="none", transforms=[], **views)
+
+
+@pytest.mark.parametrize(
+    ("transform", "line"),
+    [
+        ({"name": "HorizontalFlop"}, "got 'HorizontalFlop', allowed is the name of an albumentations 2.0.8 transform"),
+        ({"name": "Compose"}, "got 'Compose', allowed is the name of"),
+        ({"name": "cv2"}, "got 'cv2', allowed is the name of"),
+        ({"name": ""}, "got '', allowed is the name of"),
+        ({"name": "BasicTransform"}, "got 'BasicTransform', allowed is the name of"),
+        ({"name": "Affine", "sheer": 8}, "Affine has no argument 'sheer', allowed are scale, "),
+        ({"name": "HorizontalFlip", "p": 7}, "HorizontalFlip: p: got 7, "),
+        ({"name": "HorizontalFlip", "p": "often"}, "HorizontalFlip: p: got 'often', "),
+        ({"name": "RandomResizedCrop", "scale": [2, 3]}, "RandomResizedCrop: scale: got "),
+        ({"name": "RandomResizedCrop", "size": None}, "RandomResizedCrop: size: got None"),
+        ({"name": "Resize", "height": 3}, "Resize: "),
+        ({"name": "RandomCrop", "height": 0, "width": 8}, "RandomCrop: height: got 0"),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_a_wrong_transform_is_one_line_that_names_its_place(transform, line):
+    with pytest.raises(PipelineError) as error:
+        augmented_view(params(transforms=[TRANSFORMS[1], transform]))
+    assert str(error.value).startswith(f"params.yaml: augment.transforms.1: {line}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("transform", "height"),
+    list(product([{"name": "ToGray", "p": 1}, {"name": "Pad", "padding": 5}, {"name": "RandomRotate90"}], [20, 90])),
+    ids=str,
+)
+def test_a_view_is_resized_after_the_transforms(transform, height):
+    assert augmented_view(params(transforms=[transform]))(photo(height, 40), 1).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [{"name": "ToFloat", "p": 1}, {"name": "Normalize", "p": 1}, {"name": "ChannelDropout", "p": 1}],
+    ids=lambda transform: transform["name"],
+)
+def test_views_are_bytes_or_the_transform_is_refused(transform):
+    try:
+        view = augmented_view(params(transforms=[transform]))(photo(), 1)
+    except PipelineError as error:
+        assert str(error).startswith("params.yaml: augment.transforms.0: ")
+    else:
+        assert view.dtype == np.uint8
+        assert view.shape == (32, 32, 3)

@@ -1,0 +1,190 @@
+"""Batches and the plan of an epoch."""
+
+import itertools
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import PipelineError
+from pipeline.network.batches import PREFETCH, Batches, fits, shuffled_plan, steps_per_epoch
+from tests.support.tiny_datasets import MEAN, STD, write_split
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def split(tmp_path):
+    return write_split(tmp_path, images=23, copies=3)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_ever():
+    """A test that hangs fails."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("hangs"))
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def open_split(split, resident, mean=MEAN, std=STD):
+    return Batches(split, mean, std, CPU, resident=resident)
+
+
+def plan(**changes):
+    return list(shuffled_plan(**{"images": 23, "copies": 3, "batch_size": 5, "seed": 1, "epoch": 1, **changes}))
+
+
+def same(left, right):
+    return len(left) == len(right) and all(map(torch.equal, itertools.chain(*left), itertools.chain(*right)))
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_batch_has_the_pixels_and_labels_that_the_plan_names(split, resident):
+    batches = list(open_split(split, resident).load(plan()))
+    assert len(batches) == 4
+    for (rows, copies), (images, labels) in zip(plan(), batches, strict=True):
+        np.testing.assert_array_equal(images.numpy(), split.images[rows.numpy(), copies.numpy()])
+        np.testing.assert_array_equal(labels.numpy(), split.labels[rows.numpy()])
+
+
+def test_resident_and_streamed_give_the_same_normalised_batches(split):
+    resident, streamed = (list(open_split(split, choice).in_order(4)) for choice in (True, False))
+    assert len(resident) == 6
+    assert same(resident, streamed)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_normalised_batches_have_mean_0_and_deviation_1_and_are_channels_last(split, resident):
+    plain = split.images[:, 0] / 255
+    batches = open_split(split, resident, plain.mean((0, 1, 2)).tolist(), plain.std((0, 1, 2)).tolist())
+    images = [images for images, _ in batches.in_order(5)]
+    assert all(some.is_contiguous(memory_format=torch.channels_last) for some in images)
+    together = torch.cat(images)
+    assert together.shape == (23, 3, 32, 32)
+    torch.testing.assert_close(together.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_in_order_gives_every_rank_its_own_images(split):
+    batches = open_split(split, True)
+    whole = torch.cat([images for images, _ in batches.in_order(100)])
+    for rank in range(3):
+        share = torch.cat([images for images, _ in batches.in_order(4, rank, world=3)])
+        assert torch.equal(share, whole[rank::3])
+
+
+def test_a_split_larger_than_half_of_the_free_memory_is_streamed():
+    assert fits(1_000, CPU)
+    assert not fits(10**15, CPU)
+
+
+sizes = {"images": st.integers(1, 300), "batch_size": st.integers(2, 70)}
+
+
+@given(**sizes, copies=st.integers(1, 6), seed=st.integers(0, 2**32), epoch=st.integers(1, 1000))
+def test_every_image_comes_at_most_once_an_epoch_and_only_in_full_batches(images, batch_size, copies, seed, epoch):
+    steps = plan(images=images, batch_size=batch_size, copies=copies, seed=seed, epoch=epoch)
+    assert [len(rows) for rows, _ in steps] == [min(batch_size, images)] * max(1, images // batch_size)
+    assert len(steps) == steps_per_epoch(images, batch_size)
+    seen, drawn = (torch.cat(part).tolist() for part in zip(*steps, strict=True))
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= set(range(images))
+    assert set(drawn) <= set(range(copies))
+
+
+@given(**sizes, start=st.integers(0, 20), world=st.integers(1, 5))
+def test_a_start_goes_on_where_a_stop_was_and_ranks_share_the_batches_of_one_process(images, batch_size, start, world):
+    whole = plan(images=images, batch_size=batch_size)
+    assert same(whole[start:], plan(images=images, batch_size=batch_size, start=start))
+    shares = [plan(images=images, batch_size=batch_size, rank=rank, world=world) for rank in range(world)]
+    for (rows, copies), *parts in zip(whole, *shares, strict=True):
+        pairs = [pair for part in parts for pair in zip(part[0].tolist(), part[1].tolist(), strict=True)]
+        assert sorted(pairs) == sorted(zip(rows.tolist(), copies.tolist(), strict=True))
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    torch.manual_seed(1)
+    first = plan()
+    before = torch.manual_seed(2).get_state()
+    assert same(first, plan())
+    assert torch.equal(before, torch.get_rng_state())
+    assert not same(first, plan(seed=2))
+    assert not same(first, plan(epoch=2))
+
+
+def test_every_image_and_every_copy_is_drawn_about_equally_often():
+    drawn = [
+        torch.cat(part) for part in zip(*(step for epoch in range(300) for step in plan(epoch=epoch)), strict=True)
+    ]
+    copies = torch.bincount(drawn[1], minlength=3) / len(drawn[1])
+    images = torch.bincount(drawn[0], minlength=23) / 300
+    torch.testing.assert_close(copies, torch.full((3,), 1 / 3), atol=0.03, rtol=0)
+    torch.testing.assert_close(images, torch.full((23,), 20 / 23), atol=0.1, rtol=0)
+
+
+def test_a_removed_file_is_an_error_of_the_consumer(split):
+    batches = open_split(split, False)
+    Path(split.images.filename).unlink()
+    with pytest.raises(FileNotFoundError, match=r"train\.npy"):
+        list(batches.load(plan()))
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_a_truncated_file_is_an_error_and_never_a_batch_of_rubbish(tmp_path, kept):
+    # Not from the fixture: pytest would print its arrays, which no longer have a file below them.
+    batches = open_split(write_split(tmp_path, images=23, copies=3), False)
+    path = tmp_path / "train.npy"
+    os.truncate(path, int(kept * path.stat().st_size))
+    everything = [(torch.arange(23), torch.full((23,), copy)) for copy in range(3)]
+    with pytest.raises((OSError, PipelineError), match=r"train\.npy"):
+        list(batches.load(everything))
+
+
+def test_an_error_of_the_plan_is_an_error_of_the_consumer_after_the_batches_before_it(split):
+    def broken():
+        yield from plan()[:2]
+        raise ZeroDivisionError
+
+    stream = open_split(split, False).load(broken())
+    assert same([next(stream), next(stream)], list(open_split(split, True).load(plan()[:2])))
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+
+
+@pytest.mark.parametrize("taken", [1, 4])
+def test_an_abandoned_iterator_ends_its_thread(split, taken):
+    before = threading.active_count()
+    stream = open_split(split, False).load(itertools.cycle(plan()))
+    for _ in range(taken):
+        next(stream)
+    assert threading.active_count() == before + 1
+    stream.close()
+    assert threading.active_count() == before
+
+
+def test_reading_ahead_stops_when_nobody_takes_the_batches(split):
+    asked = []
+    stream = open_split(split, False).load(asked.append(step) or step for step in itertools.cycle(plan()))
+    next(stream)
+    time.sleep(0.3)
+    stream.close()
+    # One taken, those that wait, and one at hand.
+    assert 2 <= len(asked) <= PREFETCH + 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 22), st.integers(0, 2)), min_size=1, max_size=9))
+def test_streaming_reads_any_images_in_any_order(tmp_path_factory, pairs):
+    split = write_split(tmp_path_factory.getbasetemp(), images=23, copies=3)
+    rows, copies = torch.tensor(pairs).T
+    ((images, _),) = open_split(split, False).load([(rows, copies)])
+    np.testing.assert_array_equal(images.numpy(), split.images[rows.numpy(), copies.numpy()])

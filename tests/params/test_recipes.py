@@ -1,0 +1,93 @@
+"""Recipes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.params.file import load_params
+from pipeline.params.recipes import apply_recipe, list_recipes, recipe_path
+
+ROOT = Path(__file__).parents[2]
+NAMES = [path.stem for path in (ROOT / "recipes").glob("*.yaml")]
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    """A copy of the repository's parameters."""
+    monkeypatch.chdir(ROOT)
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipe_can_be_applied_and_keeps_every_comment(params, name):
+    comments = [line.partition("#")[2] for line in params.read_text().splitlines() if "#" in line]
+    apply_recipe(name, params)
+    load_params(params)
+    assert [line.partition("#")[2] for line in params.read_text().splitlines() if "#" in line] == comments
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_digits_after_any_recipe_restores_the_committed_parameters(params, name):
+    apply_recipe(name, params)
+    apply_recipe("digits", params)
+    assert params.read_text() == (ROOT / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_gives_the_same_whatever_was_applied_before(params, name):
+    apply_recipe(name, params)
+    direct = params.read_text()
+    for before in NAMES:
+        apply_recipe(before, params)
+        apply_recipe(name, params)
+        assert params.read_text() == direct, before
+
+
+def test_applying_says_what_changed(params):
+    assert "model.width: 16 -> 64" in apply_recipe("food11", params)
+    assert apply_recipe("food11", params) == [f"{params} has these values already"]
+
+
+def test_food11_has_the_settings_of_the_homework(params):
+    apply_recipe("food11", params)
+    homework = load_params(params)
+    assert (homework.augment.image_size, homework.model.width, len(homework.data.classes)) == (128, 64, 11)
+    assert homework.seed == 6666
+    train = homework.train
+    assert (train.optimizer, train.lr, train.weight_decay, train.batch_size) == ("adam", 3e-4, 1e-5, 64)
+    assert (train.clip_norm, train.patience, train.loss) == (10, 5, "cross_entropy")
+
+
+def test_list_names_each_recipe_with_its_title(params):
+    assert [recipe.name for recipe in list_recipes()] == sorted(NAMES)
+    assert all(recipe.title and not recipe.title.startswith("#") for recipe in list_recipes())
+
+
+def test_list_says_score_seeds_device_and_minutes_or_that_nothing_was_measured(params):
+    for recipe in list_recipes():
+        told = [word in recipe.measured for word in ("accuracy", "seed", "CPU", "minute")]
+        assert all(told) or recipe.measured == "not measured", recipe
+
+
+def test_a_recipe_of_the_users_without_such_a_line_is_not_measured(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/mine.yaml").write_text("# Mine\nseed: 3\n")
+    monkeypatch.chdir(tmp_path)
+    assert list_recipes() == [("mine", "Mine", "not measured")]
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones(params):
+    with pytest.raises(PipelineError, match="got 'food', allowed are digits, food11, food11-strong, imagefolder"):
+        recipe_path("food")
+
+
+def test_a_recipe_with_a_wrong_value_leaves_the_parameters_as_they_were(params, tmp_path, monkeypatch):
+    before = params.read_text()
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/bad.yaml").write_text("# bad\ntrain:\n  epochs: abc\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError, match=r"train.epochs: got 'abc'"):
+        apply_recipe("bad", params)
+    assert params.read_text() == before

@@ -1,0 +1,400 @@
+"""Predicting image files."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.cells import cell_len
+
+from pipeline.common.file_types import IMAGE_ENDINGS
+from pipeline.errors import PipelineError
+from pipeline.images.decoding import VIEW_DETAIL, decode
+from pipeline.images.transforms import augmented_view, plain_copy, view_seed
+from pipeline.network import device
+from pipeline.network.models import build_model
+from pipeline.network.weights import load_model, save_model
+from pipeline.params.file import read_yaml
+from pipeline.params.schema import AugmentParams, Params
+from pipeline.predict import files as file_prediction
+from pipeline.predict.files import (
+    Views,
+    choose_views,
+    find_images,
+    load_models,
+    predict_files,
+    predict_paths,
+)
+from tests.support.models import SPEC
+from tests.support.sections import AUGMENT
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def machine(workspace, monkeypatch):
+    monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
+    monkeypatch.setenv("PIPELINE_WORKERS", "2")
+
+
+def write_model(path="model.safetensors", seed=0, **changes) -> Path:
+    """A weights file of an untrained network whose probabilities differ from image to image."""
+    torch.manual_seed(seed)
+    spec = replace(SPEC, **changes)
+    model = build_model(spec)
+    with torch.no_grad():
+        model.output.weight.mul_(20)
+    save_model(Path(path), model.state_dict(), spec)
+    return Path(path)
+
+
+def write_image(path, seed=0, size=(48, 36), **options) -> Path:
+    """A picture with structure, so that turning it matters."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (4, 3, 3), np.uint8)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(path, **options)
+    return Path(path)
+
+
+def probabilities_of(*files, models=("model.safetensors",), views=None) -> np.ndarray:
+    found = predict_files([Path(file) for file in files], load_models([Path(model) for model in models]), views)
+    assert not found.failures
+    return found.probabilities
+
+
+def expected(file, model="model.safetensors", seed=None, number=0, transforms=None) -> np.ndarray:
+    """The definition: the plain copy, or a view of the given seed, through the network."""
+    network, spec = load_model(Path(model))
+    content = Path(file).read_bytes()
+    if seed is None:
+        pixels = plain_copy(spec)(decode(content, spec.image_size))
+    else:
+        params = AugmentParams(**{**AUGMENT, "image_size": spec.image_size, "transforms": transforms})
+        photo = decode(content, VIEW_DETAIL * spec.image_size)
+        pixels = augmented_view(params)(photo, view_seed(seed, Path(file).name, number))
+    inputs = (pixels / 255 - np.array(spec.mean)) / np.array(spec.std)
+    with torch.no_grad():
+        logits = network(torch.tensor(inputs.transpose(2, 0, 1)[None], dtype=torch.float32))[0]
+    if len(logits) == 1:
+        logits = torch.cat([torch.zeros(1), logits])
+    return logits.softmax(0).numpy()
+
+
+def read_csv(path="out.csv") -> list[list[str]]:
+    with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+def test_a_file_goes_through_the_network_as_the_images_it_was_trained_on_did(resize):
+    write_model(resize=resize, image_size=64)
+    files = [write_image(f"{number}.png", number, (90, 70)) for number in range(3)]
+    np.testing.assert_allclose(probabilities_of(*files), [expected(file) for file in files], atol=1e-5)
+
+
+def test_a_network_with_one_sigmoid_output_gives_two_probabilities():
+    write_model(outputs=1, classes=("no", "yes"))
+    file = write_image("a.png")
+    [row] = probabilities_of(file)
+    np.testing.assert_allclose(row, expected(file), atol=1e-6)
+    assert row.sum() == pytest.approx(1)
+
+
+def test_all_files_keep_their_order_over_batches_whatever_the_number_of_workers(monkeypatch):
+    write_model()
+    files = [write_image(f"{number:03}.png", number) for number in range(file_prediction.MOST_AT_ONCE + 6)]
+    together = probabilities_of(*files)
+    np.testing.assert_allclose(together[::23], [expected(file) for file in files[::23]], atol=1e-5)
+    monkeypatch.setenv("PIPELINE_WORKERS", "5")
+    np.testing.assert_array_equal(probabilities_of(*files), together)
+
+
+def test_large_images_come_in_small_batches(monkeypatch):
+    monkeypatch.setattr(device, "PIXELS_AT_ONCE", {"cpu": 2 * 64**2})
+    write_model(image_size=64)
+    seen = []
+    models = load_models([Path("model.safetensors")])
+    models[0][0].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    predict_files([write_image(f"{number}.png") for number in range(5)], models)
+    assert seen == [2, 2, 1]
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_270)])
+def test_an_image_is_turned_as_its_exif_data_say(orientation, turn):
+    write_model()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lying = write_image("lying.png", exif=exif)
+    upright = Path("upright.png")
+    Image.open(lying).transpose(turn).save(upright)
+    np.testing.assert_array_equal(*probabilities_of(lying, upright))
+    assert not np.allclose(*probabilities_of(lying, write_image("plain.png")))
+
+
+def test_a_gif_and_a_file_without_an_ending_are_read():
+    write_model()
+    file = write_image("a.gif", format="GIF")
+    Path("b").write_bytes(file.read_bytes())
+    np.testing.assert_array_equal(*probabilities_of(file, "b"))
+
+
+def test_several_models_vote_by_their_mean_also_of_other_sizes():
+    models = [write_model("a.safetensors"), write_model("b.safetensors", seed=1), write_model("c.safetensors", 2)]
+    models.append(write_model("d.safetensors", 3, image_size=96, resize="crop"))
+    files = [write_image(f"{number}.png", number, (120, 99)) for number in range(2)]
+    alone = [probabilities_of(*files, models=[model]) for model in models]
+    np.testing.assert_allclose(probabilities_of(*files, models=models), np.mean(alone, axis=0), atol=1e-6)
+    assert not np.allclose(alone[0], alone[3])
+
+
+@pytest.mark.parametrize("classes", [("red", "green", "blue"), ("blue", "green")])
+def test_models_of_other_classes_or_in_another_order_are_refused(classes):
+    models = [write_model("a.safetensors"), write_model("b.safetensors", outputs=len(classes), classes=classes)]
+    with pytest.raises(PipelineError) as error:
+        load_models(models)
+    assert str(error.value).startswith(
+        f"b.safetensors: its classes are {', '.join(classes)}, those of a.safetensors are blue, green, red;"
+    )
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda path: None, "x.safetensors: no such file; "),
+        (lambda path: path.mkdir(), "x.safetensors: is a folder, allowed is a weights file"),
+        (lambda path: path.write_bytes(b""), "x.safetensors: no weights file of this project"),
+        (lambda path: path.write_bytes(b"\xff" * 100), "x.safetensors: no weights file of this project"),
+        (lambda path: write_image("x.png").rename(path), "x.safetensors: no weights file of this project"),
+    ],
+    ids=["missing", "folder", "empty", "bytes", "image"],
+)
+def test_a_missing_or_damaged_model_is_one_line(make, line):
+    make(Path("x.safetensors"))
+    with pytest.raises(PipelineError) as error:
+        predict_paths([write_image("a.png")], [Path("x.safetensors")], None, 3, 0)
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_gives_its_images_in_order_and_a_named_file_is_always_taken():
+    for name in ("b.png", "a.JPG", "deep/er/c.webp", ".hidden/x.png", "__MACOSX/._a.png", "notes.txt", "Thumbs.db"):
+        path = Path("photos") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    files, failures = find_images([Path("photos/notes.txt"), Path("photos"), Path("photos/.hidden")])
+    names = ["notes.txt", "a.JPG", "b.png", "deep/er/c.webp", ".hidden/x.png"]
+    assert files == [Path("photos") / name for name in names]
+    assert failures == {}
+
+
+def test_a_file_named_twice_in_whatever_way_is_predicted_once():
+    photo = write_image("photos/a.png")
+    files, _ = find_images([photo, Path("photos"), photo.absolute(), Path("photos/../photos/a.png")])
+    assert files == [photo]
+
+
+def test_what_gives_no_image_is_told_and_does_not_keep_the_others_from_their_results(capsys):
+    write_model()
+    write_image("photos/good.png")
+    Path("photos/text.jpg").write_text("hello")
+    Path("photos/empty.png").touch()
+    Path("bare").mkdir()
+    Path("pipe").mkdir()
+    os.mkfifo("pipe/waits.png")
+    paths = [Path(name) for name in ("photos", "nowhere.png", "bare", "pipe", "x" * 300)]
+    with pytest.raises(PipelineError) as error:
+        predict_paths(paths, [Path("model.safetensors")], Path("out.csv"), 3, 0)
+    assert str(error.value).splitlines() == [
+        "predict: 6 of 7 could not be predicted",
+        "nowhere.png: No such file or directory",
+        f"bare: holds no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}",
+        f"{'x' * 300}: File name too long",
+        "photos/empty.png: the file is empty",
+        "photos/text.jpg: not an image",
+        "pipe/waits.png: is no plain file",
+    ]
+    assert [row[0] for row in read_csv()] == ["path", "photos/good.png"]
+    assert "images a second" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_told():
+    Path("closed").mkdir(mode=0)
+    assert find_images([Path("closed")]) == ([], {Path("closed"): "Permission denied"})
+
+
+def test_where_no_file_can_be_read_nothing_is_written():
+    write_model()
+    Path("out.csv").write_text("old")
+    Path("bad.jpg").write_text("no image")
+    with pytest.raises(PipelineError, match=r"^bad\.jpg: not an image$"):
+        predict_paths([Path("bad.jpg")], [Path("model.safetensors")], Path("out.csv"), 3, 0)
+    assert Path("out.csv").read_text() == "old"
+
+
+def test_the_csv_has_a_row_an_image_and_a_column_a_class(capsys):
+    write_model(classes=("blau", "зелёный", "red, or pink"))
+    names = ["photos/写真 1.png", 'photos/a"b.png', os.fsdecode(b"photos/\xff.png")]
+    for number, name in enumerate(names):
+        write_image(name, number)
+    predict_paths([Path("photos")], [Path("model.safetensors")], Path("new/out.csv"), 3, 0)
+    header, *rows = read_csv("new/out.csv")
+    assert header == ["path", "predicted", "confidence", "blau", "зелёный", "red, or pink"]
+    assert sorted(row[0] for row in rows) == sorted(names)
+    for path, predicted, confidence, *numbers in rows:
+        values = [float(number) for number in numbers]
+        np.testing.assert_allclose(values, expected(path), atol=1e-5)
+        assert sum(values) == pytest.approx(1, abs=1e-5)
+        assert (float(confidence), predicted) == (max(values), header[3 + int(np.argmax(values))])
+    out = capsys.readouterr().out
+    assert out.startswith("predict: 3 images in ")
+    assert out.endswith(" images a second, written to new/out.csv\n")
+
+
+@pytest.mark.parametrize("output", ["a.png", "folder.csv", "results"])
+def test_the_csv_takes_the_place_of_no_photo_and_of_no_folder(output):
+    write_model()
+    before = write_image("a.png").read_bytes()
+    Path("folder.csv").mkdir()
+    with pytest.raises(PipelineError, match=f"^--output: got '{output}', allowed is the name of a file that ends in"):
+        predict_paths([Path("a.png")], [Path("model.safetensors")], Path(output), 3, 0)
+    assert Path("a.png").read_bytes() == before
+    assert Path("folder.csv").is_dir()
+
+
+def test_into_a_pipe_the_table_is_plain_with_full_names(capsys):
+    write_model()
+    long = write_image("photos/" + "long" * 40 + ".png")
+    write_image("photos/\x1b[31mred.png", 1)
+    predict_paths([Path("photos")], [Path("model.safetensors")], None, 2, 0)
+    header, first, second, last = capsys.readouterr().out.splitlines()
+    assert header.split() == ["file", "class", "probability", "next", "best"]
+    assert first.split()[0] == "photos/?[31mred.png"
+    values = expected(long)
+    best, other = np.argsort(-values)[:2]
+    classes = ("blue", "green", "red")
+    assert second.split() == [
+        *(str(long), classes[best], f"{values[best]:.1%}"),
+        *(classes[other], f"{values[other]:.1%}"),
+    ]
+    assert last.startswith("predict: 2 images in ")
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 200])
+def test_on_a_terminal_the_table_is_as_wide_as_that(capsys, monkeypatch, width):
+    write_model(classes=("a class of a rather long name", "写真", "red"))
+    write_image("photos/" + "long" * 20 + ".png")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    predict_paths([Path("photos")], [Path("model.safetensors")], None, 3, 0)
+    table = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()[:-1]
+    assert all(cell_len(line) <= width for line in table)
+    assert "".join(line[: line.index("  ")] if "  " in line else line for line in table[1:]).count("long") > 3
+
+
+def test_top_1_has_no_next_best(capsys):
+    write_model()
+    predict_paths([write_image("a.png")], [Path("model.safetensors")], None, 1, 0)
+    assert capsys.readouterr().out.splitlines()[0] == "file   class  probability"
+
+
+def test_more_top_classes_than_there_are_show_all(capsys):
+    write_model()
+    predict_paths([write_image("a.png")], [Path("model.safetensors")], None, 99, 0)
+    assert capsys.readouterr().out.splitlines()[1].count("%") == 3
+
+
+def test_test_time_augmentation_averages_over_the_image_and_its_views():
+    write_model()
+    file = write_image("a.png")
+    transforms = [{"name": "RandomResizedCrop", "scale": [0.3, 0.6]}, {"name": "HorizontalFlip"}]
+    views = Views(AugmentParams(**{**AUGMENT, "views": 3, "transforms": transforms}), seed=7)
+    copies = [expected(file), *(expected(file, seed=7, number=number, transforms=transforms) for number in (1, 2, 3))]
+    np.testing.assert_allclose(probabilities_of(file, views=views), [np.mean(copies, axis=0)], atol=1e-5)
+    assert not np.allclose(copies[1], copies[2])
+    moved = write_image("elsewhere/a.png")
+    np.testing.assert_array_equal(probabilities_of(moved, views=views), probabilities_of(file, views=views))
+
+
+def test_views_of_many_files_do_not_depend_on_the_number_of_workers(monkeypatch):
+    write_model()
+    files = [write_image(f"{number}.png", number) for number in range(40)]
+    views = choose_views(2)
+    monkeypatch.setenv("PIPELINE_WORKERS", "1")
+    alone = probabilities_of(*files, views=views)
+    monkeypatch.setenv("PIPELINE_WORKERS", "6")
+    np.testing.assert_array_equal(probabilities_of(*files, views=views), alone)
+
+
+def write_params(**augment) -> None:
+    """A ``params.yaml`` with everything at its default but those of the section ``augment``."""
+    content = read_yaml(ROOT / "params.yaml")
+    content["augment"] |= {"views": 0, "test_views": 0, **augment}
+    content["predict"]["tta"] = False
+    Params.model_validate(content)
+    Path("params.yaml").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("augment", "preset", "said"),
+    [
+        (None, "light", "preset light and 0 transforms (no params.yaml here)"),
+        ({"preset": "none", "transforms": []}, "light", "preset light and 0 transforms (params.yaml names no"),
+        ({"preset": "strong", "transforms": []}, "strong", "preset strong and 0 transforms (as in params.yaml)"),
+        (
+            {"preset": "none", "transforms": [{"name": "HorizontalFlip"}]},
+            "none",
+            "preset none and 1 transforms (as in params.yaml)",
+        ),
+    ],
+    ids=["no params.yaml", "no transforms", "preset", "transforms"],
+)
+def test_views_are_drawn_as_params_yaml_says_or_by_the_preset_light(capsys, augment, preset, said):
+    if augment is not None:
+        write_params(**augment)
+    views = choose_views(2)
+    assert (views.params.preset, views.params.views) == (preset, 2)
+    assert said in capsys.readouterr().out
+
+
+def test_a_wrong_params_yaml_is_told_where_views_need_it():
+    Path("params.yaml").write_text("seed: x\n")
+    with pytest.raises(PipelineError, match=r"^params\.yaml: "):
+        choose_views(1)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", "predict", *arguments], capture_output=True, text=True, env=environment
+    )
+
+
+def test_the_command_needs_nothing_but_a_weights_file():
+    write_model("results/model.safetensors")
+    write_image("-x.png")
+    result = run("--top", "2", "--", "-x.png", "bad.jpg")
+    assert (result.returncode, result.stderr) == (1, "error: bad.jpg: No such file or directory\n")
+    _, row, last = result.stdout.splitlines()
+    assert row.startswith("-x.png  ")
+    assert last.startswith("predict: 1 image in ")
+    assert last.endswith(" images a second")
+    assert not Path("params.yaml").exists()
+
+
+def test_options_without_a_path_are_refused():
+    result = run("--tta", "2")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: predict: its options need images or folders to predict: python -m pipeline predict photos\n"
+    )

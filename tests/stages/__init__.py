@@ -1,1 +1,0 @@
-"""Tests of the stages, on a small dataset of generated photos."""

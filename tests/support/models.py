@@ -1,0 +1,16 @@
+"""A small network for tests, and runs of it."""
+
+from pipeline.network.models import ModelSpec
+
+SPEC = ModelSpec(
+    "classifier",
+    4,
+    0.0,
+    "default",
+    3,
+    32,
+    "stretch",
+    ("blue", "green", "red"),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.2, 0.2, 0.2),
+)

@@ -1,0 +1,141 @@
+"""The files that the other stages leave, with numbers and pictures of our own."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix
+
+from pipeline.common.dataset import INDEX_COLUMNS, Manifest
+from pipeline.evaluate.calibration import reliability
+from pipeline.evaluate.metrics import confused_pairs, curves_by_class, metrics_by_class
+
+HOSTILE = ("<script>alert(1)</script>", "\"'&{{ 7 * 7 }}</script>", "寿司 🍣", "NA")
+LAYERS = ("blocks.0", "hidden2")
+
+
+def write_results(
+    folder: Path, classes: tuple[str, ...], images: int, size: int = 32, steps: int = 40, wrong: int = 4
+) -> None:
+    """Write ``data/`` and ``results/`` of a network that mistakes every ``wrong``-th image of the test split."""
+    random = np.random.default_rng(0)
+    labels = np.arange(images) % len(classes)
+    logits = random.normal(0, 1, (images, len(classes)))
+    logits[np.arange(images), labels] += np.where((np.arange(images) + 1) % wrong > 0, 9, -9)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    ids = [f"{row:05}" for row in range(images)]
+    _write_dataset(folder / "data/dataset", classes, labels, ids, size)
+    _write_evaluation(folder / "results", classes, labels, probabilities, ids)
+    _write_training(folder / "results", steps)
+    _write_tsne(folder / "results", np.array(classes, dtype=object)[labels], ids)
+    audit = {"images": {"train": 90, "test": images}, "leaks": 1, "dark": 0, "classes": []}
+    _write_json(folder / "results/metrics/audit.json", audit)
+    source = f"test/{ids[0]}.png"
+    _write_table(
+        folder / "results/audit.csv",
+        {"finding": ["leak"], "group": ["0"], "split": ["test"], "source": [source], "class": [""], "detail": [""]},
+    )
+
+
+def photos(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Pictures with about the detail of photos, ``uint8``, ``(count, 1, size, size, 3)``."""
+    random = np.random.default_rng(seed)
+    pictures = np.empty((count, 1, size, size, 3), np.uint8)
+    for picture in pictures[:, 0]:
+        rough, fine = (random.normal(0, 1, (side, side, 3)).astype(np.float32) for side in (6, size // 3))
+        mixed = 45 * cv2.resize(rough, (size, size), interpolation=cv2.INTER_CUBIC) + 20 * cv2.resize(
+            fine, (size, size)
+        )
+        picture[:] = np.clip(128 + mixed, 0, 255)
+    return pictures
+
+
+def _write_dataset(folder: Path, classes: tuple[str, ...], labels: np.ndarray, ids: list[str], size: int) -> None:
+    folder.mkdir(parents=True)
+    pictures = photos(len(ids), size)
+    np.save(folder / "test.npy", pictures)
+    columns = ["test", range(len(ids)), ids, labels, np.array(classes, object)[labels], _sources(ids)]
+    _write_table(folder / "index.csv", dict(zip(INDEX_COLUMNS, columns, strict=True)))
+    Manifest(classes, size, "stretch", (0.5,) * 3, (0.2,) * 3, {"test": pictures.shape}, "digest").write(folder)
+
+
+def _sources(ids: list[str]) -> list[str]:
+    """Names as a person may give them, every seventh a hostile one."""
+    hostile = "<img src=x onerror=alert(1)>\"'&数.png"
+    return [f"test/{name}{hostile if row % 7 == 3 else '.png'}" for row, name in enumerate(ids)]
+
+
+def _write_evaluation(
+    folder: Path, classes: tuple[str, ...], labels: np.ndarray, probabilities: np.ndarray, ids: list[str]
+) -> None:
+    names, predicted = np.array(classes, dtype=object), probabilities.argmax(axis=1)
+    right = predicted == labels
+    _write_table(
+        folder / "evaluation/predictions.csv",
+        {
+            "id": ids,
+            "source": _sources(ids),
+            "label": labels,
+            "class": names[labels],
+            "predicted": predicted,
+            "predicted_class": names[predicted],
+            "correct": right.astype(int),
+            "confidence": probabilities.max(axis=1),
+            "loss": -np.log(probabilities[np.arange(len(ids)), labels]),
+            **{f"p_{index}": probabilities[:, index] for index in range(len(classes))},
+        },
+    )
+    counts = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
+    roc, precision_recall, areas = curves_by_class(labels, probabilities, classes)
+    table = metrics_by_class(labels, predicted, classes)
+    ends = {f"{name}_{end}": table[name] for name in ("precision", "recall", "f1") for end in ("low", "high")}
+    plots = folder / "plots"
+    _write_table(plots / "classes.csv", pd.concat([table.assign(**ends), areas.drop(columns="class")], axis=1))
+    _write_table(plots / "confused_pairs.csv", confused_pairs(counts, classes))
+    _write_table(plots / "roc.csv", roc)
+    _write_table(plots / "precision_recall.csv", precision_recall)
+    bins = reliability(labels, probabilities)
+    both = [bins.assign(probabilities=name) for name in ("plain", "calibrated")]
+    _write_table(plots / "reliability.csv", pd.concat(both))
+    accuracy = float(right.mean())
+    interval = {"accuracy": {"low": accuracy - 0.01, "high": accuracy + 0.01}}
+    metrics = {"split": "test", "images": len(ids), "accuracy": accuracy, "interval": interval, "ece": 0.05}
+    _write_json(folder / "metrics/evaluate.json", metrics)
+
+
+def _write_training(folder: Path, steps: int) -> None:
+    _write_json(folder / "metrics/train.json", {"best_epoch": 2, "epochs": 3, "parameters": 1234})
+    step = np.arange(1, steps + 1)
+    # A gradient that overflowed, as half precision has it now and then.
+    norm = np.where(step == 3, np.inf, 1 + 1 / step)
+    columns = {"step": step, "loss": 2 / step, "accuracy": 1 - 1 / step, "gradient_norm": norm, "lr": 1e-3 / step}
+    _write_table(folder / "plots/steps.csv", columns)
+    for split, shift in (("train", 0), ("valid", 0.1)):
+        for name in ("loss", "accuracy"):
+            path = folder / f"live/plots/metrics/{split}/{name}.tsv"
+            _write_table(path, {"step": [0, 1, 2], name: [0.5 + shift, 0.4 + shift, 0.3 + shift]}, "\t")
+
+
+def _write_tsne(folder: Path, names: np.ndarray, ids: list[str]) -> None:
+    random = np.random.default_rng(1)
+    tables = [
+        pd.DataFrame({"layer": layer, "id": ids, "class": names, "x": place[:, 0], "y": place[:, 1]})
+        for layer, place in ((layer, random.normal(0, 20, (len(ids), 2))) for layer in LAYERS)
+    ]
+    _write_table(folder / "plots/tsne_layers.csv", pd.concat(tables))
+    metrics = {"split": "test", "layer": LAYERS[-1], "images": len(ids)}
+    _write_json(
+        folder / "metrics/tsne.json", metrics | {"layers": {layer: {"trustworthiness": 0.9} for layer in LAYERS}}
+    )
+
+
+def _write_table(path: Path, table, separator: str = ",") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(table).to_csv(path, index=False, sep=separator)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, ensure_ascii=False), "utf-8")

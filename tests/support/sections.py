@@ -1,0 +1,95 @@
+"""Sections of ``params.yaml`` for tests, and small photos for the stages to run over."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+DATA = {
+    "source": "folder",
+    "location": "photos",
+    "mirrors": [],
+    "revision": None,
+    "sha256": None,
+    "classes": None,
+    "valid_fraction": 0.25,
+    "test_fraction": 0.25,
+    "split_seed": 0,
+    "on_bad_image": "error",
+    "on_leak": "warn",
+}
+AUGMENT = {
+    "image_size": 32,
+    "resize": "stretch",
+    "views": 2,
+    "test_views": 0,
+    "preset": "none",
+    "transforms": [{"name": "RandomResizedCrop", "scale": [0.6, 1.0]}, {"name": "HorizontalFlip"}],
+}
+MODEL = {"name": "classifier", "width": 4, "dropout": 0.0, "stem": "default", "pretrained": False}
+# A setting for each parameter, plain where there is a choice; tests change those that they are about.
+TRAIN = {
+    "epochs": 3,
+    "batch_size": 8,
+    "lr": 0.003,
+    "optimizer": "adam",
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "norm_weight_decay": 0.0,
+    "clip_norm": 10.0,
+    "schedule": "constant",
+    "lr_step_size": 1,
+    "lr_gamma": 0.5,
+    "lr_min": 0.0,
+    "warmup_epochs": 0.0,
+    "warmup_method": "linear",
+    "warmup_decay": 0.1,
+    "loss": "cross_entropy",
+    "label_smoothing": 0.0,
+    "class_weights": "none",
+    "hflip": 0.0,
+    "random_resized_crop": 1.0,
+    "color_jitter": 0.0,
+    "random_erase": 0.0,
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
+    "ema_decay": 0.0,
+    "patience": 0,
+    "precision": "auto",
+    "deterministic": True,
+    "compile": False,
+}
+# What draws random numbers or keeps a state, all of it on.
+EVERYTHING = {
+    "schedule": "cosine",
+    "warmup_epochs": 1.0,
+    "hflip": 0.5,
+    "random_resized_crop": 0.6,
+    "color_jitter": 0.2,
+    "random_erase": 0.3,
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1.0,
+    "ema_decay": 0.9,
+}
+EVALUATE = {"split": "auto", "top_k": 2, "tta": False, "bootstrap": 100}
+TSNE = {
+    "layers": ["blocks.2", "hidden2"],
+    "split": "auto",
+    "max_images": 5000,
+    "pca_components": 50,
+    "perplexity": 30.0,
+    "exaggeration": 1.0,
+}
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
+
+
+def write_photos(root: Path, per_class: int = 16) -> None:
+    """Photos of one colour each with noise, of various sizes: easy to tell apart, and no two alike."""
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for number in range(per_class):
+            shape = (*random.integers(36, 60, 2), 3)
+            pixels = np.clip(random.normal(colour, 30, shape), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:02}.jpg")

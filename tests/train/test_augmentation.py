@@ -1,0 +1,93 @@
+"""Augmentation of whole batches."""
+
+import pytest
+import torch
+
+from pipeline.params.schema import TrainParams
+from pipeline.train.augmentation import augment_pixels, color_jitter, mix, random_erase, random_resized_crop
+from tests.support.sections import TRAIN
+
+
+def params(**changes) -> TrainParams:
+    return TrainParams(**{**TRAIN, **changes})
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(0)
+    return torch.rand(64, 3, 32, 32)
+
+
+def test_everything_off_changes_nothing(images):
+    assert augment_pixels(images, params()) is images
+    mixed, targets = mix(images, torch.eye(64), params())
+    assert mixed is images
+    assert torch.equal(targets, torch.eye(64))
+
+
+def test_flip_mirrors_some_images_and_leaves_the_others(images):
+    flipped = augment_pixels(images, params(hflip=0.5))
+    same = (flipped == images).flatten(1).all(1)
+    mirrored = (flipped == images.flip(3)).flatten(1).all(1)
+    assert (same ^ mirrored).all()
+    assert 16 < same.sum() < 48
+
+
+def test_a_crop_of_the_full_area_differs_only_in_its_shape(images):
+    torch.testing.assert_close(random_resized_crop(images, 1.0).mean(), images.mean(), atol=0.01, rtol=0)
+
+
+def test_crops_lie_inside_the_image_and_differ_by_sample():
+    columns = torch.linspace(0, 1, 32).expand(64, 3, 32, 32)
+    crops = random_resized_crop(columns, 0.3)
+    assert crops.min() >= 0
+    assert crops.max() <= 1
+    spans = crops[:, 0, 0, -1] - crops[:, 0, 0, 0]
+    assert spans.std() > 0.05
+    assert (spans > 0.4).all()
+
+
+def test_jitter_stays_in_range_and_differs_by_sample(images):
+    jittered = color_jitter(images, 0.4)
+    assert jittered.min() >= 0
+    assert jittered.max() <= 1
+    assert (jittered.mean((1, 2, 3)) / images.mean((1, 2, 3))).std() > 0.05
+    torch.testing.assert_close(color_jitter(images, 0.0), images, atol=1e-5, rtol=0)
+
+
+def test_erasing_sets_one_rectangle_of_some_images_to_zero(images):
+    erased = random_erase(images + 1, 0.5) == 0
+    touched = erased.flatten(1).any(1)
+    assert 16 < touched.sum() < 48
+    for mask in erased[touched][:, 0]:
+        rows, columns = mask.any(1).sum(), mask.any(0).sum()
+        assert mask.sum() == rows * columns
+
+
+@pytest.mark.parametrize(
+    "alphas", [{"mixup_alpha": 0.4}, {"cutmix_alpha": 1.0}, {"mixup_alpha": 0.4, "cutmix_alpha": 1.0}]
+)
+def test_mixing_mixes_targets_in_the_share_of_the_pixels(alphas):
+    torch.manual_seed(1)
+    # Image i is of the value i everywhere, so that the share of each can be read from the pixels' mean.
+    values = torch.arange(32.0)
+    mixed, targets = mix(values.view(-1, 1, 1, 1).expand(32, 3, 32, 32), torch.eye(32), params(**alphas))
+    torch.testing.assert_close(targets.sum(1), torch.ones(32))
+    torch.testing.assert_close(mixed.mean((1, 2, 3)), targets @ values, atol=1e-3, rtol=1e-3)
+    assert ((targets > 0).sum(1) == 2).sum() > 20
+
+
+def test_cutmix_keeps_pixels_whole():
+    torch.manual_seed(1)
+    values = torch.arange(32.0)
+    mixed, _ = mix(values.view(-1, 1, 1, 1).expand(32, 3, 32, 32), torch.eye(32), params(cutmix_alpha=1.0))
+    assert (mixed == mixed.round()).all()
+
+
+def test_the_same_random_state_gives_the_same_batch(images):
+    every = params(hflip=0.5, random_resized_crop=0.5, color_jitter=0.3)
+    results = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        results.append(augment_pixels(images, every))
+    assert torch.equal(*results)

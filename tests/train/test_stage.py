@@ -1,0 +1,76 @@
+"""Stage ``train``."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from pipeline.common.paths import LIVE, METRICS, MODEL, PLOTS
+from pipeline.errors import PipelineError
+from pipeline.network.weights import load_model
+from pipeline.params.schema import ModelParams, TrainParams
+from pipeline.train.stage import train
+from tests.support.sections import MODEL as MODEL_PARAMS
+from tests.support.sections import TRAIN
+
+
+def run(**changes) -> str:
+    train(ModelParams(**MODEL_PARAMS), TrainParams(**{**TRAIN, **changes}), seed=changes.pop("seed", 1))
+    return hashlib.sha256(MODEL.read_bytes()).hexdigest()
+
+
+def test_network_learns_to_tell_colours_apart(dataset):
+    run(epochs=10)
+    metrics = json.loads((METRICS / "train.json").read_text())
+    assert metrics["valid_accuracy"] >= 0.9
+    assert metrics["steps"] == 30
+
+
+def test_two_runs_give_the_same_bytes(dataset):
+    assert run() == run()
+
+
+def test_best_epoch_is_kept_and_training_stops_when_patience_ends(dataset):
+    run(epochs=40, patience=2)
+    metrics = json.loads((METRICS / "train.json").read_text())
+    assert metrics["epochs"] == metrics["best_epoch"] + 2
+    accuracy = pd.read_csv(LIVE / "plots/metrics/valid/accuracy.tsv", sep="\t")["accuracy"]
+    assert accuracy.idxmax() + 1 <= metrics["best_epoch"]
+    assert accuracy.max() == pytest.approx(metrics["valid_accuracy"], abs=1e-6)
+
+
+def test_every_step_is_logged_with_loss_gradient_norm_and_learning_rate(dataset):
+    run()
+    steps = pd.read_csv(PLOTS / "steps.csv")
+    assert list(steps["step"]) == list(range(1, 10))
+    assert (steps[["loss", "gradient_norm", "lr"]] > 0).all(axis=None)
+    assert (PLOTS / "curves.png").stat().st_size > 10_000
+
+
+def test_weights_file_says_all_that_is_needed_to_use_it(dataset):
+    run()
+    _, spec = load_model(MODEL)
+    assert (spec.name, spec.width, spec.image_size, spec.classes) == ("classifier", 4, 32, ("blue", "green", "red"))
+    assert all(0 < value < 1 for value in spec.mean + spec.std)
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_no_model(dataset):
+    with pytest.raises(PipelineError, match=r"loss is (nan|inf) in step .* try a lower train.lr"):
+        run(lr=1e6, clip_norm=0.0, epochs=20)
+    assert not MODEL.exists()
+
+
+def test_a_missing_dataset_says_how_to_make_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError, match=r"data/dataset: holds no packed dataset; run dvc repro augment"):
+        run()
+
+
+def test_a_repository_without_a_commit_is_told_so(dataset, tmp_path):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
+    with pytest.raises(PipelineError, match="no commit yet"):
+        run()
