@@ -146,7 +146,7 @@ def stage(name: str) -> None:
 
     from pipeline import cli
 
-    import_module(f"pipeline.stages.{name}")
+    import_module(f"pipeline.{name}.stage")
     run = getattr(cli, name)
     print("\n" + json.dumps(cost(lambda: run(None, None, None, None, None) if name == "predict" else run())))
 

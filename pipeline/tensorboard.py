@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 def event_log(
     folder: Path, hyperparameters: Mapping[str, Any]
 ) -> Iterator[Callable[[int, dict[str, float], list[dict[str, float]]], None]]:
-    """Yield a function that writes the number of an epoch, its curves (``train/loss``) and its steps to a run's folder.
+    """Yield a function that writes an epoch, its curves (``train/loss``) and its steps to a run's folder.
 
     A run that goes on logs again the epochs that it has, in a file that takes back all that earlier ones of the folder
     said. So every point is there once, wherever the run was stopped and whatever its name was then.

@@ -1,7 +1,6 @@
 """Rewrites every text of the repository that follows from another place; ``make generate`` runs it.
 
 ==========================  ==================================================================
-the modules in dvc.yaml     from the imports of each stage's module
 the comments in params.yaml from the descriptions in the schema, pipeline/params/
 recipes/digits.yaml         the values of params.yaml, without comments
 docs/parameters.md          from the schema, params.yaml and dvc.yaml
@@ -10,7 +9,6 @@ docs/parameters.md          from the schema, params.yaml and dvc.yaml
 With ``--check`` nothing is written; exit code 1 where a text is out of date.
 """
 
-import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -28,14 +26,6 @@ from pipeline.params.reference import Parameter, parameters, sections_by_name
 from pipeline.params.schema import Params
 
 ROOT = Path(__file__).parent.parent
-# These can change what a stage says on the way, never what it writes.
-WITHOUT_EFFECT = {
-    "pipeline/errors.py",
-    "pipeline/machine.py",
-    "pipeline/progress.py",
-    "pipeline/training/progress.py",
-    "pipeline/training/tensorboard.py",
-}
 PAGE = """# Parameters
 
 Every value of [`params.yaml`](../params.yaml). A default is that of the recipe `digits`, which is the first.
@@ -56,65 +46,15 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     content = _load(params)
     if check_params(content, root / "params.yaml").data.source != "digits":
         raise PipelineError("params.yaml: is not that of the digits; run python -m pipeline recipe apply digits first")
-    workflow = with_modules(texts["dvc.yaml"], root)
     return {
-        root / "dvc.yaml": workflow,
         root / "params.yaml": params,
         root / "recipes/digits.yaml": with_values(texts["recipes/digits.yaml"], params),
-        root / "docs/parameters.md": page(parameters(content, _load(workflow))),
+        root / "docs/parameters.md": page(parameters(content, _load(texts["dvc.yaml"]))),
     }
 
 
 def _load(text: str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
-
-
-def with_modules(workflow: str, root: Path = ROOT) -> str:
-    """The text of ``dvc.yaml`` with the modules that each stage reaches."""
-    lines: list[str] = []
-    stage = ""
-    for line in workflow.splitlines():
-        if name := re.match(r"  (\w+):$", line):
-            stage = name[1]
-        if re.match(r"      - pipeline/.*\.(py|jinja)$", line):
-            continue
-        lines.append(line)
-        if line == "    deps:":
-            lines += [f"      - {module}" for module in sorted(needed_modules(stage, root))]
-    return "\n".join(lines) + "\n"
-
-
-def needed_modules(stage: str, root: Path = ROOT) -> set[str]:
-    """Every module that a stage's own module reaches and that can change its outputs, relative to the root."""
-    waiting, seen = [root / f"pipeline/stages/{stage}.py"], set()
-    while waiting:
-        path = waiting.pop()
-        if path not in seen:
-            seen.add(path)
-            waiting += _imported_modules(path, root)
-    # A template lies beside the module that fills it in.
-    seen |= {template for path in list(seen) for template in path.parent.glob("*.jinja")}
-    names = {path.relative_to(root).as_posix() for path in seen}
-    # A package's own file holds a docstring alone (tests/test_dvc_yaml.py).
-    return {name for name in names if not name.endswith("__init__.py")} - WITHOUT_EFFECT
-
-
-def _imported_modules(path: Path, root: Path) -> set[Path]:
-    """The modules inside ``pipeline/`` that a file imports, at its top or in a function."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                raise PipelineError(f"{path}: a relative import hides what a module needs; name the whole module")
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]
-        for name in names:
-            if name.split(".")[0] == "pipeline":
-                place = root / name.replace(".", "/")
-                found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.exists()}
-    return found
 
 
 def commented(text: str) -> str:

@@ -30,7 +30,7 @@ _KINDS = {
 def audit_page(found: Audit, plain: Callable[[int], NDArray[np.uint8]]) -> str:
     """Draw the page as HTML; ``plain`` gives the plain copy of a row, ``uint8``, ``(size, size, 3)``."""
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
-        (files("pipeline.audit") / "page.html.jinja").read_text("utf-8")
+        (files("pipeline.augment") / "audit_page.html.jinja").read_text("utf-8")
     )
     numbers = summary(found)
     return template.render(

@@ -8,6 +8,7 @@ Two layouts, each with or without folders for the splits, and below any number o
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pipeline.common.file_types import IMAGE_ENDINGS, SPLIT_FOLDERS, decoration, is_image, is_junk

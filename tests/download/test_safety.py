@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from pipeline.archives import archive_tree, safety
 
+from pipeline.download import archive_tree, safety
 from pipeline.download.archive_tree import archive_tree as tree_of
 from pipeline.download.nested import with_nested
 from pipeline.errors import PipelineError

@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.common.paths import LIVE
-from pipeline.train.live import curve_name, live_curves, live_metrics
+from pipeline.train.live import curves_of, live_curves, live_metrics
 from tests.support.clones import SMALL, Clone
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def repository(workspace):
 
 
 def test_a_curve_is_named_by_its_split_first():
-    assert [curve_name(name) for name in ROW] == ["train/loss", "train/gradient_norm", "valid/accuracy", "lr"]
+    assert list(curves_of(ROW)) == ["train/loss", "train/gradient_norm", "valid/accuracy", "lr"]
 
 
 def test_an_epoch_is_a_row_of_each_curve_and_a_sign_for_the_extension(repository):

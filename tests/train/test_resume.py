@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.common.paths import MODEL
 from tests.support.sections import TRAIN
-from tests.support.train_runs import environment, outputs, params_yaml
+from tests.support.train_runs import DROPOUT, STATEFUL, environment, outputs, params_yaml
 
 
 def killed_runs(model: dict, params: dict, kills: int, seed: int, minutes: str) -> dict:

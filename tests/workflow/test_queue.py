@@ -23,7 +23,7 @@ from tests.support.loopback import LoopbackServer
 
 pytestmark = pytest.mark.slow
 
-TRAIN = Path("pipeline/stages/train.py")
+TRAIN = Path("pipeline/train/stage.py")
 # Long enough to be killed in the middle.
 LONG = ("-S", "train.epochs=60")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "PIPELINE_WORKERS": "1", "PIPELINE_DEVICE": "cpu"}
