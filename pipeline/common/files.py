@@ -6,7 +6,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -60,6 +63,12 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text."""
     with replacing(path) as beside:
         beside.write_text(text, "utf-8")
+
+
+def write_table(path: Path, table: "pd.DataFrame", float_format: str | None = None) -> None:
+    """Write a table as CSV, without its index."""
+    with replacing(path) as beside:
+        table.to_csv(beside, index=False, float_format=float_format)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
