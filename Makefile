@@ -1,4 +1,4 @@
-# make, make repro: the whole pipeline; make test: the tests. All targets create .venv when it is missing or out of date.
+# make, make repro: the whole pipeline; make test: the tests. Every target creates .venv when it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,20 +8,29 @@ READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
-.PHONY: repro test coverage lint types format generate hooks environment constraints clean
+# worksteal: each worker starts with a contiguous half, so that fixtures of a module are built once, and an idle worker
+# takes over tests of the other.
+WORKERS ?= 2
+PYTEST := pytest -n $(WORKERS) --dist worksteal
+
+.PHONY: repro test test-all coverage lint types format generate hooks environment constraints clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)
 	dvc repro
 
 test: $(READY)
-	pytest
+	$(PYTEST) -m "not slow"
 
-# The quick tests alone reach 93 % of lines and branches; a run that reaches less has a new part that nothing tests.
+# With the long proofs: dozens of killed runs, thousands of mutated files, whole runs on two hosts.
+test-all: $(READY)
+	$(PYTEST)
+
+# Without the long proofs 93 % of lines and branches are covered; less means that a new part has no tests.
 coverage: $(READY)
-	pytest -m "not slow" --cov --cov-report=term --cov-report=html --cov-fail-under=92
+	$(PYTEST) -m "not slow" --cov --cov-report=term --cov-report=html --cov-fail-under=92
 
-# No linter of these needs a network; zizmor's online audits would.
+# None of these linters needs a network; zizmor's online audits would.
 lint: $(READY)
 	ruff check .
 	ruff format --check .
@@ -43,7 +52,7 @@ hooks: $(READY)
 
 environment: $(READY)
 
-# Rewrites what follows from another place: modules in dvc.yaml, comments in params.yaml, recipes/digits.yaml, docs.
+# Rewrites what is derived from the schema: comments in params.yaml, recipes/digits.yaml, docs/parameters.md.
 generate: $(READY)
 	python tools/generate.py
 
@@ -54,7 +63,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# Pins every package for Python 3.11 to 3.13; without the registry's address, so that any mirror will do.
+# Pins every package for Python 3.11 to 3.13; without the registry's address, so that any mirror works.
 constraints:
 	uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --upgrade --all-extras \
 		--no-header --no-annotate --no-emit-index-url pyproject.toml --output-file constraints.txt

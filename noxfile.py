@@ -1,7 +1,7 @@
-"""The checks in environments of their own, one a Python version: ``nox -s tests-3.13 -- -m "not slow"``.
+"""The checks in separate environments, one per Python version: ``nox -s tests-3.13``.
 
-The versions and the commands are those of CI and of the Makefile. Each of the five environments takes some 5 GB and
-is kept in ``.nox/`` for the next time.
+The versions are those of CI, the commands those of the Makefile. Each of the five environments takes about 5 GB and is
+kept in ``.nox/`` for the next run.
 """
 
 from pathlib import Path
@@ -15,34 +15,37 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 
 
 def install(session: nox.Session) -> None:
-    """The project and what its development needs, each package in the one version that is tested."""
+    """Install the project with its development tools, each package in the tested version."""
     session.install("--constraint", "constraints.txt", "--editable", ".[dev]")
 
 
 def make(session: nox.Session, target: str) -> None:
-    """Run a target of the Makefile, which alone says what it consists of, in this environment."""
+    """Run a target of the Makefile in this environment."""
     environment = Path(session.virtualenv.location)
-    # Newer than what the Makefile makes its environment from, so that it takes this one as it is.
+    # Newer than the files that the Makefile creates its environment from: it uses this one as it is.
     (environment / ".ready").touch()
     session.run("make", target, f"VENV={environment}", external=True)
 
 
 @nox.session(python=PYTHONS[0])
 def lint(session: nox.Session) -> None:
-    """Style of the code, and the linters of YAML and workflows."""
+    """Check the style of the code, the YAML files and the workflows."""
     install(session)
     make(session, "lint")
 
 
 @nox.session(python=PYTHONS[0])
 def types(session: nox.Session) -> None:
-    """The types, by mypy."""
+    """Check the types."""
     install(session)
     make(session, "types")
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The tests; what follows ``--`` goes to pytest."""
+    """Run ``make test``, or pytest with the arguments after ``--``: ``nox -s tests-3.13 -- tests/train``."""
     install(session)
-    session.run("pytest", *session.posargs)
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+    else:
+        make(session, "test")
