@@ -95,6 +95,19 @@ class PackedSplit:
         """Whether every image has a label."""
         return bool((self.labels != UNLABELLED).all())
 
+    def require_views(self, section: str) -> None:
+        """Check that there are augmented views for test-time augmentation, the parameter ``{section}.tta``.
+
+        Raises:
+            PipelineError: the split has plain copies only.
+        """
+        if self.images.shape[1] < 2:
+            key = "augment.views" if self.name == "train" else "augment.test_views"
+            raise PipelineError(
+                f"params.yaml: {section}.tta: got true, but the {self.name} split has no augmented views to average "
+                f"over; set {key} to 1 or more, or {section}.tta to false"
+            )
+
 
 class PackedDataset:
     """A packed dataset on disk; the arrays are mapped, not read."""

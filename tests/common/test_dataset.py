@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.common.dataset import UNLABELLED, Manifest, PackedDataset, create_array, keep_rows
 from pipeline.errors import PipelineError
-from tests.support.tiny_datasets import write_dataset
+from tests.support.tiny_datasets import write_dataset, write_split
 
 
 @pytest.fixture
@@ -87,6 +87,22 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
     manifest.write(tmp_path)
     assert Manifest.read(tmp_path) == manifest
     assert "Grün" in (tmp_path / "manifest.json").read_text("utf-8")
+
+
+def test_test_time_augmentation_requires_views(dataset):
+    dataset.split("train").require_views("evaluate")
+    with pytest.raises(PipelineError) as error:
+        dataset.split("valid").require_views("predict")
+    assert str(error.value) == (
+        "params.yaml: predict.tta: got true, but the valid split has no augmented views to average over; "
+        "set augment.test_views to 1 or more, or predict.tta to false"
+    )
+
+
+def test_views_of_the_training_split_have_their_own_parameter(tmp_path):
+    split = write_split(tmp_path, copies=1, name="train")
+    with pytest.raises(PipelineError, match=r"the train split has .* set augment\.views to 1 or more"):
+        split.require_views("evaluate")
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 32, 32, 3), (1, 1, 1, 1, 3), (12_345, 1, 2, 2, 3)])
