@@ -1,4 +1,4 @@
-"""The Typer commands: thin, one a stage. A command imports what it needs, so that ``--help`` is quick."""
+"""The Typer commands. Each imports what it needs when it runs, so that ``--help`` is quick."""
 
 import os
 import sys
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from pipeline.params.schema import Params
 
 app = typer.Typer(
-    help="Images to a trained, evaluated, explained and exported CNN; dvc repro runs every stage.",
+    help="Trains, evaluates, explains and exports a CNN from images; dvc repro runs all stages.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-recipe_app = typer.Typer(help="Sets of parameters that belong together.", no_args_is_help=True)
+recipe_app = typer.Typer(help="Parameters of common tasks.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 
 
 def main() -> None:
-    """Run a command; bad input ends in one line and exit code 1, Ctrl-C in 130."""
-    # Read by torch at its start: large pages for large tensors, a tenth more images a second on a CPU with Linux.
+    """Run a command; exit with 1 and one line per error on bad input, and with 130 on Ctrl-C."""
+    # Torch reads it when it starts: huge pages for large tensors, a tenth more images per second on a CPU with Linux.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         app()
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def read_params() -> "Params":
-    """Validate the whole file, before anything else is imported or done."""
+    """Validate the whole of ``params.yaml`` before anything else."""
     from pipeline.params.file import load_params
 
     return load_params(PARAMS)
@@ -48,7 +48,7 @@ def read_params() -> "Params":
 
 @app.command()
 def download() -> None:
-    """Bring the images of data.source into data/raw.zip."""
+    """Write the images of data.source to data/raw.zip."""
     params = read_params()
     from pipeline.download.stage import download as stage
     from pipeline.preflight import check_ahead
@@ -70,7 +70,7 @@ def augment() -> None:
 
 @app.command()
 def train() -> None:
-    """Train the network and keep its best epoch."""
+    """Train the network and save the weights of the best epoch."""
     params = read_params()
     from pipeline.preflight import check_ahead
 
@@ -83,7 +83,7 @@ def train() -> None:
 
 @app.command("learning_rates")
 def learning_rates() -> None:
-    """Draw what the learning rate does to gradient descent, AdaGrad, RMSProp and Adam on an error surface."""
+    """Draw the paths of gradient descent, AdaGrad, RMSProp and Adam on an error surface."""
     params = read_params()
     from pipeline.learning_rates.stage import learning_rates as stage
 
@@ -92,11 +92,11 @@ def learning_rates() -> None:
 
 @app.command()
 def lr_find(
-    steps: Annotated[int, typer.Option(min=10, help="Steps of the test.")] = 100,
+    steps: Annotated[int, typer.Option(min=10, help="Number of steps.")] = 100,
     low: Annotated[float, typer.Option(min=1e-12, help="Learning rate of the first step.")] = 1e-6,
     high: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1.0,
 ) -> None:
-    """Run the learning rate range test and draw it, with a suggestion for train.lr."""
+    """Run the learning rate range test, plot it and suggest a value for train.lr."""
     params = read_params()
     from pipeline.experiments.lr_find import lr_find as find
 
@@ -104,7 +104,7 @@ def lr_find(
 
 
 def start_processes() -> None:
-    """Where PIPELINE_PROCESSES asks for several, become torchrun, which starts this command once for each."""
+    """If ``PIPELINE_PROCESSES`` is above 1, replace this process by torchrun, which starts that many."""
     from pipeline.machine import process_count
 
     processes = process_count()
@@ -115,7 +115,7 @@ def start_processes() -> None:
 
 @app.command()
 def evaluate() -> None:
-    """Measure accuracy and draw the confusion matrix."""
+    """Evaluate the network: metrics, confusion matrix, calibration, mistakes."""
     params = read_params()
     from pipeline.evaluate.stage import evaluate as stage
 
@@ -124,9 +124,9 @@ def evaluate() -> None:
 
 @app.command()
 def tsne() -> None:
-    """Draw what a layer of the network learned."""
+    """Embed the features of some layers in two dimensions with t-SNE, and draw them."""
     params = read_params()
-    # Where another program holds a core, threads that spin while they wait take that of the one they wait for.
+    # Threads that spin while they wait would take the core that another one needs if the machine is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from pipeline.tsne.stage import tsne as stage
 
@@ -137,27 +137,32 @@ def tsne() -> None:
 def predict(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PATH", help="Images, and folders of them.", show_default=False),
+        typer.Argument(metavar="PATH", help="Images, or folders of images.", show_default=False),
     ] = None,
     model: Annotated[
         list[Path] | None,
-        typer.Option(help=f"Weights file, {MODEL} if none is named; of several the mean of the probabilities counts."),
+        typer.Option(help=f"Weights file, {MODEL} by default; with several, the mean of their probabilities."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="CSV file to write; without it a table is printed.")] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV file to write instead of printing a table.")] = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="Classes that the table shows for an image, 3 if unset.")
+        int | None, typer.Option(min=1, help="Number of classes per image in the printed table, 3 by default.")
     ] = None,
     tta: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Test-time augmentation: views to average over, beside the image.")
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Test-time augmentation: number of augmented copies to average with the image."
+        ),
     ] = None,
 ) -> None:
-    """Predict the images and folders named; without any, write submission.csv and the table of probabilities."""
+    """Classify images and folders; without any, write submission.csv and probabilities.csv for a split."""
     if paths:
         from pipeline.predict.files import predict_paths
 
         return predict_paths(paths, model or [MODEL], output, top or 3, tta or 0)
     if (model, output, top, tta) != (None,) * 4:
-        raise PipelineError("predict: its options need images or folders to predict: python -m pipeline predict photos")
+        raise PipelineError(
+            "predict: options need images or folders to classify, such as python -m pipeline predict photos"
+        )
     params = read_params()
     from pipeline.predict.stage import predict as stage
 
@@ -166,7 +171,7 @@ def predict(
 
 @app.command()
 def export() -> None:
-    """Write the network as ONNX, checked against torch, and a model card."""
+    """Export the network to ONNX, check it against torch, and write a model card."""
     params = read_params()
     from pipeline.export.stage import export as stage
 
@@ -176,14 +181,16 @@ def export() -> None:
 @app.command()
 def compare(
     a: Annotated[
-        str, typer.Argument(metavar="A", help="Experiment, branch, tag or commit; workspace for the files here.")
+        str, typer.Argument(metavar="A", help="Experiment, branch, tag or commit; workspace for the current files.")
     ],
-    b: Annotated[str, typer.Argument(metavar="B", help="The same; is it better than A?")],
-    top: Annotated[int, typer.Option(min=0, help="Classes and images shown of each kind of change.")] = 5,
-    csv: Annotated[Path | None, typer.Option(help="CSV file to write: all images whose prediction changed.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead.")] = False,
+    b: Annotated[str, typer.Argument(metavar="B", help="The same as A.")],
+    top: Annotated[int, typer.Option(min=0, help="Number of classes and images to show for each kind of change.")] = 5,
+    csv: Annotated[
+        Path | None, typer.Option(help="CSV file to write, with all images whose prediction changed.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Is B better than A? The paired difference, McNemar's test, the classes and images that changed."""
+    """Test whether B is better than A: paired difference, McNemar's test, and the classes and images that changed."""
     from pipeline.common.files import replacing
     from pipeline.experiments.comparison import changed_images
     from pipeline.experiments.comparison_text import comparison_json, comparison_lines
@@ -199,13 +206,13 @@ def compare(
 
 @app.command()
 def seeds(
-    n: Annotated[int, typer.Option("--n", min=2, max=1000, help="Seeds to run.")] = 5,
-    first: Annotated[int, typer.Option(min=0, help="The first seed; the others follow it.")] = 1,
+    n: Annotated[int, typer.Option("--n", min=2, max=1000, help="Number of seeds.")] = 5,
+    first: Annotated[int, typer.Option(min=0, help="The first seed; the others count up from it.")] = 1,
     set_param: Annotated[
         list[str] | None, typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="As for dvc exp run.")
     ] = None,
 ) -> None:
-    """Run the configuration under several seeds, each an experiment of DVC; mean and standard deviation."""
+    """Run the configuration with several seeds, each as a DVC experiment; print mean and standard deviation."""
     read_params()
     from pipeline.experiments.comparison_text import seed_lines
     from pipeline.experiments.seeds import run_seeds
@@ -219,15 +226,19 @@ def seeds(
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What to search, such as sweeps/learning_rate.yaml.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The search space, such as sweeps/learning_rate.yaml.")],
     trials: Annotated[
-        int, typer.Option(min=1, max=100_000, help="Trials in all; those of an earlier run of the same sweep count.")
+        int,
+        typer.Option(
+            min=1, max=100_000, help="Total number of trials, including those of earlier runs of the same sweep."
+        ),
     ] = 20,
     set_param: Annotated[
-        list[str] | None, typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="For all trials.")
+        list[str] | None,
+        typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="As for dvc exp run; for all trials."),
     ] = None,
 ) -> None:
-    """Search the parameters with Optuna, each trial an experiment of DVC; it goes on where it was stopped."""
+    """Search the parameters with Optuna, each trial as a DVC experiment; resumes where it was stopped."""
     read_params()
     from pipeline.experiments.sweep import run_sweep
 
@@ -236,7 +247,7 @@ def sweep(
 
 @app.command()
 def report() -> None:
-    """Bring everything that the other stages found into one page, results/report.html."""
+    """Write the results of all stages to one page, results/report.html."""
     read_params()
     from pipeline.report.stage import report as stage
 
@@ -245,9 +256,9 @@ def report() -> None:
 
 @app.command()
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check git, Python, DVC, the device, the machine, the parameters and the data, and say how to mend each."""
+    """Check git, Python, DVC, the device, the machine, the parameters and the data, and say how to fix problems."""
     from pipeline.doctor.report import doctor as examine
 
     raise typer.Exit(examine(as_json))
@@ -256,10 +267,10 @@ def doctor(
 @app.command()
 def params(
     key: Annotated[
-        str | None, typer.Argument(metavar="KEY", help="One parameter, or a section.", show_default=False)
+        str | None, typer.Argument(metavar="KEY", help="A parameter or a section.", show_default=False)
     ] = None,
 ) -> None:
-    """What each parameter means, may be and is now, and the stages that read it."""
+    """Show what each parameter means, its allowed and current values, and the stages that read it."""
     from pipeline.params.reference import print_parameters
 
     print_parameters(PARAMS, key)
@@ -267,7 +278,7 @@ def params(
 
 @recipe_app.command("list")
 def recipe_list() -> None:
-    """List the recipes, each with what was measured."""
+    """List the recipes and what was measured with each."""
     from pipeline.params.recipes import list_recipes
 
     for recipe in list_recipes():
@@ -284,7 +295,7 @@ def recipe_show(name: str) -> None:
 
 @recipe_app.command("apply")
 def recipe_apply(name: str) -> None:
-    """Write a recipe's values into params.yaml, whose comments stay."""
+    """Write the values of a recipe to params.yaml, keeping its comments."""
     from pipeline.params.recipes import apply_recipe
 
     for line in apply_recipe(name, PARAMS):

@@ -1,4 +1,4 @@
-"""Reading and checking ``params.yaml``; every complaint is one line that names the key and what is allowed."""
+"""Reads and validates ``params.yaml``; each error is one line that names the key and what is allowed."""
 
 import difflib
 import reprlib
@@ -14,70 +14,23 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import PipelineError
 from pipeline.params.schema import ContradictionError, Params
 
-# The layers of models.Classifier by name, so that no command has to import torch in order to know them.
+# The layers of network.models.Classifier by name: importing torch to look them up would take seconds.
 _BLOCKS = [name for b in range(5) for name in (f"blocks.{b}", *(f"blocks.{b}.{layer}" for layer in range(4)))]
 _HIDDEN = [name for h in ("hidden1", "hidden2") for name in (h, *(f"{h}.{layer}" for layer in range(3)))]
 CLASSIFIER_LAYERS = ("blocks", *_BLOCKS, "flatten", *_HIDDEN, "output")
-
-
-def contradictions(params: Params) -> Iterator[str]:
-    """Give a line for each parameter that does not go with one of another section: key, what was found, what is
-    allowed.
-
-    What only the images can tell is left to the stages, and what only a library can to ``preflight``.
-    """
-    yield from _of_classes(params)
-    yield from _of_splits(params)
-    yield from _of_views(params)
-    yield from _of_layers(params)
-
-
-def _of_classes(params: Params) -> Iterator[str]:
-    count = params.data.class_count
-    if count is None:
-        return
-    if params.train.loss == "bce" and count != 2:
-        yield f"train.loss: got bce, which needs 2 classes, not {count}; use cross_entropy"
-    most = max(count - 1, 2)
-    if params.evaluate.top_k > most:
-        allowed = "2" if most == 2 else f"2 to {most}"
-        yield f"evaluate.top_k: got {params.evaluate.top_k}, allowed with {count} classes is {allowed}; lower it"
-
-
-def _of_splits(params: Params) -> Iterator[str]:
-    if params.data.source != "digits" or params.data.test_fraction:
-        return
-    for name, section in (("evaluate", params.evaluate), ("tsne", params.tsne), ("predict", params.predict)):
-        if section.split == "test":
-            yield f"{name}.split: got test, but data.test_fraction is 0; raise that, or choose auto or valid"
-
-
-def _of_views(params: Params) -> Iterator[str]:
-    for name, section in (("evaluate", params.evaluate), ("predict", params.predict)):
-        key = "views" if section.split == "train" else "test_views"
-        if section.tta and not getattr(params.augment, key):
-            yield f"{name}.tta: got true, but augment.{key} is 0; set that to 1 or more, or {name}.tta to false"
-
-
-def _of_layers(params: Params) -> Iterator[str]:
-    if params.model.name != "classifier":
-        return
-    for layer in params.tsne.layers:
-        if layer not in CLASSIFIER_LAYERS:
-            yield f"tsne.layers: got {layer!r}, allowed with classifier are {', '.join(CLASSIFIER_LAYERS)}; change it"
 
 
 def load_params(path: Path) -> Params:
     """Read and validate the whole file.
 
     Raises:
-        PipelineError: the file is missing, is no YAML, or a value is not allowed.
+        PipelineError: the file is missing, is not YAML, or a value is not allowed.
     """
     return check_params(read_yaml(path), path)
 
 
 def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
-    """Read a YAML 1.2 file: DVC writes ``3e-05``, which YAML 1.1 takes for a string."""
+    """Read a YAML 1.2 file: DVC writes ``3e-05``, which is a string in YAML 1.1."""
     try:
         return (yaml or YAML(typ="safe", pure=True)).load(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -90,24 +43,28 @@ def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = " ".join((getattr(error, "problem", None) or str(error)).split())
-        raise PipelineError(f"{path}: {where}{problem}; mend the YAML there") from None
+        raise PipelineError(f"{path}: {where}{problem}; fix the YAML there") from None
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # The constructors of dates, numbers and keys let their own errors through.
+        # The constructors of dates, numbers and keys raise errors of their own.
         problem = " ".join(str(error).split())
-        raise PipelineError(f"{path}: a value cannot be read ({problem}); mend the YAML") from None
+        raise PipelineError(f"{path}: a value cannot be read ({problem}); fix the YAML") from None
 
 
 def check_params(content: Any, path: Path) -> Params:
-    """Validate what was read from ``path``."""
+    """Validate the content of ``path``.
+
+    Raises:
+        PipelineError: with one line for each value that is not allowed.
+    """
     if not isinstance(content, dict):
-        raise PipelineError(f"{path}: holds no keys; restore it with git checkout {path}")
-    unnamed = [f"{path}: {key}: unknown key, allowed are plain names; remove it" for key in _unnamed_keys(content)]
+        raise PipelineError(f"{path}: contains no keys; restore it with git checkout {path}")
+    unnamed = [f"{path}: {key}: unknown key, allowed are plain names; remove it" for key in _invalid_keys(content)]
     if unnamed:
         raise PipelineError("\n".join(unnamed))
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
-        raise PipelineError("\n".join(f"{path}: {line}" for line in complaints(error, content).values())) from None
+        raise PipelineError("\n".join(f"{path}: {line}" for line in error_lines(error, content).values())) from None
     problems = [f"{path}: {line}" for line in contradictions(params)]
     if problems:
         raise PipelineError("\n".join(problems))
@@ -115,27 +72,26 @@ def check_params(content: Any, path: Path) -> Params:
 
 
 def refusal(content: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    """Why the parameter at ``keys`` may not have the value that it has, None where it may; what it has to do with
-    other parameters does not count."""
+    """Why the value of the parameter at ``keys`` is not allowed by itself; None if it is."""
     try:
         Params.model_validate(content)
     except ValidationError as error:
-        return complaints(error, content).get(keys)
+        return error_lines(error, content).get(keys)
     return None
 
 
-def complaints(
+def error_lines(
     error: ValidationError, content: dict[str, Any], schema: type[BaseModel] = Params
 ) -> dict[tuple[int | str, ...], str]:
-    """A line for each wrong key of what was validated by ``schema``."""
-    # Each member of a union complains of a wrong value, and a list beside its items; one line a key is enough.
-    lines = {_key(problem["loc"], schema): _complaint(problem, content, schema) for problem in error.errors()}
+    """One line for each invalid key of ``content``, which was validated by ``schema``."""
+    # Pydantic reports each member of a union, and a list as well as its items; one line per key is enough.
+    lines = {_key(problem["loc"], schema): _error_line(problem, content, schema) for problem in error.errors()}
     of_items = {keys[:-1] for keys in lines if isinstance(keys[-1], int)}
     return {keys: line for keys, line in lines.items() if keys not in of_items}
 
 
-def _unnamed_keys(content: dict[Any, Any]) -> Iterator[str]:
-    """The keys that are no text, or none that could be printed in a line."""
+def _invalid_keys(content: dict[Any, Any]) -> Iterator[str]:
+    """The keys that are not text, or cannot be printed on one line."""
     sections = [(f"{name}.", section) for name, section in content.items() if isinstance(section, dict)]
     for prefix, section in [("", content), *((prefix, keys) for prefix, keys in sections if prefix[:-1] in _SECTIONS)]:
         yield from (f"{prefix}{key!r}" for key in section if not (isinstance(key, str) and key and key.isprintable()))
@@ -145,14 +101,14 @@ _SECTIONS = set(Params.model_fields)
 
 
 def _key(loc: tuple[int | str, ...], schema: type[BaseModel]) -> tuple[int | str, ...]:
-    """The keys of an error's place: section and parameter, then the position in a list; no member of a union."""
+    """The keys of an error's location: section and parameter, then the index in a list, without members of a union."""
     depth = 2 if _section(loc[:1], schema) else 1
     return loc[: depth + 1] if len(loc) > depth and isinstance(loc[depth], int) else loc[:depth]
 
 
-def _complaint(problem: Any, content: dict[str, Any], schema: type[BaseModel]) -> str:
+def _error_line(problem: Any, content: dict[str, Any], schema: type[BaseModel]) -> str:
     keys = _key(problem["loc"], schema)
-    # A slip in the text can make a key of any length.
+    # A typing error can produce a key of any length.
     name = ".".join(str(key) if len(str(key)) <= 80 else f"{str(key)[:80]}…" for key in keys)
     if problem["type"] == "extra_forbidden":
         allowed = list((_section(keys[:-1], schema) or schema).model_fields)
@@ -170,20 +126,20 @@ def _complaint(problem: Any, content: dict[str, Any], schema: type[BaseModel]) -
     return f"{name}: got {_short.repr(found)}, allowed is {allowed_values(keys, schema)}"
 
 
-# A value may be of any size, and by aliases of YAML a small file may hold a huge one.
+# A value can be of any size; with YAML aliases, even in a small file.
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 80
 _short.maxlevel = 3
 
 
 def find_field(keys: tuple[str, ...]) -> FieldInfo | None:
-    """The schema's field of a parameter, ``("train", "lr")`` for one; None where there is no such parameter."""
+    """The schema's field for a parameter such as ``("train", "lr")``; None if there is no such parameter."""
     section = _section(keys[:-1], Params)
     return section.model_fields.get(keys[-1]) if section and not _section(keys, Params) else None
 
 
 def _section(keys: tuple[int | str, ...], schema: type[BaseModel]) -> type[BaseModel] | None:
-    """The class of the section at ``keys``, None where there is no section."""
+    """The class of the section at ``keys``; None if there is no such section."""
     section = schema
     for key in keys:
         field = section.model_fields.get(str(key))
@@ -195,7 +151,7 @@ def _section(keys: tuple[int | str, ...], schema: type[BaseModel]) -> type[BaseM
 
 
 def allowed_values(keys: tuple[int | str, ...], schema: type[BaseModel] = Params) -> str:
-    """Say in words which values the parameter at ``keys`` may have, ``("train", "lr")`` for one."""
+    """Describe the values that the parameter at ``keys``, such as ``("train", "lr")``, may have."""
     if isinstance(keys[-1], int):
         keys = keys[:-1]
     section = _section(keys[:-1], schema)
@@ -214,7 +170,7 @@ def _in_words(schema: dict[str, Any]) -> str:
     kind = {
         "integer": "an integer",
         "number": "a number",
-        "string": "a text",
+        "string": "a string",
         "array": "a list",
         "null": "null",
         "boolean": "true or false",
@@ -230,10 +186,49 @@ def _in_words(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         items = schema.get("items", {}).get("type")
         least = f"at least {schema['minItems']} " if "minItems" in schema else ""
-        return f"a list of {least}{'texts' if items == 'string' else 'mappings, each with a name'}"
+        return f"a list of {least}{'strings' if items == 'string' else 'mappings, each with a name'}"
     return kind + (f" ({multiple}{' and '.join(bounds)})" if bounds or multiple else "")
 
 
 def _number(value: float) -> str:
-    """A bound as people write it: a whole number without a fraction."""
+    """A bound, without a fraction if it is a whole number."""
     return f"{int(value) if value == int(value) else value:,}"
+
+
+def contradictions(params: Params) -> Iterator[str]:
+    """Yield a line for each parameter that contradicts one of another section: key, what was found, what is allowed.
+
+    What only the images can tell is checked by the stages, and what only a library can by ``preflight``.
+    """
+    count, train, evaluate = params.data.class_count, params.train, params.evaluate
+    if count is not None:
+        if train.loss == "bce" and count != 2:
+            yield f"train.loss: got bce, which needs 2 classes, not {count}; use cross_entropy"
+        most = max(count - 1, 2)
+        if evaluate.top_k > most:
+            allowed = "2" if most == 2 else f"2 to {most}"
+            yield f"evaluate.top_k: got {evaluate.top_k}, allowed with {count} classes is {allowed}; lower it"
+    if params.data.source == "digits" and not params.data.test_fraction:
+        for name in ("evaluate", "tsne", "predict"):
+            if getattr(params, name).split == "test":
+                yield f"{name}.split: got test, but data.test_fraction is 0; raise it, or choose auto or valid"
+    for name in ("evaluate", "predict"):
+        section = getattr(params, name)
+        key = "views" if section.split == "train" else "test_views"
+        if section.tta and not getattr(params.augment, key):
+            yield f"{name}.tta: got true, but augment.{key} is 0; raise that, or set {name}.tta to false"
+    if params.model.name == "classifier":
+        for layer in params.tsne.layers:
+            if layer not in CLASSIFIER_LAYERS:
+                yield f"tsne.layers: got {layer!r}, allowed with classifier are {', '.join(CLASSIFIER_LAYERS)}"
+
+
+def in_yaml(value: Any) -> str:
+    """A value as YAML text on one line: ``null``, ``true``, ``[a, b]``, ``{name: Affine}``."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {in_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(in_yaml, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

@@ -1,4 +1,4 @@
-"""Recipes: small YAML files of parameters that belong together, in ``recipes/``."""
+"""Recipes: YAML files in ``recipes/`` with the parameters of one task."""
 
 import io
 import re
@@ -18,7 +18,7 @@ def recipe_path(name: str) -> Path:
     """The file of a recipe.
 
     Raises:
-        PipelineError: there is none of that name.
+        PipelineError: there is no recipe of that name.
     """
     path = RECIPES / f"{name}.yaml"
     if not path.is_file():
@@ -28,7 +28,7 @@ def recipe_path(name: str) -> Path:
 
 
 class Recipe(NamedTuple):
-    """What a recipe says of itself: its title is the first line of its comment, the next one what was measured."""
+    """The head of a recipe: the first comment line is its title, the second what was measured."""
 
     name: str
     title: str
@@ -36,7 +36,7 @@ class Recipe(NamedTuple):
 
 
 def list_recipes() -> list[Recipe]:
-    """Every recipe, with the score, the seeds, the device and the minutes that were measured, or "not measured"."""
+    """All recipes, with what was measured: score, seeds, device and minutes, or "not measured"."""
     return sorted(_describe(path) for path in RECIPES.glob("*.yaml"))
 
 
@@ -47,13 +47,13 @@ def _describe(path: Path) -> Recipe:
 
 
 def apply_recipe(name: str, params_path: Path) -> list[str]:
-    """Write a recipe's values into the parameters' file; comments, order and other values stay.
+    """Write a recipe's values into ``params.yaml``, keeping comments, order and other values.
 
     Returns:
-        A line for each value that changed.
+        One line for each value that changed.
 
     Raises:
-        PipelineError: no such recipe, or the result is not allowed; then the file is left as it was.
+        PipelineError: no such recipe, or the result is not valid; the file is then left unchanged.
     """
     yaml = _round_trip_yaml()
     content, recipe = read_yaml(params_path, yaml), read_yaml(recipe_path(name), yaml)
@@ -62,23 +62,23 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
     text = io.StringIO()
     yaml.dump(content, text)
     write_text(params_path, _tidy(text.getvalue()))
-    return changes or [f"{params_path} has these values already"]
+    return changes or [f"{params_path} already has these values"]
 
 
 def _round_trip_yaml() -> YAML:
-    """A reader and writer that keeps comments, order and the style of each list."""
+    """A YAML reader and writer that keeps comments, order and the style of each list."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
-    # A key set to nothing is shown as null, as the comments call it.
+    # By default ruamel writes nothing for None.
     null = "tag:yaml.org,2002:null"
     yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(null, "null"))
     return yaml
 
 
 def _tidy(text: str) -> str:
-    """Set the comments of changed values two spaces behind them, and blank lines before sections alone."""
+    """Put comments two spaces after changed values, and blank lines only before sections."""
     text = re.sub(r"^( *[^\s#][^#\n'\"]*?) *(# .*)$", r"\1  \2", text, flags=re.MULTILINE)
     text = re.sub(r"\n+(?= +- )", "\n", text)
     return re.sub(r"\n+(?=\w+:\n)", "\n\n", text)
@@ -96,7 +96,7 @@ def _merge(target: MutableMapping[str, Any], values: MutableMapping[str, Any], p
 
 
 def _plain(value: Any) -> Any:
-    """Strip ruamel's types, which carry comments."""
+    """Convert ruamel's types, which carry comments, to plain ones."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

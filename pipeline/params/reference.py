@@ -1,4 +1,4 @@
-"""All parameters as a reference: what each may be, what it is, what it means, and what runs again when it changes."""
+"""The reference of all parameters: allowed values, current value, meaning, and the stages that read it."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.errors import PipelineError
-from pipeline.params.file import allowed_values, check_params, read_yaml
+from pipeline.params.file import allowed_values, check_params, in_yaml, read_yaml
 from pipeline.params.schema import Params
 
 
@@ -18,11 +18,11 @@ class Parameter:
     """One parameter.
 
     Attributes:
-        key: its name with its section, ``train.lr``.
-        allowed: its values in words.
-        value: as YAML writes it, on one line.
-        meaning: the description of its field.
-        stages: those that read it; what depends on their outputs runs again after them.
+        key: section and name, ``train.lr``.
+        allowed: the allowed values in words.
+        value: the current value as YAML, on one line.
+        meaning: the description of the field.
+        stages: the stages that read it; they and those that depend on them run again when it changes.
     """
 
     key: str
@@ -36,8 +36,8 @@ def parameters(content: Mapping[str, Any], workflow: Mapping[str, Any]) -> list[
     """Every parameter in the order of ``params.yaml``.
 
     Args:
-        content: what ``params.yaml`` holds.
-        workflow: what ``dvc.yaml`` holds.
+        content: of ``params.yaml``.
+        workflow: the content of ``dvc.yaml``.
     """
     sections = sections_by_name()
     keys = [
@@ -47,7 +47,7 @@ def parameters(content: Mapping[str, Any], workflow: Mapping[str, Any]) -> list[
 
 
 def sections_by_name() -> dict[str, type[BaseModel]]:
-    """The classes of the sections; what stands outside of them is no section."""
+    """The classes of the sections by their names."""
     kinds = {name: field.annotation for name, field in Params.model_fields.items()}
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
 
@@ -60,22 +60,11 @@ def _parameter(key: str, content: Mapping[str, Any], workflow: Mapping[str, Any]
     return Parameter(key, allowed_values(tuple(key.split("."))), in_yaml(value), field.description or "", tuple(stages))
 
 
-def in_yaml(value: Any) -> str:
-    """A value as YAML has it, on one line: ``null``, ``true``, ``[a, b]``, ``{name: Affine}``."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {in_yaml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(in_yaml, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
-
-
 def print_parameters(path: Path, key: str | None) -> None:
-    """Print a parameter, or as a table a section or all of them.
+    """Print one parameter, or a table of a section or of all parameters.
 
     Raises:
-        PipelineError: the file is wrong, or there is no such parameter.
+        PipelineError: the file is invalid, or there is no such parameter.
     """
     from rich.console import Console
     from rich.table import Table

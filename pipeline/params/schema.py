@@ -1,4 +1,8 @@
-"""The whole of ``params.yaml``."""
+"""The schema of ``params.yaml``: every parameter with its type, its bounds and what it means.
+
+It validates and never changes a result. The descriptions are also the comments in ``params.yaml`` and the text of
+``docs/parameters.md``; ``make generate`` writes both.
+"""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -7,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 
 class ContradictionError(ValueError):
-    """A value that is allowed by itself, but not beside another one.
+    """A value that is allowed by itself, but not together with another one.
 
     Args:
         key: the parameter's name in its section.
-        problem: what was found, what is allowed, and how to mend it.
+        problem: what was found, what is allowed, and how to fix it.
     """
 
     def __init__(self, key: str, problem: str) -> None:
@@ -20,9 +24,9 @@ class ContradictionError(ValueError):
 
 
 class Section(BaseModel):
-    """A frozen, typed section: unknown keys, missing keys, wrong types and infinities are refused.
+    """A frozen, typed section; unknown keys, missing keys, wrong types and infinities are rejected.
 
-    No field has a default: every value stands in ``params.yaml``, where DVC sees it change.
+    No field has a default: every value is in ``params.yaml``, where DVC sees it change.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -32,38 +36,42 @@ DIGITS = 10
 
 
 class DataParams(Section):
-    """What ``download`` brings into ``data/raw.zip``."""
+    """Where ``download`` gets the images for ``data/raw.zip``, and how they are split."""
 
     source: Literal["digits", "folder", "archive", "modelscope"] = Field(
         description="digits (built in), folder (of images), archive (zip or tar) or modelscope (a dataset on its hub)"
     )
     location: str | None = Field(
-        description="path of the folder; path or URL of the archive; owner/name on modelscope; null for digits"
+        description="path of the folder, path or URL of the archive, or owner/name on modelscope; null for digits"
     )
     mirrors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        description="further URLs of the same archive, tried in order after location"
+        description="more URLs of the same archive, tried in order after location"
     )
     revision: str | None = Field(
-        description="commit, tag or branch of the modelscope dataset; null takes master, and says its commit"
+        description="commit, tag or branch of the modelscope dataset; null uses master and prints its commit"
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        description="SHA-256 of the archive; needed for a URL, checked for a path"
+        description="SHA-256 of the archive; required for a URL, optional for a path"
     )
     classes: Annotated[tuple[str, ...], Field(strict=False, min_length=2)] | None = Field(
-        description="class names in the order of their indices; null takes classes.txt or the folders' names"
+        description="class names in the order of their indices; null uses classes.txt or the names of the folders"
     )
     valid_fraction: float = Field(
-        gt=0, lt=0.9, description="share of the labelled images that becomes valid where the source has none"
+        gt=0, lt=0.9, description="fraction of the labelled images used for validation if the source has no such split"
     )
     test_fraction: float = Field(
-        ge=0, lt=0.9, description="share of the labelled images that becomes test where the source has none"
+        ge=0, lt=0.9, description="fraction of the labelled images used for testing if the source has no such split"
     )
-    split_seed: int = Field(ge=0, lt=2**32, description="seed of that split; apart from seed, so runs stay comparable")
+    split_seed: int = Field(
+        ge=0,
+        lt=2**32,
+        description="random seed of the split; separate from seed, so that runs with other seeds stay comparable",
+    )
     on_bad_image: Literal["error", "skip"] = Field(
-        description="error stops at files that cannot be decoded, and lists all; skip leaves them out, in the audit"
+        description="files that cannot be decoded: error lists them and stops, skip leaves them out (see the audit)"
     )
     on_leak: Literal["warn", "drop", "error"] = Field(
-        description="for images that are in two splits: warn, drop them from train (or valid), or stop with an error"
+        description="images in more than one split: warn, drop them from train (or valid), or stop with an error"
     )
 
     @model_validator(mode="after")
@@ -73,15 +81,15 @@ class DataParams(Section):
             self._check_modelscope()
         elif self.revision is not None:
             raise ContradictionError(
-                "revision", f"got {self.revision!r}, allowed with source {self.source} is null; set it"
+                "revision", f"got {self.revision!r}, allowed with source {self.source} is null; set it to null"
             )
         if self.sha256 is not None and self.source != "archive":
-            raise ContradictionError("sha256", f"got one, allowed with source {self.source} is null; set it")
+            raise ContradictionError("sha256", f"got one, allowed with source {self.source} is null; set it to null")
         if self.valid_fraction + self.test_fraction > 0.95:
             raise ContradictionError(
                 "test_fraction",
-                f"got {self.test_fraction}, with data.valid_fraction ({self.valid_fraction}) allowed is at most 0.95; "
-                "lower one of them",
+                f"got {self.test_fraction}, allowed with data.valid_fraction {self.valid_fraction} is a sum of at most "
+                "0.95; lower one of them",
             )
         self._check_classes()
         return self
@@ -89,10 +97,12 @@ class DataParams(Section):
     def _check_location(self) -> None:
         if self.source in ("folder", "archive") and not self.location:
             raise ContradictionError(
-                "location", f"got {self.location!r}, needed with source {self.source}; set its path"
+                "location", f"got {self.location!r}, required with source {self.source}; set its path"
             )
         if self.source == "digits" and self.location is not None:
-            raise ContradictionError("location", f"got {self.location!r}, allowed with source digits is null; set it")
+            raise ContradictionError(
+                "location", f"got {self.location!r}, allowed with source digits is null; set it to null"
+            )
         if self.location and not self.location.isprintable():
             raise ContradictionError("location", f"got {self.location!r}, allowed are printable characters; correct it")
         if self.location and is_url(self.location):
@@ -100,16 +110,17 @@ class DataParams(Section):
                 raise ContradictionError("location", f"got the URL {self.location!r}; set data.source to archive")
             if not self.sha256:
                 raise ContradictionError(
-                    "sha256", "got null, needed with a URL; set the SHA-256 that the publisher states"
+                    "sha256", "got null, required with a URL; set the SHA-256 that the publisher states"
                 )
         elif self.mirrors:
             raise ContradictionError(
-                "mirrors", "got some, which need a URL in data.location; set that to the first, or mirrors to []"
+                "mirrors",
+                "got a list, which needs a URL in data.location; set data.location to the first URL, or mirrors to []",
             )
         for mirror in self.mirrors:
             if not (is_url(mirror) and mirror.isprintable()):
                 raise ContradictionError(
-                    "mirrors", f"holds {mirror!r}, allowed are http:// and https:// URLs; correct it"
+                    "mirrors", f"contains {mirror!r}, allowed are http:// and https:// URLs; correct it"
                 )
 
     def _check_modelscope(self) -> None:
@@ -126,22 +137,24 @@ class DataParams(Section):
         names = self.classes or ()
         for name in names:
             if names.count(name) > 1:
-                raise ContradictionError("classes", f"names {name!r} twice; make the names differ")
+                raise ContradictionError("classes", f"contains {name!r} twice; make the names unique")
             if not name.strip() or not name.isprintable():
                 raise ContradictionError(
-                    "classes", f"holds {name!r}, allowed are printable names of one line; change it"
+                    "classes", f"contains {name!r}, allowed are printable names on one line; change it"
                 )
         if self.source == "digits" and names and len(names) != DIGITS:
-            raise ContradictionError("classes", f"names {len(names)} classes, the digits have {DIGITS}; set it to null")
+            raise ContradictionError(
+                "classes", f"contains {len(names)} names, allowed with source digits are {DIGITS}; set it to null"
+            )
 
     @property
     def class_count(self) -> int | None:
-        """How many classes there are, None where only the images can say it."""
+        """The number of classes; None if only the images can tell."""
         return DIGITS if self.source == "digits" else len(self.classes) if self.classes else None
 
 
 def is_url(location: str) -> bool:
-    """Whether a location is to be fetched, and no path."""
+    """Whether a location is a URL and not a path."""
     return location.startswith(("http://", "https://"))
 
 
@@ -157,24 +170,26 @@ class Transform(Section):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments as the user gave them, without the name."""
+        """The arguments as they are in ``params.yaml``, without the name."""
         return dict(self.model_extra or {})
 
 
 class AugmentParams(Section):
-    """How ``augment`` turns the photos into arrays."""
+    """How ``augment`` resizes the images, and the augmented copies it makes of them."""
 
     image_size: int = Field(ge=32, le=1024, multiple_of=32, description="height and width in pixels, a multiple of 32")
     resize: Literal["stretch", "crop"] = Field(
-        description="how a photo becomes square: stretch, or crop (short side, then centre)"
+        description="how an image is made square: stretch, or crop (resize the short side, then centre crop)"
     )
-    views: int = Field(ge=0, le=64, description="augmented copies of each training image, beside the plain one")
+    views: int = Field(ge=0, le=64, description="augmented copies of each training image, in addition to the plain one")
     test_views: int = Field(
-        ge=0, le=64, description="augmented copies of each valid and test image, for test-time augmentation"
+        ge=0, le=64, description="augmented copies of each validation and test image, for test-time augmentation"
     )
-    preset: Preset = Field(description="transforms that draw a view: none, light, medium or strong")
+    preset: Preset = Field(
+        description="predefined set of transforms for the augmented copies: none, light, medium or strong"
+    )
     transforms: Annotated[tuple[Transform, ...], Field(strict=False)] = Field(
-        description="albumentations transforms after the preset's, in order, with their arguments"
+        description="albumentations transforms to apply after those of the preset, in order, with their arguments"
     )
 
     @model_validator(mode="after")
@@ -183,24 +198,28 @@ class AugmentParams(Section):
             key = "views" if self.views else "test_views"
             raise ContradictionError(
                 key,
-                f"got {getattr(self, key)}, which needs transforms to draw them; set augment.preset or "
+                f"got {getattr(self, key)}, which needs transforms; set augment.preset or "
                 "augment.transforms, or set it to 0",
             )
         return self
 
 
 class ModelParams(Section):
-    """Which network ``train`` builds."""
+    """The network that ``train`` builds."""
 
-    name: str = Field(description="classifier (the task's), or a classification model of torchvision, such as resnet18")
-    width: int = Field(ge=1, le=512, description="channels of classifier's first block; 64 is the task's network")
+    name: str = Field(
+        description="classifier (the homework's network), or a classification model of torchvision such as resnet18"
+    )
+    width: int = Field(ge=1, le=512, description="channels of the first block of classifier; 64 in the homework")
     dropout: float = Field(
-        ge=0, lt=1, description="dropout before the linear layers of classifier, or torchvision's own"
+        ge=0,
+        lt=1,
+        description="dropout probability before the linear layers of classifier, or of the torchvision model",
     )
     stem: Literal["default", "small"] = Field(
-        description="small fits a torchvision stem to small images: 3×3, stride 1, no pooling"
+        description="small adapts the stem of a torchvision model to small images: 3×3, stride 1, no pooling"
     )
-    pretrained: bool = Field(description="start from torchvision's ImageNet weights, which it downloads")
+    pretrained: bool = Field(description="start from the ImageNet weights of torchvision, which are downloaded")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -214,65 +233,74 @@ class ModelParams(Section):
 
 
 class TrainParams(Section):
-    """How ``train`` fits the weights."""
+    """How ``train`` trains the network."""
 
-    epochs: int = Field(ge=1, le=100_000, description="passes over the training split, at most")
-    batch_size: int = Field(ge=2, le=1_000_000, description="images a step, over all devices together")
+    epochs: int = Field(ge=1, le=100_000, description="maximum number of epochs")
+    batch_size: int = Field(ge=2, le=1_000_000, description="images per step, over all devices together")
 
-    lr: float = Field(gt=0, le=1e6, description="learning rate; the peak, where warm-up or a schedule changes it")
+    lr: float = Field(gt=0, le=1e6, description="learning rate; the peak value if warm-up or a schedule changes it")
     optimizer: Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "muon"] = Field(
-        description="sgd, adagrad, rmsprop (alpha 0.9), adam, adamw, or muon for matrices beside adamw"
+        description="sgd, adagrad, rmsprop (alpha 0.9), adam, adamw, or muon (hidden linear layers; adamw for the rest)"
     )
     momentum: float = Field(ge=0, lt=1, description="momentum of sgd, rmsprop and muon")
-    nesterov: bool = Field(description="Nesterov's momentum for sgd and muon")
-    weight_decay: float = Field(ge=0, le=1e3, description="weight decay as torch.optim has it")
-    norm_weight_decay: float = Field(ge=0, le=1e3, description="the same for biases and the weights of norms")
-    clip_norm: float = Field(ge=0, description="largest norm of the gradient; 0 does not clip")
+    nesterov: bool = Field(description="Nesterov momentum for sgd and muon")
+    weight_decay: float = Field(ge=0, le=1e3, description="weight decay, as defined by the optimizer in torch.optim")
+    norm_weight_decay: float = Field(ge=0, le=1e3, description="weight decay of biases and normalization layers")
+    clip_norm: float = Field(ge=0, description="maximum norm of the gradient; 0 disables clipping")
 
     schedule: Literal["constant", "step", "exponential", "linear", "cosine", "onecycle"] = Field(
-        description="constant, step, exponential, linear, cosine or onecycle; stepped every batch"
+        description="constant, step, exponential, linear, cosine or onecycle; updated after each step"
     )
-    lr_step_size: int = Field(ge=1, description="epochs between two steps of the schedule step")
+    lr_step_size: int = Field(ge=1, description="epochs between two decays of the step schedule")
     lr_gamma: float = Field(
-        gt=0, le=1, description="factor of the schedule step at each step, of exponential each epoch"
+        gt=0, le=1, description="decay factor of the step schedule, and per epoch of the exponential schedule"
     )
-    lr_min: float = Field(ge=0, description="learning rate at the end of linear and cosine")
-    warmup_epochs: float = Field(ge=0, description="epochs of warm-up before the schedule; 0 has none")
+    lr_min: float = Field(ge=0, description="final learning rate of the linear and cosine schedules")
+    warmup_epochs: float = Field(ge=0, description="epochs of warm-up before the schedule; 0 disables warm-up")
     warmup_method: Literal["linear", "constant"] = Field(
         description="linear rises to lr; constant stays at lr × warmup_decay, then jumps to lr (He et al. 2016)"
     )
     warmup_decay: float = Field(gt=0, le=1, description="factor of lr at the start of warm-up")
 
     loss: Literal["cross_entropy", "mse", "bce"] = Field(
-        description="cross_entropy, mse between softmax and one-hot, or bce with one sigmoid output for two classes"
+        description="cross_entropy, mse (softmax against one-hot), or bce (one sigmoid output, for two classes)"
     )
-    label_smoothing: float = Field(ge=0, lt=1, description="share of the target spread over all classes")
+    label_smoothing: float = Field(ge=0, lt=1, description="fraction of the target spread evenly over all classes")
     class_weights: Literal["none", "balanced"] = Field(
-        description="balanced weighs each class by the inverse of its share; none weighs all alike"
+        description="balanced weights each class by its inverse frequency; none weights all classes equally"
     )
 
-    hflip: float = Field(ge=0, le=1, description="probability of a horizontal flip, fresh at each step")
+    hflip: float = Field(ge=0, le=1, description="probability of a random horizontal flip, drawn at each step")
     random_resized_crop: float = Field(
-        gt=0, le=1, description="least share of the area that a random crop keeps; 1 does not crop"
+        gt=0, le=1, description="minimum fraction of the area that a random crop keeps; 1 disables cropping"
     )
     color_jitter: float = Field(
-        ge=0, le=1, description="largest change of brightness, contrast and saturation; 0 has none"
+        ge=0, le=1, description="maximum relative change of brightness, contrast and saturation; 0 disables it"
     )
-    random_erase: float = Field(ge=0, le=1, description="probability that a random rectangle is erased")
-    mixup_alpha: float = Field(ge=0, le=100, description="alpha of mixup (Zhang et al. 2018); 0 does not mix")
+    random_erase: float = Field(ge=0, le=1, description="probability of erasing a random rectangle")
+    mixup_alpha: float = Field(ge=0, le=100, description="alpha of mixup (Zhang et al. 2018); 0 disables it")
     cutmix_alpha: float = Field(
-        ge=0, le=100, description="alpha of cutmix (Yun et al. 2019); 0 does not; with mixup, either by turns"
+        ge=0,
+        le=100,
+        description="alpha of cutmix (Yun et al. 2019); 0 disables it; with mixup, each image gets one at random",
     )
-    ema_decay: float = Field(ge=0, lt=1, description="decay of the moving average of the weights; 0 keeps none")
+    ema_decay: float = Field(
+        ge=0, lt=1, description="decay of the exponential moving average of the weights; 0 disables it"
+    )
     patience: int = Field(
-        ge=0, description="epochs without a better valid accuracy (or loss at the same) before stopping; 0 never stops"
+        ge=0,
+        description="epochs without a better valid accuracy (on a tie, loss) before stopping; 0 disables it",
     )
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        description="auto takes bf16 on a GPU that has it, else fp16 there, fp32 on the CPU"
+        description="auto is bf16 on GPUs that support it, fp16 on other GPUs, and fp32 on the CPU"
     )
-    deterministic: bool = Field(description="only algorithms that give the same bits on every run of one machine")
-    compile: bool = Field(description="torch.compile the network; worth its minute from a GPU and many epochs on")
+    deterministic: bool = Field(
+        description="use only deterministic algorithms: the same bits on every run on one machine"
+    )
+    compile: bool = Field(
+        description="use torch.compile; takes about a minute, so it pays off on a GPU over many epochs"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -287,7 +315,7 @@ class TrainParams(Section):
             )
         if self.loss == "bce" and self.label_smoothing:
             raise ContradictionError(
-                "label_smoothing", f"got {self.label_smoothing}, allowed with train.loss bce is 0; set it to that"
+                "label_smoothing", f"got {self.label_smoothing}, allowed with train.loss bce is 0; set it to 0"
             )
         if self.schedule == "onecycle" and self.warmup_epochs and self.warmup_method == "constant":
             raise ContradictionError(
@@ -302,73 +330,69 @@ class TrainParams(Section):
 
 
 class EvaluateParams(Section):
-    """What ``evaluate`` measures."""
+    """What ``evaluate`` measures, and on which images."""
 
-    split: Literal["auto", "test", "valid", "train"] = Field(
-        description="auto takes test where it is labelled, else valid"
-    )
-    top_k: int = Field(ge=2, description="a top-k hit has the true class among the k most probable")
+    split: Literal["auto", "test", "valid", "train"] = Field(description="auto is test if it is labelled, else valid")
+    top_k: int = Field(ge=2, description="k of the top-k accuracy: the true class is among the k most probable")
     tta: bool = Field(
-        description="test-time augmentation: judge also the mean over each image and its augment.test_views views"
+        description="also evaluate test-time augmentation: the mean over each image and its augment.test_views copies"
     )
-    # Fewer resamples than 100 leave two or three beyond each end of a 95 % interval.
+    # With fewer than 100 resamples only two or three lie beyond each end of a 95 % interval.
     bootstrap: Literal[0] | Annotated[int, Field(ge=100, le=100_000)] = Field(
-        description="resamples behind the 95 % intervals; 0 computes none"
+        description="bootstrap resamples for the 95 % confidence intervals; 0 disables them"
     )
 
 
 class TsneParams(Section):
-    """Which features ``tsne`` draws, and how."""
+    """Which features ``tsne`` embeds, and how."""
 
     layers: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        description="layers to draw, the last is rated: blocks.0 to blocks.4, hidden1, hidden2, output"
+        description="blocks.0 to blocks.4, hidden1, hidden2, output; the metrics are of the last"
     )
-    split: Literal["auto", "test", "valid", "train"] = Field(
-        description="auto takes test where it is labelled, else valid"
-    )
-    max_images: int = Field(ge=10, description="at most so many images, evenly spread over the split")
-    pca_components: int = Field(ge=2, description="principal components that t-SNE gets")
+    split: Literal["auto", "test", "valid", "train"] = Field(description="auto is test if it is labelled, else valid")
+    max_images: int = Field(ge=10, description="maximum number of images, evenly spaced over the split")
+    pca_components: int = Field(ge=2, description="principal components that are the input of t-SNE")
     perplexity: float = Field(gt=1, description="effective number of neighbours; at most a third of the images")
     exaggeration: float = Field(
         ge=1,
         le=100,
-        description="attraction after the first 250 steps; 1 is plain t-SNE, up to 4 suits 100,000 images and more",
+        description="attraction after the first 250 steps; 1 is standard t-SNE, up to 4 for 100,000 images or more",
     )
 
     @field_validator("layers")
     @classmethod
     def _layers_differ(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
         if not layers:
-            raise ValueError("names no layer; name one, such as hidden2")
+            raise ValueError("contains no layer; add one, such as hidden2")
         for name in layers:
             if layers.count(name) > 1:
-                raise ValueError(f"names {name!r} twice; remove one of them")
+                raise ValueError(f"contains {name!r} twice; remove one of them")
         return layers
 
 
 class PredictParams(Section):
-    """What ``predict`` writes."""
+    """Which images ``predict`` classifies."""
 
-    split: Literal["auto", "test", "valid", "train"] = Field(
-        description="auto takes test where there is one, else valid"
-    )
-    tta: bool = Field(description="test-time augmentation: average over each image and its augment.test_views views")
+    split: Literal["auto", "test", "valid", "train"] = Field(description="auto is test if there is one, else valid")
+    tta: bool = Field(description="test-time augmentation: the mean over each image and its augment.test_views copies")
 
 
 class LearningRatesParams(Section):
-    """The surface and the rates of which ``learning_rates`` draws the paths."""
+    """The error surface and the optimizers that ``learning_rates`` draws."""
 
     steps: int = Field(ge=1, le=5_000, description="steps of each path")
     condition_number: float = Field(
-        ge=1, description="how many times the steep weight's curvature, which is 1, exceeds the flat one's"
+        ge=1, description="ratio of the curvature along the steep weight, which is 1, to that along the flat weight"
     )
-    lr: float = Field(gt=0, description="learning rate of AdaGrad, RMSProp and Adam; the peak, with decay or warm-up")
+    lr: float = Field(
+        gt=0, description="learning rate of AdaGrad, RMSProp and Adam; the peak value with decay or warm-up"
+    )
     gd_lr_large: float = Field(
-        gt=0, description="large learning rate of gradient descent; from 2 on it diverges along w2"
+        gt=0, description="large learning rate of gradient descent; at 2 or more it diverges along w2"
     )
     gd_lr_small: float = Field(gt=0, description="small learning rate of gradient descent")
     decay_steps: int = Field(ge=1, description="d of the decay lr / sqrt(1 + t / d) at step t after the warm-up")
-    warmup_steps: int = Field(ge=1, description="steps in which warm-up rises linearly to the peak")
+    warmup_steps: int = Field(ge=1, description="steps of linear warm-up to the peak")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -388,7 +412,11 @@ class LearningRatesParams(Section):
 class Params(Section):
     """Every parameter of a run."""
 
-    seed: int = Field(ge=0, lt=2**32, description="random seed of the views, the initial weights and the batches")
+    seed: int = Field(
+        ge=0,
+        lt=2**32,
+        description="random seed of the augmented copies, the initial weights and the order of the batches",
+    )
     data: DataParams
     augment: AugmentParams
     model: ModelParams

@@ -35,7 +35,7 @@ def check(changes):
         ),
         ({"evaluate.top_k": 10}, "evaluate.top_k: got 10, allowed with 10 classes is 2 to 9; lower it"),
         ({"evaluate.top_k": 11} | ELEVEN, "evaluate.top_k: got 11, allowed with 11 classes is 2 to 10;"),
-        ({"evaluate.tta": True}, "evaluate.tta: got true, but augment.test_views is 0; set that to 1 or more,"),
+        ({"evaluate.tta": True}, "evaluate.tta: got true, but augment.test_views is 0; raise that,"),
         ({"predict.tta": True}, "predict.tta: got true, but augment.test_views is 0;"),
         (
             {"predict.tta": True, "predict.split": "train", "augment.views": 0},
@@ -47,7 +47,7 @@ def check(changes):
         ({"model.pretrained": True}, "model.pretrained: got true, but classifier has no pretrained weights;"),
         ({"train.epochs": 1}, "train.warmup_epochs: got 1.0, allowed is less than train.epochs (1); lower it"),
         ({"train.lr_min": 0.1}, "train.lr_min: got 0.1, allowed with schedule cosine is at most train.lr (0.001);"),
-        ({"augment.transforms": []}, "augment.views: got 8, which needs transforms to draw them; set augment.preset"),
+        ({"augment.transforms": []}, "augment.views: got 8, which needs transforms; set augment.preset"),
         # What a library has to say.
         ({"augment.transforms": [{"name": "Afine"}]}, "augment.transforms.0: got 'Afine', allowed is the name of"),
         ({"model.name": "resnet19"}, "model.name: got 'resnet19', allowed are classifier and torchvision's"),

@@ -96,7 +96,7 @@ A_SEED = "an integer (≥ 0 and < 4,294,967,296)"
 A_RATE = "a number (> 0 and ≤ 1,000,000)"
 A_SECTION = "a section with its own keys"
 MAPPINGS = "a list of mappings, each with a name"
-NAMES = "a list of at least 2 texts or null"
+NAMES = "a list of at least 2 strings or null"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ NAMES = "a list of at least 2 texts or null"
         ("seed", datetime.date(2024, 1, 2), A_SEED),
         ("seed", {"value": 1}, A_SEED),
         ("data.sha256", "AB", "64 hexadecimal digits or null"),
-        ("data.location", 5, "a text or null"),
+        ("data.location", 5, "a string or null"),
         ("data.classes", "cat", NAMES),
         ("data.classes", ["cat"], NAMES),
         ("data.valid_fraction", 0, "a number (> 0 and < 0.9)"),
@@ -128,7 +128,7 @@ NAMES = "a list of at least 2 texts or null"
         ("train.lr", float("inf"), A_RATE),
         ("train.clip_norm", -0.5, "a number (≥ 0)"),
         ("evaluate.split", "dev", "auto, test, valid, train"),
-        ("tsne.layers", 5, "a list of texts"),
+        ("tsne.layers", 5, "a list of strings"),
         ("train", None, A_SECTION),
         ("train", [1], A_SECTION),
     ],
@@ -142,9 +142,9 @@ def test_a_wrong_value_is_named_with_what_is_allowed(key, value, allowed):
     [
         ("augment.transforms", [{"name": "Affine"}, 5], 1, 5, "name"),
         ("augment.transforms", [{"scale": 2}], 0, {"scale": 2}, "name"),
-        ("data.classes", ["cat", "dog", 3], 2, 3, "text"),
+        ("data.classes", ["cat", "dog", 3], 2, 3, "string"),
         # Too few names, too, but only because one of them is no text.
-        ("data.classes", ["cat", 3], 1, 3, "text"),
+        ("data.classes", ["cat", 3], 1, 3, "string"),
     ],
 )
 def test_a_wrong_item_of_a_list_is_named_by_its_place_in_one_line(key, value, place, found, allowed):
@@ -214,12 +214,21 @@ def test_a_missing_section_is_named():
         ({"source": "folder", "location": "https://example.org/two\nlines"}, "data.location"),
         ({"source": "digits", "location": "photos"}, "data.location: got 'photos', allowed with source digits is null"),
         ({"source": "digits", "sha256": "0" * 64}, "data.sha256: got one, allowed with source digits is null"),
-        ({"source": "digits", "classes": ["cat", "dog"]}, "data.classes: names 2 classes, the digits have 10"),
-        ({"source": "digits", "classes": list("abcdefghi")}, "data.classes: names 9 classes, the digits have 10"),
-        ({"source": "digits", "classes": list("abcdefghijk")}, "data.classes: names 11 classes, the digits have 10"),
+        (
+            {"source": "digits", "classes": ["cat", "dog"]},
+            "data.classes: contains 2 names, allowed with source digits are 10",
+        ),
+        (
+            {"source": "digits", "classes": list("abcdefghi")},
+            "data.classes: contains 9 names, allowed with source digits are 10",
+        ),
+        (
+            {"source": "digits", "classes": list("abcdefghijk")},
+            "data.classes: contains 11 names, allowed with source digits are 10",
+        ),
         (
             {"valid_fraction": 0.5, "test_fraction": 0.46},
-            "data.test_fraction: got 0.46, with data.valid_fraction (0.5) allowed is at most 0.95",
+            "data.test_fraction: got 0.46, allowed with data.valid_fraction 0.5 is a sum of at most 0.95",
         ),
         ({"classes": ["cat", "dog", "cat"]}, "cat"),
     ],
@@ -241,7 +250,7 @@ def test_a_class_name_of_two_lines_is_refused_in_one_line():
 
 @pytest.mark.parametrize("content", [None, [], ["seed"], "seed", 3])
 def test_content_without_keys_is_refused(content):
-    assert "holds no keys" in complaint(content)
+    assert "contains no keys" in complaint(content)
 
 
 def test_missing_file_is_refused_with_where_to_run():
@@ -269,8 +278,8 @@ NO_YAML = {
     "python object": ("seed: !!python/name:os.system x", "constructor"),
     "two documents": ("a: 1\n---\nb: 2", "another document"),
     "zero byte": ("a: \0", "#x0000"),
-    "empty": ("", "holds no keys"),
-    "comment": ("# seed: 1", "holds no keys"),
+    "empty": ("", "contains no keys"),
+    "comment": ("# seed: 1", "contains no keys"),
     # The reader of YAML stumbles on these with errors of other kinds than its own.
     "month 13": (with_lr("2024-13-45"), ""),
     "time zone of 25 hours": (with_lr("2001-12-14t21:59:43.10-25:00"), ""),

@@ -47,7 +47,7 @@ def test_a_recipe_gives_the_same_whatever_was_applied_before(params, name):
 
 def test_applying_says_what_changed(params):
     assert "model.width: 16 -> 64" in apply_recipe("food11", params)
-    assert apply_recipe("food11", params) == [f"{params} has these values already"]
+    assert apply_recipe("food11", params) == [f"{params} already has these values"]
 
 
 def test_food11_has_the_settings_of_the_homework(params):
