@@ -1,4 +1,4 @@
-"""Rewrites every text of the repository that follows from another place; ``make generate`` runs it.
+"""Writes the files and comments that are derived from the schema of the parameters; ``make generate`` runs it.
 
 ==========================  ==================================================================
 the comments in params.yaml from the descriptions in the schema, pipeline/params/
@@ -6,7 +6,7 @@ recipes/digits.yaml         the values of params.yaml, without comments
 docs/parameters.md          from the schema, params.yaml and dvc.yaml
 ==========================  ==================================================================
 
-With ``--check`` nothing is written; exit code 1 where a text is out of date.
+With ``--check`` it writes nothing, and exits with 1 if something is out of date.
 """
 
 import re
@@ -28,24 +28,24 @@ from pipeline.params.schema import Params
 ROOT = Path(__file__).parent.parent
 PAGE = """# Parameters
 
-Every value of [`params.yaml`](../params.yaml). A default is that of the recipe `digits`, which is the first.
-When a value changes, `dvc repro` runs the stages named here again, then those that depend on what they write; `report`
-always. On the terminal, with the values of now: `python -m pipeline params`, `python -m pipeline params train.lr`.
-What does not go together is refused, with the reason, before any work.
+Every parameter in [`params.yaml`](../params.yaml). The defaults are those of the recipe `digits`.
+When a value changes, `dvc repro` runs the stages in the last column again, the stages that depend on them, and `report`.
+On the terminal, with the current values: `python -m pipeline params` or `python -m pipeline params train.lr`.
+Values that contradict each other are rejected before any work, with the reason.
 """
 
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
-    """Every derived text by its path.
+    """The derived text of each file.
 
     Raises:
-        PipelineError: ``params.yaml`` is wrong, or not that of the digits, which the others are made from.
+        PipelineError: ``params.yaml`` is invalid, or not that of the digits, from which the others are derived.
     """
     texts = {name: (root / name).read_text("utf-8") for name in ("dvc.yaml", "params.yaml", "recipes/digits.yaml")}
     params = commented(texts["params.yaml"])
     content = _load(params)
     if check_params(content, root / "params.yaml").data.source != "digits":
-        raise PipelineError("params.yaml: is not that of the digits; run python -m pipeline recipe apply digits first")
+        raise PipelineError("params.yaml: data.source is not digits; run python -m pipeline recipe apply digits first")
     return {
         root / "params.yaml": params,
         root / "recipes/digits.yaml": with_values(texts["recipes/digits.yaml"], params),
@@ -58,7 +58,7 @@ def _load(text: str) -> Any:
 
 
 def commented(text: str) -> str:
-    """The text of ``params.yaml``, the comment after each parameter its field's description."""
+    """The text of ``params.yaml`` with the description of each parameter as a comment after it."""
     lines: list[str] = []
     section: type[Any] = Params
     sections = sections_by_name()
@@ -75,19 +75,19 @@ def commented(text: str) -> str:
 
 
 def with_values(recipe: str, params: str) -> str:
-    """The text of a recipe: its own heading, and the values of ``params.yaml`` without comments."""
+    """The text of a recipe: its heading, and the values of ``params.yaml`` without comments."""
     heading = "\n".join(line for line in recipe.split("\n\n")[0].splitlines())
     values = [line.partition("  # ")[0] for line in params.splitlines() if not line.startswith("#")]
     return heading + "\n\n" + "\n".join(values).strip() + "\n"
 
 
 def page(table: list[Parameter]) -> str:
-    """The page of all parameters, in Markdown: a table a section."""
+    """The page of all parameters in Markdown, one table per section."""
     lines = [PAGE]
     names = {name: " ".join((kind.__doc__ or "").split()) for name, kind in sections_by_name().items()}
-    for section, title in {"": "What several stages read.", **names}.items():
+    for section, title in {"": "Read by several stages.", **names}.items():
         rows = [row for row in table if row.key.rpartition(".")[0] == section]
-        lines += [f"## {section or 'On top'}", "", title.replace("``", "`"), ""]
+        lines += [f"## {section or 'Top level'}", "", title.replace("``", "`"), ""]
         lines += ["| parameter | allowed | default | meaning | read by |", "| --- | --- | --- | --- | --- |"]
         lines += [f"| {' | '.join(_cells(row))} |" for row in rows] + [""]
     return "\n".join(lines)
@@ -99,7 +99,7 @@ def _cells(row: Parameter) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write what is out of date, or with ``--check`` only say it."""
+    """Write what is out of date, or with ``--check`` only list it."""
     try:
         stale = {
             path: text for path, text in generated().items() if not path.exists() or path.read_text("utf-8") != text
