@@ -1,21 +1,42 @@
-"""What several test modules share."""
+"""Fixtures that several test modules share."""
+
+import os
+from pathlib import Path
+
+# Threads of processes that run side by side wait for each other in a busy loop. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from pipeline.machine import VARIABLES
 from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams
+from tests.support.clones import SMALL, Clone, Workspace, build_once
 from tests.support.sections import AUGMENT, DATA, MODEL, TRAIN, write_photos
+
+# Settings of the user that would change what tests find.
+for variable in VARIABLES:
+    os.environ.pop(variable, None)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment():
+    """Restore the environment after each test."""
+    before = os.environ.copy()
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
-    """An empty folder, and the current one while the test runs."""
+    """An empty folder, the current one while the test runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def data_params():
-    """Build a section ``data`` from what matters to the test."""
+    """Build a section ``data`` from the values that matter to the test."""
 
     def build(source, **changes):
         unset = {
@@ -37,7 +58,7 @@ def data_params():
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """A temporary working folder with ``photos/``, a folder a class."""
+    """A temporary working folder with ``photos/``, one folder per class."""
     monkeypatch.chdir(tmp_path)
     write_photos(tmp_path / "photos")
     return tmp_path / "photos"
@@ -59,3 +80,44 @@ def trained(dataset):
     from pipeline.train.stage import train
 
     train(ModelParams(**MODEL), TrainParams(**TRAIN), seed=1)
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory) -> Path:
+    """One folder of this session, the same in all workers of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def origin(session_folder) -> Workspace:
+    """A clone of the project in which ``dvc repro`` has run once, with small parameters, and its results are committed.
+
+    Do not change it: use ``origin.clone_with_cache(folder)``. The attribute ``output`` is what ``dvc repro`` printed.
+    """
+
+    def build(folder: Path) -> str:
+        clone = Clone(folder, SMALL)
+        output = clone.run("dvc", "repro")
+        clone.commit("results")
+        return output
+
+    workspace = Workspace(session_folder / "origin")
+    workspace.output = build_once(workspace.folder, build)
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def experiment(session_folder, origin) -> Workspace:
+    """A clone of ``origin`` in which an experiment has run: ``dvc exp run --name lower -S train.lr=3e-4``.
+
+    Do not change it, either.
+    """
+
+    def build(folder: Path) -> str:
+        clone = origin.clone_with_cache(folder)
+        return clone.run("dvc", "exp", "run", "--name", "lower", "-S", "train.lr=3e-4")
+
+    workspace = Workspace(session_folder / "experiment")
+    workspace.output = build_once(workspace.folder, build)
+    return workspace

@@ -1,41 +1,50 @@
 """The commands as a user types them."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import run_command
 from tests.support.sections import write_photos
 
 ROOT = Path(__file__).parent.parent
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "pipeline", *arguments], cwd=folder, capture_output=True, text=True)
-
-
 @pytest.fixture
-def folder(tmp_path):
-    """A folder with the repository's parameters, where the commands work on."""
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    return tmp_path
+def folder(workspace):
+    """The current folder, with the parameters of the repository."""
+    shutil.copy(ROOT / "params.yaml", workspace)
+    (workspace / "recipes").symlink_to(ROOT / "recipes")
+    return workspace
 
 
 def change(folder: Path, old: str, new: str) -> None:
     path = folder / "params.yaml"
-    text = path.read_text()
+    text = path.read_text("utf-8")
     assert old in text
-    path.write_text(text.replace(old, new))
+    path.write_text(text.replace(old, new), "utf-8")
 
 
 def test_help_names_every_command_and_imports_nothing_heavy():
     code = "import sys, pipeline.cli; print({'torch', 'sklearn', 'albumentations', 'pydantic'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "set()\n"
-    output = run(ROOT, "--help").stdout
+    result = run_command("--help")
+    assert result.code == 0
     for command in ("download", "augment", "train", "evaluate", "tsne", "predict", "recipe"):
-        assert command in output
+        assert command in result.stdout
+
+
+def test_the_module_is_a_command_whose_errors_end_in_one_line_and_exit_code_1(folder):
+    change(folder, "epochs: 15", "epochs: many")
+    command = [sys.executable, "-m", "pipeline", "train"]
+    result = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: params.yaml: train.epochs: got 'many', allowed is an integer")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -64,41 +73,57 @@ def test_wrong_input_is_one_line_exit_code_1_and_nothing_written(folder, old, ne
     if "location" in old:
         change(folder, "source: digits", "source: archive")
         change(folder, "sha256: null", f"sha256: {'a' * 64}")
-    result = run(folder, "download")
-    assert result.returncode == 1
+    result = run_command("download")
+    assert result.code == 1
     assert result.stderr.startswith(f"error: {line}")
     assert result.stderr.count("\n") == 1
-    assert not (folder / "data").exists()
-
-
-@pytest.mark.parametrize(
-    ("make", "line"),
-    [
-        (lambda photos: photos.mkdir(), "photos: holds no images"),
-        (lambda photos: write_one_class(photos), "photos: holds one class (red); allowed are two or more"),
-    ],
-    ids=["empty folder", "one class"],
-)
-def test_a_folder_with_nothing_to_learn_is_refused(folder, make, line):
-    make(folder / "photos")
-    change(folder, "source: digits", "source: folder")
-    change(folder, "location: null", "location: photos")
-    result = run(folder, "download")
-    assert (result.returncode, result.stderr[: len(line) + 7]) == (1, f"error: {line}")
     assert not (folder / "data").exists()
 
 
 def write_one_class(photos: Path) -> None:
     write_photos(photos)
     for name in ("blue", "green"):
-        for path in (photos / name).iterdir():
-            path.unlink()
+        shutil.rmtree(photos / name)
+
+
+@pytest.mark.parametrize(
+    ("write", "line"),
+    [
+        (Path.mkdir, "photos: contains no images"),
+        (write_one_class, "photos: contains one class (red), needs two or more"),
+    ],
+    ids=["empty folder", "one class"],
+)
+def test_a_folder_with_nothing_to_learn_is_refused(folder, write, line):
+    write(folder / "photos")
+    change(folder, "source: digits", "source: folder")
+    change(folder, "location: null", "location: photos")
+    result = run_command("download")
+    assert result.code == 1
+    assert result.stderr.startswith(f"error: {line}")
+    assert not (folder / "data").exists()
 
 
 @pytest.mark.parametrize("stage", ["augment", "train", "evaluate", "tsne", "predict"])
-def test_a_stage_without_the_files_before_it_says_what_to_run(folder, stage):
-    result = run(folder, stage)
-    assert result.returncode == 1
+def test_a_stage_without_its_input_files_says_what_to_run(folder, stage):
+    result = run_command(stage)
+    assert result.code == 1
     assert result.stderr.startswith("error: ")
     assert "; run dvc repro" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_ctrl_c_ends_with_exit_code_130(folder, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.params.file.load_params", interrupted)
+    assert run_command("download").code == 130
+
+
+def test_a_file_that_cannot_be_read_is_named(folder):
+    (folder / "params.yaml").unlink()
+    (folder / "params.yaml").mkdir()
+    result = run_command("download")
+    assert result.code == 1
+    assert result.stderr.startswith("error: params.yaml: ")

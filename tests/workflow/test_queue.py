@@ -1,13 +1,11 @@
-"""Experiments in workspaces of their own, one by one and two at a time, by real DVC from a fresh clone."""
+"""Experiments in temporary workspaces, one after another and two at a time, by real DVC from a fresh clone."""
 
 import hashlib
 import io
 import re
-import shutil
-import subprocess
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,31 +16,18 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.common.paths import DATASET, MODEL
-from tests.support.clones import SECONDS, SMALL, Clone, Workspace
+from tests.support.clones import SECONDS, Workspace
 from tests.support.loopback import LoopbackServer
-
-pytestmark = pytest.mark.slow
 
 TRAIN = Path("pipeline/train/stage.py")
 # Long enough to be killed in the middle.
 LONG = ("-S", "train.epochs=60")
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "PIPELINE_WORKERS": "1", "PIPELINE_DEVICE": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def origin(tmp_path_factory):
-    """A repository that has its dataset, and nothing trained."""
-    clone = Clone(tmp_path_factory.mktemp("origin"), {**SMALL, "evaluate.bootstrap": 0}, ONE_THREAD)
-    clone.run("dvc", "repro", "augment")
-    clone.commit("dataset")
-    return clone
 
 
 @pytest.fixture
 def clone(origin, tmp_path):
-    """A fresh ``git clone`` with an empty ``data/``; its cache holds the dataset, and no other test's training."""
-    clone = origin.git_clone(tmp_path / "clone")
-    shutil.copytree(origin.folder / ".dvc/cache", clone.folder / ".dvc/cache")
+    """A fresh ``git clone`` with an empty ``data/``; its cache has the dataset, and no training of another test."""
+    clone = origin.clone_with_cache(tmp_path / "clone", checkout=False)
     yield clone
     clone.run("dvc", "queue", "stop", "--kill")
 
@@ -52,7 +37,7 @@ def queue(clone: Workspace, name: str, *settings: str, target: str = "train") ->
 
 
 def statuses(clone: Workspace) -> dict[str, str]:
-    """Of each task, by its name: Queued, Running, Success or Failed."""
+    """The status of each task by its name: Queued, Running, Success or Failed."""
     lines = clone.run("dvc", "queue", "status").splitlines()
     return dict(re.findall(r"^\w{7} +(\S+) .* (\w+) *$", "\n".join(lines), re.MULTILINE))
 
@@ -60,12 +45,12 @@ def statuses(clone: Workspace) -> dict[str, str]:
 def wait_until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it takes too long"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.2)
 
 
 def wait_for_all(clone: Workspace) -> dict[str, str]:
-    """What has become of all tasks."""
+    """Wait until no task is queued or running; return how each one ended."""
     wait_until(lambda: not {"Queued", "Running"} & set(statuses(clone).values()))
     return statuses(clone)
 
@@ -74,24 +59,14 @@ def logs(clone: Workspace, name: str) -> str:
     return clone.run("dvc", "queue", "logs", name)
 
 
-def trainings(clone: Workspace) -> Iterator[psutil.Process]:
-    """The processes that train in temporary workspaces of the clone."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            command = process.cmdline()
-            if command[1:] == ["-m", "pipeline", "train"] and Path(process.cwd()).is_relative_to(clone.folder):
-                yield process
-
-
 def inodes(folder: Path) -> set[int]:
     return {path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(origin, tmp_path_factory):
-    """The hash of the weights of the long training, when nothing happens to it."""
-    clone = origin.git_clone(tmp_path_factory.mktemp("undisturbed") / "clone")
-    shutil.copytree(origin.folder / ".dvc/cache", clone.folder / ".dvc/cache")
+    """The hash of the weights after the long training without interruption."""
+    clone = origin.clone_with_cache(tmp_path_factory.mktemp("undisturbed") / "clone")
     clone.run("dvc", "exp", "run", "--name", "whole", *LONG, "train")
     return clone.hashes()[MODEL.as_posix()]
 
@@ -100,7 +75,7 @@ def test_two_tasks_of_a_fresh_clone_link_the_dataset_and_leave_the_workspace_alo
     (clone.folder / "notes.txt").write_text("of the user")
     (clone.folder / "data/own.bin").write_text("ignored by git")
     (clone.folder / ".dvc/tmp").mkdir(exist_ok=True)
-    (clone.folder / ".dvc/tmp/kept").write_text("so that git knows of the folder before and after")
+    (clone.folder / ".dvc/tmp/kept").write_text("so that git reports the folder before and after")
     before = clone.run("git", "status", "--porcelain", "--ignored")
     queue(clone, "lr-2", "-S", "train.lr=0.002")
     queue(clone, "lr-3", "-S", "train.lr=0.003")
@@ -109,7 +84,7 @@ def test_two_tasks_of_a_fresh_clone_link_the_dataset_and_leave_the_workspace_alo
     cached, seen = inodes(clone.folder / ".dvc/cache"), {}
 
     def both_trained() -> bool:
-        for process in trainings(clone):
+        for process in clone.trainings():
             with suppress(psutil.Error):
                 folder = Path(process.cwd())
                 seen[folder] = {path.name: path.stat().st_ino for path in (folder / DATASET).glob("*.npy")}
@@ -129,21 +104,22 @@ def test_two_tasks_of_a_fresh_clone_link_the_dataset_and_leave_the_workspace_alo
     assert not list((clone.folder / ".dvc/tmp/exps").glob("tmp*"))
 
 
-def test_two_tasks_that_train_the_very_same_train_once(clone):
-    # Nothing is trained yet, so that both start with the same training.
+@pytest.mark.slow
+def test_two_tasks_with_the_same_training_train_once(clone):
     for k in (2, 3):
         queue(clone, f"top-{k}", "-S", f"evaluate.top_k={k}", *LONG, target="evaluate")
     clone.run("dvc", "queue", "start", "-j", "2")
     assert wait_for_all(clone) == {"top-2": "Success", "top-3": "Success"}
-    said = {name: logs(clone, name) for name in ("top-2", "top-3")}
-    waited = [name for name, text in said.items() if "another process trains the very same" in text]
+    output = {name: logs(clone, name) for name in ("top-2", "top-3")}
+    waited = [name for name, text in output.items() if "another process runs the same training" in text]
     assert len(waited) == 1
-    assert "epoch 61, step 0" in said[waited[0]]
-    assert sum(text.count("epoch 60 of 60:") for text in said.values()) == 1
+    assert "epoch 61, step 0" in output[waited[0]]
+    assert sum(text.count("epoch 60 of 60:") for text in output.values()) == 1
     assert clone.hashes("top-2")[MODEL.as_posix()] == clone.hashes("top-3")[MODEL.as_posix()]
     assert not (clone.folder / ".checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_task_runs_the_code_that_it_was_queued_with(clone):
     code = (clone.folder / TRAIN).read_text()
     for name in ("one", "two"):
@@ -155,13 +131,13 @@ def test_a_task_runs_the_code_that_it_was_queued_with(clone):
     clone.run("dvc", "queue", "start")
     assert wait_for_all(clone) == {"one": "Success", "two": "Success", "broken": "Failed"}
     for name, text in (("one", "code one"), ("two", "code two"), ("broken", "code of the workspace")):
-        said = logs(clone, name)
-        assert text in said
-        assert said.count("\ncode ") == 1
+        output = logs(clone, name)
+        assert text in output
+        assert output.count("\ncode ") == 1
 
 
 def kill_process(clone: Workspace, name: str) -> None:
-    for process in trainings(clone):
+    for process in clone.trainings():
         process.kill()
 
 
@@ -177,38 +153,39 @@ def stop_queue(clone: Workspace, name: str) -> None:
     clone.run("dvc", "queue", "stop", "--kill")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [kill_process, kill_task, ask_task, stop_queue])
-def test_a_killed_task_queued_again_goes_on_and_ends_in_the_same_bits(clone, undisturbed, kill):
+def test_a_killed_task_queued_again_resumes_and_ends_in_the_same_bits(clone, undisturbed, kill):
     queue(clone, "first", *LONG)
     clone.run("dvc", "queue", "start")
     wait_until(lambda: any((clone.folder / ".checkpoints").glob("*.pt")))
     kill(clone, "first")
     assert wait_for_all(clone) == {"first": "Failed"}
-    # Forced, DVC kills its own process alone, and the training lives on without it: the second one waits for it.
+    # With --force DVC kills only its own process and the training continues: the second one waits for it.
     queue(clone, "second", *LONG)
     clone.run("dvc", "queue", "start")
     assert wait_for_all(clone)["second"] == "Success"
-    said = logs(clone, "second")
-    assert "train: goes on from " in said
-    assert "epoch 1 of 60:" not in said
+    output = logs(clone, "second")
+    assert "train: resumes from " in output
+    assert "epoch 1 of 60:" not in output
     assert clone.hashes("second")[MODEL.as_posix()] == undisturbed
     assert not (clone.folder / ".checkpoints").exists()
 
 
-def test_a_temporary_experiment_that_is_killed_goes_on_too(clone, undisturbed):
+@pytest.mark.slow
+def test_a_temporary_experiment_that_is_killed_resumes_too(clone, undisturbed):
     command = ("dvc", "exp", "run", "--temp", "--name", "temporary", *LONG, "train")
-    with (clone.folder.parent / "output").open("w") as file:
-        process = subprocess.Popen(command, cwd=clone.folder, env=clone.variables(), stdout=file, stderr=file)
+    with clone.start(*command) as process:
         wait_until(lambda: any((clone.folder / ".checkpoints").glob("*.pt")))
         kill_process(clone, "temporary")
         assert process.wait() != 0
     output = clone.run(*command)
-    assert "train: goes on from " in output
+    assert "train: resumes from " in output
     assert clone.hashes("temporary")[MODEL.as_posix()] == undisturbed
 
 
 class Site(LoopbackServer):
-    """A web server with one archive, which counts how often it is asked for it."""
+    """A web server with one archive, which counts its requests."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.requests = content, 0
@@ -219,7 +196,7 @@ class Site(LoopbackServer):
         request.send_response(200)
         request.send_header("Content-Length", str(len(self.content)))
         request.end_headers()
-        # Slowly, so that the other task comes in the middle.
+        # Slowly, so that the other task starts during the download.
         for start in range(0, len(self.content), 20_000):
             request.wfile.write(self.content[start : start + 20_000])
             time.sleep(1)
@@ -237,6 +214,7 @@ def archive_of_digits() -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_two_tasks_that_need_the_same_download_fetch_it_once(origin, tmp_path):
     clone = origin.git_clone(tmp_path / "clone")
     clone.environment = {**clone.environment, "PIPELINE_CACHE": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
@@ -253,7 +231,7 @@ def test_two_tasks_that_need_the_same_download_fetch_it_once(origin, tmp_path):
     assert clone.hashes("views-0")["data/raw.zip"] == clone.hashes("views-1")["data/raw.zip"]
 
 
-def test_a_relative_location_is_that_of_the_repository_in_a_temporary_workspace_too(origin, tmp_path):
+def test_a_relative_location_is_relative_to_the_repository_in_a_temporary_workspace_too(origin, tmp_path):
     clone = origin.git_clone(tmp_path / "clone")
     with zipfile.ZipFile(io.BytesIO(archive_of_digits())) as archive:
         archive.extractall(tmp_path / "photos")
