@@ -1,4 +1,4 @@
-"""Real DVC on params.yaml: what -S writes is read as it was meant, and dvc params diff says what changed."""
+"""Real DVC on params.yaml: what -S writes is read as meant, and dvc params diff shows what changed."""
 
 import json
 import os
@@ -36,12 +36,10 @@ stages:
     outs: [results/evaluation]
 """
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def repository(tmp_path):
-    """A repository with one stage, which reads params.yaml as the pipeline does and writes what it read."""
+    """A repository with one stage, which reads params.yaml as the pipeline does, and writes the values as JSON."""
     repository = SmallRepository(tmp_path)
     repository.write("code/stage.py", READ)
     repository.write("dvc.yaml", WORKFLOW)
@@ -50,7 +48,7 @@ def repository(tmp_path):
 
 
 def changes(repository):
-    """What dvc params diff says in JSON, old and new value by parameter."""
+    """The old and the new value of each parameter in the output of ``dvc params diff --json``."""
     found = json.loads(repository.dvc("params", "diff", "--json"))["params.yaml"]
     return {key: (value["old"], value["new"]) for key, value in found.items()}
 
@@ -79,16 +77,16 @@ def test_values_given_on_the_command_line_are_read_as_meant(repository):
 
 
 @pytest.mark.parametrize("setting", ["train.lr=fast", "train.epochs=1", "tsne.layers=[a]", "data.source='größe'"])
-def test_a_wrong_value_on_the_command_line_is_told_in_one_line(repository, setting):
+def test_a_wrong_value_on_the_command_line_is_one_line(repository, setting):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(
         [sys.executable, "-m", "dvc", "exp", "run", "-S", setting],
         **{"cwd": repository.folder, "env": {**os.environ, "PATH": path}, "capture_output": True, "text": True},
     )
     assert result.returncode
-    told = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith("error: params.yaml")]
+    errors = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith("error: params.yaml")]
     key = "train.warmup_epochs" if setting == "train.epochs=1" else setting.partition("=")[0]
-    assert [line.split(": ")[2] for line in told] == [key]
+    assert [line.split(": ")[2] for line in errors] == [key]
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "byte order mark"])
@@ -105,15 +103,13 @@ def test_params_diff_of_a_recipe_names_each_value_that_changed_and_no_other(repo
     repository.commit("recipes")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     apply = [sys.executable, "-m", "pipeline", "recipe", "apply", "food11"]
-    said = subprocess.run(
-        apply, cwd=repository.folder, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    result = subprocess.run(apply, cwd=repository.folder, env=environment, capture_output=True, text=True, check=True)
     shown = changes(repository)
-    assert shown.keys() == {line.split(":")[0] for line in said.splitlines()}
+    assert shown.keys() == {line.split(":")[0] for line in result.stdout.splitlines()}
     assert shown["model.width"] == (16, 64)
     assert shown["data.location"] == (None, "Datawhale/LeeDL-HW3-CNN")
     assert shown["train.lr"] == (0.001, 0.0003)
-    # DVC gives lists as text.
+    # DVC shows lists as text.
     assert shown["data.classes"][1].startswith("['Bread', 'Dairy product', ")
     assert shown["augment.transforms"][1] == "[]"
     table = repository.dvc("params", "diff", "--md").splitlines()
@@ -123,7 +119,7 @@ def test_params_diff_of_a_recipe_names_each_value_that_changed_and_no_other(repo
     assert len([line for line in table if line.startswith("| params.yaml")]) == len(shown)
 
 
-def test_experiments_are_shown_with_a_column_a_parameter(repository):
+def test_experiments_are_shown_with_one_column_per_parameter(repository):
     repository.dvc("exp", "run", "-S", "train.lr=0.00003", "-S", "tsne.layers=[hidden1]")
     heading = repository.dvc("exp", "show", "--csv").splitlines()[0].split(",")
     assert {"seed", "train.lr", "data.classes", "tsne.layers", "augment.transforms"} <= set(heading)

@@ -1,4 +1,4 @@
-"""What stands in several files of the project says the same in each: versions, commands, paths, packages."""
+"""Files of the project agree with each other: versions, commands, paths, packages."""
 
 import ast
 import importlib.metadata
@@ -20,8 +20,8 @@ from tests.support.workflow_steps import workflow
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 GUIDES = ("README.md", "CONTRIBUTING.md")
-# What a reader may be told to make or to see made, beside what the repository holds.
-MADE = {".venv", ".nox", "htmlcov", "data", "results", "dvc_plots", ".checkpoints"}
+# Folders that commands create, which the guides may name beside those of the repository.
+CREATED = {".venv", ".nox", "htmlcov", "data", "results", "dvc_plots", ".checkpoints"}
 
 
 def text_of(name: str) -> str:
@@ -35,13 +35,13 @@ def supported() -> list[str]:
 
 
 def code_of(name: str) -> list[str]:
-    """What a guide shows as code: the lines of its blocks and what stands between backticks."""
+    """The code of a guide: the lines of its code blocks, and text between backticks."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text_of(name), re.MULTILINE | re.DOTALL)
     prose = re.sub(r"^```\w*\n.*?^```", "", text_of(name), flags=re.MULTILINE | re.DOTALL)
     return [*"\n".join(blocks).splitlines(), *re.findall(r"`([^`\n]+)`", prose)]
 
 
-def test_this_python_is_a_supported_one():
+def test_this_python_is_supported():
     assert f"3.{sys.version_info.minor}" in supported()
 
 
@@ -59,7 +59,7 @@ def test_workflow_tests_the_supported_pythons():
     assert workflow("ci")["jobs"]["tests"]["strategy"]["matrix"]["python"] == supported()
 
 
-def test_each_job_takes_a_supported_python():
+def test_each_job_uses_a_supported_python():
     for name in ("ci", "experiment"):
         for job in workflow(name)["jobs"].values():
             versions = [step["with"].get("python-version") for step in job["steps"] if "with" in step]
@@ -67,7 +67,7 @@ def test_each_job_takes_a_supported_python():
             assert set(fixed) <= set(supported())
 
 
-def test_dev_container_takes_a_supported_python():
+def test_dev_container_uses_a_supported_python():
     lines = [line for line in text_of(".devcontainer/devcontainer.json").splitlines() if line.strip()[:2] != "//"]
     version = re.search(r"python:(3\.\d+)-", json.loads("\n".join(lines))["image"])[1]
     assert version in supported()
@@ -79,12 +79,12 @@ def test_guides_name_the_first_and_the_last_supported_python(name):
     assert re.findall(r"Python (3\.\d+) to (3\.\d+)", text_of(name))[0] == (supported()[0], supported()[-1])
 
 
-def test_makefile_refuses_what_pyproject_refuses():
+def test_makefile_and_pyproject_allow_the_same_pythons():
     first, end = re.search(r"\((\d, \d+)\) <= sys\.version_info < \((\d, \d+)\)", text_of("Makefile")).groups()
     assert PROJECT["requires-python"] == f">={first.replace(', ', '.')},<{end.replace(', ', '.')}"
 
 
-def test_linters_take_the_first_supported_python():
+def test_linters_check_for_the_first_supported_python():
     tools = tomllib.loads(text_of("pyproject.toml"))["tool"]
     assert tools["ruff"]["target-version"] == f"py{supported()[0].replace('.', '')}"
     assert tools.get("mypy", {}).get("python_version", supported()[0]) == supported()[0]
@@ -92,15 +92,15 @@ def test_linters_take_the_first_supported_python():
 
 @pytest.mark.parametrize("name", [*GUIDES, ".pre-commit-config.yaml", ".yamllint.yaml"])
 def test_each_named_target_of_the_makefile_exists(name):
-    targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
     code = code_of(name) if name.endswith(".md") else re.findall(r"`([^`\n]+)`", text_of(name))
-    named = {target for line in code for target in re.findall(r"(?:^|\$ |&& )make ([a-z]+)", line)}
+    named = {target for line in code for target in re.findall(r"(?:^|\$ |&& )make ([a-z-]+)", line)}
     assert named
     assert named <= targets
 
 
 def test_each_target_of_the_makefile_is_phony():
-    targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
     assert set(re.search(r"^\.PHONY: (.*)$", text_of("Makefile"), re.MULTILINE)[1].split()) == targets
 
 
@@ -126,17 +126,17 @@ def test_citation_has_the_version_and_the_licence():
 def test_each_named_path_exists(name):
     named = {word.rstrip("/") for code in code_of(name) for word in re.findall(r"(?<![\w./:$-])[\w.-]+/[\w./-]*", code)}
     known = {path.name for path in ROOT.iterdir()}
-    # Owners on a hub, units and examples of the reader's own files begin with no name of the project's.
-    paths = {path for path in named if path.split("/")[0] in known | MADE}
+    # Other words with a slash are owners on a hub, units, or examples of the reader's own files.
+    paths = {path for path in named if path.split("/")[0] in known | CREATED}
     assert paths
     missing = {path for path in paths if not (ROOT / path).exists()}
-    assert {path for path in missing if path.split("/")[0] not in MADE} == set()
+    assert {path for path in missing if path.split("/")[0] not in CREATED} == set()
 
 
-def test_contributing_names_each_room_of_the_package():
-    rooms = [path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")]
-    assert rooms
-    assert [room for room in rooms if f"`pipeline/{room}/`" not in text_of("CONTRIBUTING.md")] == []
+def test_architecture_names_each_folder_of_the_package():
+    folders = [path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")]
+    assert folders
+    assert [folder for folder in folders if f"{folder}/" not in text_of("docs/architecture.md")] == []
 
 
 def test_readme_names_each_stage():
@@ -162,7 +162,7 @@ def test_each_dependency_is_pinned_to_a_version_that_it_allows(requirement):
 
 
 def imported_packages() -> set[str]:
-    """The top-level names that the package's modules import, at their head or within a function."""
+    """The top-level names that the modules of the package import, at their top or in a function."""
     names = set()
     for path in ROOT.glob("pipeline/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -183,7 +183,7 @@ def test_each_package_that_the_code_imports_is_a_declared_dependency():
     assert not missing
 
 
-def test_each_linter_is_a_hook_too():
+def test_each_linter_is_also_a_hook():
     hooks = YAML(typ="safe").load(ROOT / ".pre-commit-config.yaml")["repos"][0]["hooks"]
     entries = [hook["entry"] for hook in hooks]
     recipes = re.search(r"^lint:.*?\n\n", text_of("Makefile"), re.MULTILINE | re.DOTALL)[0] + "\tmypy\n"
@@ -199,13 +199,13 @@ def test_hooks_fetch_nothing():
 
 
 def commands(text: str) -> list[str]:
-    """The blocks of code, without what a comment says."""
+    """The code blocks without their comments."""
     blocks = re.findall(r"^```\w*\n.*?^```", text, re.MULTILINE | re.DOTALL)
     return [re.sub(r" +# .*$", "", block, flags=re.MULTILINE) for block in blocks]
 
 
 def links(text: str) -> set[str]:
-    """What a page links to and shows."""
+    """The links and pictures of a page."""
     return set(re.findall(r"\]\(([^)]+)\)", text))
 
 
@@ -218,7 +218,7 @@ def test_chinese_readme_has_the_commands_links_and_pictures_of_the_english_one()
 
 
 @pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda page: page.name)
-def test_links_and_pictures_of_a_page_are_there(page):
+def test_links_and_pictures_of_a_page_exist(page):
     for target in links(page.read_text("utf-8")):
         path, _, _ = target.partition("#")
         if path and "://" not in path:

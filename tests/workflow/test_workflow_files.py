@@ -1,4 +1,4 @@
-"""The workflows of GitHub: the linters are content with them and see what is wrong, and no logic hides in them."""
+"""The workflows of GitHub: the linters pass and find mistakes, and the workflows contain no logic of their own."""
 
 import fnmatch
 import re
@@ -18,19 +18,19 @@ LINTERS = re.findall(r"^\t((?:yamllint|check-jsonschema|zizmor) .*)$", (ROOT / "
 
 
 def lint(folder, *only):
-    """Run the linters of ``make lint`` in a folder and return what those that failed say."""
-    said = ""
+    """Run the linters of ``make lint`` in a folder and return the output of those that failed."""
+    output = ""
     for command in LINTERS:
         if not only or command.split()[0] in only:
             program = Path(sys.executable).parent / command
             result = subprocess.run(["bash", "-c", str(program)], cwd=folder, capture_output=True, text=True)
-            said += (result.stdout + result.stderr) if result.returncode else ""
-    return said
+            output += (result.stdout + result.stderr) if result.returncode else ""
+    return output
 
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A repository with the files that the linters look at."""
+    """A repository with the files that the linters check."""
     for name in (".yamllint.yaml", ".gitignore", "CITATION.cff", "dvc.yaml", "params.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     for path in (ROOT / ".github").rglob("*.yml"):
@@ -41,7 +41,7 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_there_are_five_linters_of_what_is_not_python():
+def test_make_lint_has_five_linters_of_other_files_than_python():
     assert [command.split()[0] for command in LINTERS] == ["yamllint", *["check-jsonschema"] * 3, "zizmor"]
 
 
@@ -50,9 +50,9 @@ def test_linters_find_nothing(checkout):
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "linter", "said"),
+    ("file", "old", "new", "linter", "message"),
     [
-        ("ci.yml", "timeout-minutes: 30", "timeout-minutes: soon", "check-jsonschema", "timeout-minutes"),
+        ("ci.yml", "timeout-minutes: 15", "timeout-minutes: soon", "check-jsonschema", "timeout-minutes"),
         ("ci.yml", "  tests:\n    name", "  lint:\n    name", "yamllint", "duplication of key"),
         ("ci.yml", "    permissions:\n      contents: read\n", "    permissions: write-all\n", "zizmor", "permissions"),
         ("ci.yml", "persist-credentials: false", "show-progress: false", "zizmor", "artipacked"),
@@ -67,45 +67,45 @@ def test_linters_find_nothing(checkout):
         ("experiment.yml", "  pull_request:\n", "  pull_request_target:\n", "zizmor", "dangerous-triggers"),
     ],
 )
-def test_linters_find_what_is_wrong(checkout, file, old, new, linter, said):
+def test_linters_find_mistakes(checkout, file, old, new, linter, message):
     path = checkout / ".github/workflows" / file
     text = path.read_text("utf-8")
     assert old in text
     path.write_text(text.replace(old, new), "utf-8")
-    assert said in lint(checkout, linter)
+    assert message in lint(checkout, linter)
 
 
 @pytest.mark.parametrize(("name", "job"), JOBS)
-def test_scripts_have_no_expressions_and_right_syntax(name, job):
+def test_scripts_have_valid_syntax_and_no_expressions(name, job):
     for title, script in run_steps(name, job).items():
         assert "${{" not in script, title
         subprocess.run(["bash", "-n", "-c", script], check=True)
 
 
 @pytest.mark.parametrize(("name", "job"), JOBS)
-def test_jobs_have_a_time_limit_and_permissions_of_their_own(name, job):
+def test_each_job_sets_its_time_limit_and_its_permissions(name, job):
     assert workflow(name)["permissions"] == {}
     assert workflow(name)["jobs"][job]["timeout-minutes"] <= 120
     assert workflow(name)["jobs"][job]["permissions"]
 
 
-def test_only_the_job_that_runs_nothing_of_the_branch_may_write():
+def test_only_the_job_that_runs_no_code_of_the_branch_has_write_access():
     writing = [(name, job) for name, job in JOBS if "write" in workflow(name)["jobs"][job]["permissions"].values()]
     assert writing == [("experiment", "comment")]
     comment = workflow("experiment")["jobs"]["comment"]
     assert not any("checkout" in step.get("uses", "") for step in comment["steps"])
-    # A fork's token can only read.
+    # A fork's token is read-only.
     assert "head.repo.full_name == github.repository" in comment["if"]
 
 
-def test_workflow_of_experiments_names_its_shell():
-    # Without a name it is bash without pipefail, and a comment that cannot be read would be written twice.
+def test_experiment_workflow_sets_its_shell():
+    # The default is bash without pipefail: a list of comments that cannot be read would lead to a second comment.
     assert workflow("experiment")["defaults"]["run"]["shell"] == "bash"
 
 
 @pytest.mark.parametrize("job", workflow("ci")["jobs"])
 def test_ci_runs_targets_of_the_makefile(job):
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for script in run_steps("ci", job).values():
         command, target = script.split()[:2]
         assert command == "make"
@@ -114,11 +114,17 @@ def test_ci_runs_targets_of_the_makefile(job):
 
 def test_ci_script_runs_what_the_workflow_runs():
     script = (ROOT / ".ci/run").read_text()
-    steps = [step for job in workflow("ci")["jobs"] for step in run_steps("ci", job).values()]
-    assert re.findall(r"^make \w+", script, re.MULTILINE) == [re.match(r"make \w+", step)[0] for step in steps]
+    steps = [step for job in ("lint", "tests") for step in run_steps("ci", job).values()]
+    assert re.findall(r"^make .*", script, re.MULTILINE) == [re.match(r"make [a-z-]+", step)[0] for step in steps]
 
 
-def test_kept_files_are_what_the_stages_write():
+def test_long_proofs_run_on_a_schedule_and_on_demand():
+    assert {"schedule", "workflow_dispatch"} <= workflow("ci")["on"].keys()
+    assert workflow("ci")["jobs"]["long-proofs"]["if"].count("github.event_name") == 2
+    assert "make test-all" in str(run_steps("ci", "long-proofs"))
+
+
+def test_uploaded_files_are_outputs_of_stages():
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].values()
     written = {"params.yaml", "dvc.lock"}
     for stage in stages:
