@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import shutil
 from pathlib import Path
 
 # Threads of processes that run side by side wait for each other in a busy loop. Set before torch is imported.
@@ -64,22 +65,44 @@ def photos(tmp_path, monkeypatch):
     return tmp_path / "photos"
 
 
-@pytest.fixture
-def dataset(photos):
-    """The packed dataset of the photos, in the working folder."""
+@pytest.fixture(scope="session")
+def dataset_folder(tmp_path_factory):
+    """A folder with the packed dataset of the photos, to copy."""
     from pipeline.augment.stage import augment
     from pipeline.download.stage import download
 
-    download(DataParams(**DATA))
-    augment(AugmentParams(**AUGMENT), seed=1, on_bad_image="error", on_leak="warn")
+    folder = tmp_path_factory.mktemp("dataset")
+    write_photos(folder / "photos")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        download(DataParams(**DATA))
+        augment(AugmentParams(**AUGMENT), seed=1, on_bad_image="error", on_leak="warn")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_folder(tmp_path_factory, dataset_folder):
+    """A folder with the packed dataset and a network trained on it, to copy."""
+    from pipeline.train.stage import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(dataset_folder, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train(ModelParams(**MODEL), TrainParams(**TRAIN), seed=1)
+    return folder
 
 
 @pytest.fixture
-def trained(dataset):
-    """A network trained on the packed dataset, in the working folder."""
-    from pipeline.train.stage import train
+def dataset(photos, dataset_folder):
+    """The packed dataset of the photos, in the working folder."""
+    shutil.copytree(dataset_folder, photos.parent, dirs_exist_ok=True)
 
-    train(ModelParams(**MODEL), TrainParams(**TRAIN), seed=1)
+
+@pytest.fixture
+def trained(photos, trained_folder):
+    """A network trained on the packed dataset, in the working folder."""
+    shutil.copytree(trained_folder, photos.parent, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="session")
