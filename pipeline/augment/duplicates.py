@@ -1,8 +1,8 @@
-"""Images that are there more than once: the same file, or the same picture saved, scaled, mirrored or cropped anew.
+"""Finds images that occur more than once: identical files, and copies recompressed, rescaled, mirrored or cropped.
 
-Perceptual hashes propose pairs, and an alignment of their pixels decides. Of 5,000 photos of food 90 pairs of hashes
-differ in 12 bits or fewer; the alignment keeps the 13 that are the same picture to the eye, with a wide gap in its
-correlation between these (0.98 and more) and the next (0.91).
+Perceptual hashes propose pairs of images; the correlation of their pixels after an alignment decides. Among 5,000
+photos of food, 90 pairs of hashes differ in at most 12 bits. 13 of these pairs show the same picture and have
+correlations of 0.98 and more; the highest correlation of the others is 0.91.
 """
 
 import math
@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 
 import cv2
@@ -18,155 +17,69 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
-from pipeline.augment.measures import HASH_SIDE
 from pipeline.machine import worker_count
 from pipeline.progress import progress
 
-BITS = 64
-# Bands are as wide as leaves so many hashes a bucket: fewer, and Python takes longer than the comparisons.
-_BUCKET = 64
-_WIDEST = 16
-# Rows and columns of hashes that are compared at a time: what lies between fits into a core's cache.
-_ROWS, _COLUMNS = 32, 4096
-
-
-@dataclass(frozen=True)
-class _Band:
-    """``width`` bits from the bit ``shift`` on, in which two hashes may differ in ``radius``."""
-
-    shift: int
-    width: int
-    radius: int
-
-    @cached_property
-    def masks(self) -> np.ndarray:
-        """The differences within the radius."""
-        every = np.arange(1 << self.width)
-        return every[np.bitwise_count(every) <= self.radius]
-
-    def keys(self, hashes: np.ndarray) -> np.ndarray:
-        return (hashes >> np.uint64(self.shift) & np.uint64((1 << self.width) - 1)).astype(np.int64)
-
-
-def close_pairs(
-    left: np.ndarray, right: np.ndarray, distance: int, label: str
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Find the pairs of places ``i < j`` where ``left[i]`` and ``right[j]`` differ in at most ``distance`` bits.
-
-    Args:
-        left, right: hashes, ``uint64``, ``(images,)``.
-        distance: bits, from 3 to 63.
-        label: of the progress.
-
-    Returns:
-        Some pairs at a time, as two arrays; each pair comes once, in no particular order.
-    """
-    bands = _bands(len(left), distance)
-    buckets = progress(_buckets(left, right, bands), sum(1 << band.width for band in bands), label, "buckets")
-    for number, ones, others in buckets:
-        for i, j in _compare(left, right, ones, others, distance):
-            # The pair has been there already if an earlier band found it.
-            differ = left[i] ^ right[j]
-            found = [np.bitwise_count(band.keys(differ)) <= band.radius for band in bands[:number]]
-            new = ~np.any(found, axis=0) if found else np.ones(len(i), bool)
-            yield i[new], j[new]
-
-
-def _bands(count: int, distance: int) -> list[_Band]:
-    bits = min(max(math.log2(max(count, 1) / _BUCKET), 1), _WIDEST)
-    number = min(round(BITS / bits), distance + 1)
-    ends = [BITS * place // number for place in range(number + 1)]
-    shares = [(distance + 1) * (place + 1) // number - (distance + 1) * place // number for place in range(number)]
-    return [_Band(a, b - a, share - 1) for a, b, share in zip(ends[:-1], ends[1:], shares, strict=True)]
-
-
-def _buckets(left: np.ndarray, right: np.ndarray, bands: list[_Band]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """For each bucket of each band: the band's number, the places in ``left``, and those close in ``right``."""
-    for number, band in enumerate(bands):
-        (order, starts), (others, other_starts) = (_sorted_by(band, hashes) for hashes in (left, right))
-        for key in range(1 << band.width):
-            near = key ^ band.masks
-            spans = zip(other_starts[near].tolist(), other_starts[near + 1].tolist(), strict=True)
-            yield (
-                number,
-                order[starts[key] : starts[key + 1]],
-                np.concatenate([others[start:end] for start, end in spans]),
-            )
-
-
-def _sorted_by(band: _Band, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The places sorted by the band's bits, and where each value's begin, with the end of the last."""
-    keys = band.keys(hashes)
-    order = np.argsort(keys, kind="stable")
-    return order, np.searchsorted(keys[order], np.arange((1 << band.width) + 1))
-
-
-def _compare(
-    left: np.ndarray, right: np.ndarray, ones: np.ndarray, others: np.ndarray, distance: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for rows in (ones[start : start + _ROWS] for start in range(0, len(ones), _ROWS)):
-        for columns in (others[start : start + _COLUMNS] for start in range(0, len(others), _COLUMNS)):
-            apart = np.bitwise_count(left[rows][:, None] ^ right[columns])
-            if apart.min() <= distance:
-                row, column = np.nonzero(apart <= distance)
-                i, j = rows[row], columns[column]
-                yield i[i < j], j[i < j]
-
-
+# Images are reduced to this side before they are hashed; a smaller image has too little detail to be compared.
+HASH_SIDE = 32
 HASH_DISTANCE = 12
 CORRELATION = 0.95
-# So many pairs are given to the threads together; OpenCV works without Python's lock.
-_ALIGNED_AT_ONCE = 256
+
+_HASH_BITS = 64
+# A band is so wide that a bucket has about this many hashes: with fewer, Python takes longer than the comparisons.
+_BUCKET_SIZE = 64
+_MAX_BAND_BITS = 16
+# Hashes are compared in blocks that fit into a core's cache.
+_BLOCK_ROWS, _BLOCK_COLUMNS = 32, 4096
+# Pairs submitted to the threads at a time; OpenCV releases the GIL.
+_PAIRS_PER_BATCH = 256
 _ALIGNED_SIDE = 64
-_STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
-# An alignment that scales, turns or moves an image by more than this share is no slight crop.
-_LARGEST_MOVE = 0.3
+_ECC_CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
+# An alignment that scales, rotates or shifts an image by more than this fraction is not a slight crop.
+_MAX_CHANGE = 0.3
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of images that are the same; ``exact`` where their files are, else near."""
+    """Rows of images that are the same; ``exact`` if their files are identical."""
 
     rows: tuple[int, ...]
     exact: bool
 
 
 def duplicate_groups(measures: NDArray[np.void], plain: Callable[[int], NDArray[np.uint8]]) -> list[Group]:
-    """Find the groups of two or more, sorted by their first row.
+    """Find all groups of two or more images that are the same, sorted by their first row.
 
     Args:
-        measures: of each image, type ``MEASURES``.
-        plain: gives the plain copy of a row, ``uint8``, ``(size, size, 3)``.
+        measures: one element of type ``MEASURES`` per image.
+        plain: returns the plain copy of a row, ``uint8``, ``(size, size, 3)``.
     """
     _, first, file, copies = np.unique(measures["content"], return_index=True, return_inverse=True, return_counts=True)
-    # One of each file is enough, and the hash of a tiny image says nothing.
+    # One image per distinct file, and only images that are large enough for a hash.
     rows = np.sort(first[measures["short_side"][first] >= HASH_SIDE])
     same = DisjointSet()
-    pairs = _alike_hashes(measures, rows)
+    pairs = _pairs_of_close_hashes(measures, rows)
     with ThreadPoolExecutor(worker_count()) as threads:
-        while some := list(islice(pairs, _ALIGNED_AT_ONCE)):
-            unknown = [pair for pair in some if not _connected(same, *pair[:2])]
+        while batch := list(islice(pairs, _PAIRS_PER_BATCH)):
+            for one, other, _ in batch:
+                same.add(one)
+                same.add(other)
+            unknown = [pair for pair in batch if not same.connected(*pair[:2])]
             values = threads.map(lambda pair: correlation(plain(pair[0]), plain(pair[1]), pair[2]), unknown)
             for (one, other, _), value in zip(unknown, values, strict=True):
                 if value >= CORRELATION:
-                    same.add(one)
-                    same.add(other)
                     same.merge(one, other)
     members: dict[int, list[int]] = defaultdict(list)
-    alike = np.isin(first, list(same))
-    for row in np.flatnonzero((copies > 1)[file] | alike[file]).tolist():
+    similar = np.isin(first, [row for row in same if same.subset_size(row) > 1])
+    for row in np.flatnonzero((copies > 1)[file] | similar[file]).tolist():
         leader = int(first[file[row]])
         members[same[leader] if leader in same else leader].append(row)  # noqa: SIM401
     groups = [Group(tuple(rows), len(np.unique(file[rows])) == 1) for rows in members.values()]
     return sorted(groups, key=lambda group: group.rows)
 
 
-def _connected(same: DisjointSet, one: int, other: int) -> bool:
-    return one in same and other in same and same.connected(one, other)
-
-
-def _alike_hashes(measures: NDArray[np.void], rows: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
-    """The pairs whose hashes are close, plain or with the second one mirrored."""
+def _pairs_of_close_hashes(measures: NDArray[np.void], rows: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
+    """Yield pairs of rows with close hashes, and whether the second image of the pair is mirrored."""
     hashes = measures["hash"][rows]
     for name, mirrored in (("hash", False), ("mirrored_hash", True)):
         label = f"augment: {'mirrored ' if mirrored else ''}duplicates"
@@ -176,22 +89,112 @@ def _alike_hashes(measures: NDArray[np.void], rows: NDArray[np.int64]) -> Iterat
 
 
 def correlation(one: NDArray[np.uint8], other: NDArray[np.uint8], mirrored: bool) -> float:
-    """The correlation of two images, ``uint8``, ``(size, size, 3)``, once the second is aligned with the first by an
-    affine map (Evangelidis & Psarakis 2008); -1 where no slight one is found."""
-    template, image = _outline(one), _outline(other[:, ::-1] if mirrored else other)
+    """Align the second image with the first by an affine map (Evangelidis & Psarakis 2008), and correlate them.
+
+    Args:
+        one, other: ``uint8``, ``(size, size, 3)``.
+        mirrored: mirror the second image first.
+
+    Returns:
+        The correlation, -1 to 1; -1 if no alignment with a slight change is found.
+    """
+    template, image = _blurred_luma(one), _blurred_luma(other[:, ::-1] if mirrored else other)
     if template.std() == 0 or image.std() == 0:
         return 1.0 if np.array_equal(template, image) else -1.0
     try:
-        value, moved = cv2.findTransformECC(  # type: ignore[call-overload]  # its mask may be None
-            template, image, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, _STOP, None, 1
+        value, warp = cv2.findTransformECC(  # type: ignore[call-overload]  # its mask may be None
+            template, image, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, _ECC_CRITERIA, None, 1
         )
     except cv2.error:  # it did not converge
         return -1.0
-    turned, shifted = np.abs(moved[:, :2] - np.eye(2)).max(), np.abs(moved[:, 2]).max() / _ALIGNED_SIDE
-    return float(value) if max(turned, shifted) <= _LARGEST_MOVE else -1.0
+    linear, shift = np.abs(warp[:, :2] - np.eye(2)).max(), np.abs(warp[:, 2]).max() / _ALIGNED_SIDE
+    return float(value) if max(linear, shift) <= _MAX_CHANGE else -1.0
 
 
-def _outline(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _blurred_luma(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     luma = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
     small = cv2.resize(luma, (_ALIGNED_SIDE, _ALIGNED_SIDE), interpolation=cv2.INTER_AREA)
     return cv2.GaussianBlur(small, (0, 0), 1.0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Band:
+    """``width`` bits of a hash from bit ``shift`` on, in which two hashes may differ by ``radius`` bits."""
+
+    shift: int
+    width: int
+    radius: int
+
+    def keys(self, hashes: np.ndarray) -> np.ndarray:
+        return (hashes >> np.uint64(self.shift) & np.uint64((1 << self.width) - 1)).astype(np.int64)
+
+
+def close_pairs(
+    left: np.ndarray, right: np.ndarray, distance: int, label: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Find the pairs of positions ``i < j`` where ``left[i]`` and ``right[j]`` differ in at most ``distance`` bits.
+
+    Multi-index hashing (Norouzi et al. 2012): the hashes are cut into bands, and a pair differs by no more than the
+    band's radius in at least one of them. Only hashes in the same or in close buckets of a band are compared.
+
+    Args:
+        left, right: hashes, ``uint64``, ``(images,)``.
+        distance: bits, from 3 to 63.
+        label: of the progress bar.
+
+    Yields:
+        Some pairs at a time, as two arrays; each pair occurs once, in no particular order.
+    """
+    bands = _bands(len(left), distance)
+    buckets = progress(_buckets(left, right, bands), sum(1 << band.width for band in bands), label, "buckets")
+    for number, ones, others in buckets:
+        for i, j in _compare(left, right, ones, others, distance):
+            # Leave out the pairs that an earlier band has found.
+            difference = left[i] ^ right[j]
+            found = [np.bitwise_count(band.keys(difference)) <= band.radius for band in bands[:number]]
+            new = ~np.any(found, axis=0) if found else np.ones(len(i), bool)
+            yield i[new], j[new]
+
+
+def _bands(count: int, distance: int) -> list[_Band]:
+    """Cut a hash into bands whose radii add up so that ``distance`` bits cannot exceed all of them."""
+    bits = min(max(math.log2(max(count, 1) / _BUCKET_SIZE), 1), _MAX_BAND_BITS)
+    number = min(round(_HASH_BITS / bits), distance + 1)
+    ends = [_HASH_BITS * place // number for place in range(number + 1)]
+    shares = [(distance + 1) * (place + 1) // number - (distance + 1) * place // number for place in range(number)]
+    return [_Band(a, b - a, share - 1) for a, b, share in zip(ends[:-1], ends[1:], shares, strict=True)]
+
+
+def _buckets(left: np.ndarray, right: np.ndarray, bands: list[_Band]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """For each bucket of each band: the band's number, the positions in ``left``, and the close ones in ``right``."""
+    for number, band in enumerate(bands):
+        (order, starts), (others, other_starts) = (_sorted_by(band, hashes) for hashes in (left, right))
+        keys = np.arange(1 << band.width)
+        masks = keys[np.bitwise_count(keys) <= band.radius]
+        for key in keys.tolist():
+            near = key ^ masks
+            spans = zip(other_starts[near].tolist(), other_starts[near + 1].tolist(), strict=True)
+            yield (
+                number,
+                order[starts[key] : starts[key + 1]],
+                np.concatenate([others[start:end] for start, end in spans]),
+            )
+
+
+def _sorted_by(band: _Band, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The positions sorted by the band's bits, and the start of each value's positions, plus the end of the last."""
+    keys = band.keys(hashes)
+    order = np.argsort(keys, kind="stable")
+    return order, np.searchsorted(keys[order], np.arange((1 << band.width) + 1))
+
+
+def _compare(
+    left: np.ndarray, right: np.ndarray, ones: np.ndarray, others: np.ndarray, distance: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for rows in (ones[start : start + _BLOCK_ROWS] for start in range(0, len(ones), _BLOCK_ROWS)):
+        for columns in (others[start : start + _BLOCK_COLUMNS] for start in range(0, len(others), _BLOCK_COLUMNS)):
+            distances = np.bitwise_count(left[rows][:, None] ^ right[columns])
+            if distances.min() <= distance:
+                row, column = np.nonzero(distances <= distance)
+                i, j = rows[row], columns[column]
+                yield i[i < j], j[i < j]

@@ -1,4 +1,4 @@
-"""Fills the packed arrays: decodes, measures, resizes and augments every image, in parallel."""
+"""Fills the packed arrays: decodes, measures, resizes and augments all images in parallel processes."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.augment.measures import MEASURES, measure
+from pipeline.augment.audit import MEASURES, measure
 from pipeline.common.dataset import create_array
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, RawImage, RawReader
@@ -26,13 +26,13 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class ArrayFiles:
-    """The arrays that the workers write into.
+    """The array files that the workers write to.
 
     Attributes:
-        folder: where they lie.
+        folder: of the files.
         images: those of the archive, split by split.
-        rows: of each image in its split's array.
-        shapes, offsets: of each split's array, and where its first byte lies in the file.
+        rows: the row of each image in its split's array.
+        shapes, offsets: of each split's array, and of its first byte in the file.
     """
 
     folder: Path
@@ -45,13 +45,13 @@ class ArrayFiles:
         return self.folder / f"{split}.npy"
 
     def plain_copies(self) -> Callable[[int], NDArray[np.uint8]]:
-        """Make the function that gives the plain copy of an image by its place in ``images``."""
+        """Map the arrays, and return a function from an image's position in ``images`` to its plain copy."""
         maps = {split: np.load(self.path(split), mmap_mode="r") for split in self.shapes}
         return lambda place: maps[self.images[place].split][self.rows[place], 0]
 
 
 def create_arrays(folder: Path, images: list[RawImage], params: AugmentParams) -> ArrayFiles:
-    """Create an array for each split, with a row for each of its images; the disk is asked for its place now."""
+    """Create an array for each split with one row per image, and allocate its disk space."""
     counts: Counter[str] = Counter()
     rows = []
     for image in images:
@@ -62,20 +62,18 @@ def create_arrays(folder: Path, images: list[RawImage], params: AugmentParams) -
     shapes: dict[str, tuple[int, ...]] = {
         split: (counts[split], 1 + views[split], size, size, 3) for split in SPLITS if counts[split]
     }
-    arrays = ArrayFiles(folder, images, rows, shapes, {})
-    for split, shape in shapes.items():
-        arrays.offsets[split] = create_array(arrays.path(split), shape)
-    return arrays
+    offsets = {split: create_array(folder / f"{split}.npy", shape) for split, shape in shapes.items()}
+    return ArrayFiles(folder, images, rows, shapes, offsets)
 
 
 @dataclass
 class Packed:
-    """What the workers report.
+    """The workers' results.
 
     Attributes:
-        measures: of each image, type ``MEASURES``; zeros for a bad one.
-        digests: of each image's copies.
-        bad: for the place of each file that cannot be decoded, why not.
+        measures: one element of type ``MEASURES`` per image, zeros for a bad file.
+        digests: of each image's copies, empty for a bad file.
+        bad: the reason for each image that cannot be decoded, by its position.
     """
 
     measures: NDArray[np.void]
@@ -87,15 +85,14 @@ def pack(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Packed:
     """Fill the arrays; the bytes do not depend on the number of workers.
 
     Raises:
-        PipelineError: a transform is wrong.
+        PipelineError: a transform is invalid.
     """
-    augmented_view(params)  # a wrong transform is told here, not by every worker
+    augmented_view(params)  # report an invalid transform once, not from every worker
     result = Packed(np.zeros(len(arrays.images), MEASURES), [], {})
     with ProcessPoolExecutor(worker_count(), initializer=_start_worker, initargs=(arrays, params, seed)) as workers:
         starts = range(0, len(arrays.images), CHUNK)
-        for start, chunk in zip(
-            starts, progress(workers.map(_pack_chunk, starts), len(arrays.images), "augment", step=CHUNK), strict=True
-        ):
+        chunks = progress(workers.map(_pack_chunk, starts), len(arrays.images), "augment", step=CHUNK)
+        for start, chunk in zip(starts, chunks, strict=True):
             result.measures[start : start + CHUNK] = chunk.measures
             result.digests += chunk.digests
             result.bad |= chunk.bad
@@ -112,12 +109,12 @@ def _pack_chunk(start: int) -> Packed:
 
 
 class _Worker:
-    """What one process keeps open: the archive, the arrays' files and the transforms."""
+    """A process's open files and transforms."""
 
     def __init__(self, arrays: ArrayFiles, params: AugmentParams, seed: int) -> None:
         self.arrays, self.seed, self.size = arrays, seed, params.image_size
         self.archive = RawReader(RAW_ARCHIVE)
-        # Written by position and not mapped: memory does not grow with the dataset.
+        # Written by position rather than through a memory map, so memory does not grow with the dataset.
         self.files = {split: os.open(arrays.path(split), os.O_WRONLY) for split in arrays.shapes}
         self.resize, self.draw = plain_copy(params), augmented_view(params)
 

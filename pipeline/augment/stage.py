@@ -1,26 +1,25 @@
-"""Stage ``augment``: decode, audit, resize and augment once, into packed arrays that every run shares."""
+"""Stage ``augment``: decode, audit, resize and augment once, into packed arrays that all runs share."""
 
 import hashlib
 import zipfile
-from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.augment.audit import Audit, audit, findings_table, summary
+from pipeline.augment.audit import Audit, audit, findings_table, summarize
 from pipeline.augment.audit_page import audit_page
 from pipeline.augment.packing import ArrayFiles, create_arrays, pack
-from pipeline.augment.preview import plot_preview
 from pipeline.common.dataset import INDEX_COLUMNS, Manifest, PackedDataset, keep_rows
-from pipeline.common.files import replacing, write_json, write_text
-from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, METRICS, PLOTS, RAW_ARCHIVE
+from pipeline.common.files import replacing, write_table, write_text
+from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, PLOTS, RAW_ARCHIVE
 from pipeline.common.raw_archive import RawImage, read_raw_archive
+from pipeline.common.results import write_results
 from pipeline.errors import PipelineError, listed
 from pipeline.params.schema import AugmentParams
+from pipeline.plots.style import saved_figure
 from pipeline.progress import say
 
-PREVIEW_IMAGES = 6
+PREVIEW_IMAGES, PREVIEW_COPIES = 6, 9
 
 
 def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str) -> None:
@@ -32,7 +31,8 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str) -
         on_leak: ``data.on_leak``.
 
     Raises:
-        PipelineError: there is no ``data/raw.zip``, a transform is wrong, or the data is, where it may not be.
+        PipelineError: ``data/raw.zip`` is missing, a transform is invalid, the parameters forbid bad images or leaks
+            that were found, or fewer than two classes remain.
     """
     if not RAW_ARCHIVE.is_file():
         raise PipelineError(f"{RAW_ARCHIVE}: no such file; run dvc repro download")
@@ -42,20 +42,20 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str) -
         folder.mkdir()
         arrays = create_arrays(folder, images, params)
         packed = pack(arrays, params, seed)
-        _refuse_bad(packed.bad, images, on_bad_image)
+        _check_bad_images(packed.bad, images, on_bad_image)
         plain = arrays.plain_copies()
         found = audit(images, classes, packed.bad, packed.measures, plain, on_leak == "drop")
-        _tell_leaks(found, on_leak)
+        _check_leaks(found, on_leak)
         page = audit_page(found, plain)
         _finish(arrays, found, packed.digests, params.resize)
-    write_json(METRICS / "audit.json", summary(found))
-    write_text(AUDIT_TABLE, findings_table(found).to_csv(index=False))
+    write_results("audit", *summarize(found))
+    write_table(AUDIT_TABLE, findings_table(found))
     write_text(AUDIT_PAGE, page)
-    _preview()
-    say(f"augment: {DATASET} holds {len(found.kept):,} images of {params.image_size}×{params.image_size} pixels")
+    _plot_preview(PackedDataset(DATASET))
+    say(f"augment: {DATASET} contains {len(found.kept):,} images of {params.image_size}×{params.image_size} pixels")
 
 
-def _refuse_bad(bad: dict[int, str], images: list[RawImage], on_bad_image: str) -> None:
+def _check_bad_images(bad: dict[int, str], images: list[RawImage], on_bad_image: str) -> None:
     if bad and (on_bad_image == "error" or len(bad) == len(images)):
         count = f"{len(bad):,} of {len(images):,} images cannot be decoded"
         lines = [f"{RAW_ARCHIVE}: {count}; replace them in the source, or set data.on_bad_image to skip"]
@@ -64,39 +64,47 @@ def _refuse_bad(bad: dict[int, str], images: list[RawImage], on_bad_image: str) 
         say(f"augment: {len(bad):,} images cannot be decoded and are left out; {AUDIT_PAGE} lists them")
 
 
-def _tell_leaks(found: Audit, on_leak: str) -> None:
+def _check_leaks(found: Audit, on_leak: str) -> None:
     if not found.leaks:
         return
     first = listed([" = ".join(found.images[row].entry for row in group.rows[:3]) for group in found.leaks], 3)
-    what = f"{len(found.leaks):,} leaks, the same picture in more than one split ({first})"
+    leaks = f"{len(found.leaks):,} leaks, the same picture in more than one split ({first})"
     if on_leak == "error":
-        raise PipelineError(f"{RAW_ARCHIVE}: {what}; remove them, or set data.on_leak to drop or warn")
+        raise PipelineError(f"{RAW_ARCHIVE}: {leaks}; remove them, or set data.on_leak to drop or warn")
     if on_leak == "drop":
-        say(f"augment: {what}; {len(found.dropped):,} images were dropped; {AUDIT_PAGE} shows them")
+        say(f"augment: {leaks}; {len(found.dropped):,} images were dropped; {AUDIT_PAGE} shows them")
     else:
-        say(f"augment: warning: {what}, so the accuracy flatters; {AUDIT_PAGE} shows them, data.on_leak drops them")
+        say(
+            f"augment: warning: {leaks}, so the accuracy will be too high; {AUDIT_PAGE} shows them, "
+            "set data.on_leak to drop to leave them out"
+        )
 
 
 def _finish(arrays: ArrayFiles, found: Audit, digests: list[bytes], resize: str) -> None:
-    """Leave the kept rows alone in the arrays, and write the index and the manifest."""
+    """Remove all rows from the arrays that are not kept, and write the index and the manifest."""
     shapes = {}
     for split, shape in arrays.shapes.items():
         rows = [arrays.rows[place] for place in found.kept if found.images[place].split == split]
-        if len(rows) < shape[0] and rows:
-            keep_rows(arrays.path(split), rows)
-        if rows:
-            shapes[split] = (len(rows), *shape[1:])
-        else:
+        if not rows:
             arrays.path(split).unlink()
+            continue
+        if len(rows) < shape[0]:
+            keep_rows(arrays.path(split), rows)
+        shapes[split] = (len(rows), *shape[1:])
     labels = {found.images[place].label for place in found.kept if found.images[place].split == "train"}
     if len(labels) < 2:
         raise PipelineError(
-            f"{RAW_ARCHIVE}: train has images of {len(labels)} classes once bad and leaking ones are left out, "
+            f"{RAW_ARCHIVE}: train has images of {len(labels)} classes after bad and leaking images are left out, "
             "allowed are two or more; replace the images"
         )
-    index = arrays.folder / "index.csv"
-    _write_index(index, [found.images[place] for place in found.kept], found.classes)
-    digest = hashlib.blake2b(index.read_bytes(), digest_size=16)
+    kept = [(found.images[place], found.class_name(place)) for place in found.kept]
+    index = pd.DataFrame(
+        [(image.split, image.id, image.label, name, image.entry) for image, name in kept],
+        columns=[name for name in INDEX_COLUMNS if name != "row"],
+    ).astype({"label": "Int64"})
+    index["row"] = index.groupby("split").cumcount()
+    index.to_csv(arrays.folder / "index.csv", columns=INDEX_COLUMNS, index=False)
+    digest = hashlib.blake2b((arrays.folder / "index.csv").read_bytes(), digest_size=16)
     for place in found.kept:
         digest.update(digests[place])
     mean, std = found.moments()
@@ -104,21 +112,20 @@ def _finish(arrays: ArrayFiles, found: Audit, digests: list[bytes], resize: str)
     manifest.write(arrays.folder)
 
 
-def _write_index(path: Path, images: list[RawImage], classes: tuple[str, ...]) -> None:
-    rows: Counter[str] = Counter()
-    table = []
-    for image in images:
-        label, name = ("", "") if image.label is None else (image.label, classes[image.label])
-        table.append([image.split, rows[image.split], image.id, label, name, image.entry])
-        rows[image.split] += 1
-    pd.DataFrame(table, columns=INDEX_COLUMNS).to_csv(path, index=False)
-
-
-def _preview() -> None:
-    """Draw the first training images of as many classes as fit."""
-    dataset = PackedDataset(DATASET)
+def _plot_preview(dataset: PackedDataset) -> None:
+    """Draw the first training image of some classes, one row per image: its plain copy and its views."""
     train = dataset.split("train")
-    _, first = np.unique(train.labels, return_index=True)
-    rows = first[:PREVIEW_IMAGES]
-    titles = [dataset.manifest.classes[train.labels[row]] for row in rows]
-    plot_preview(PLOTS / "augment_preview.png", train.images[rows, :9], titles)
+    rows = np.unique(train.labels, return_index=True)[1][:PREVIEW_IMAGES]
+    copies = train.images[rows, :PREVIEW_COPIES]
+    titles = [dataset.manifest.classes[label] for label in train.labels[rows]]
+    height, width = copies.shape[:2]
+    path = PLOTS / "augment_preview.png"
+    with saved_figure(path, 1.1 * width + 0.6, 1.1 * height + 0.5, texts=titles) as figure:
+        axes = figure.subplots(height, width, squeeze=False)
+        for (row, column), axis in np.ndenumerate(axes):
+            axis.imshow(copies[row, column])
+            axis.set(xticks=[], yticks=[])
+            if row == 0:
+                axis.set_title("plain" if column == 0 else f"view {column}", fontsize=9)
+            if column == 0:
+                axis.set_ylabel(titles[row], fontsize=9)

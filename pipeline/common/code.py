@@ -1,11 +1,11 @@
-"""Which code decides the result of a stage: the folders that ``dvc.yaml`` lists for it, and nothing else."""
+"""Which code decides the result of a stage: the folders that ``dvc.yaml`` lists for it."""
 
 import hashlib
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
-# The repository whose code runs: in an experiment's workspace its own copy.
+# The repository of the running code; in the workspace of a DVC experiment this is its own copy.
 ROOT = Path(__file__).parents[2]
 PACKAGE = "pipeline/"
 
@@ -17,7 +17,7 @@ def code_folders(*stages: str, root: Path = ROOT) -> list[str]:
 
 
 def code_digest(*stages: str, root: Path = ROOT) -> str:
-    """A hash of every file in those folders, by its path and content; Python's caches do not count."""
+    """A hash of the paths and contents of all files in these folders, except ``__pycache__``."""
     digest = hashlib.sha256()
     for folder in code_folders(*stages, root=root):
         for path in sorted((root / folder).rglob("*")):

@@ -1,7 +1,7 @@
 """``data/dataset/``: every split as one ``uint8`` array, with an index table and a manifest.
 
 ``{split}.npy`` has the shape ``(images, copies, height, width, 3)``: copy 0 is the plain resized image, the
-others are augmented views. ``index.csv`` has a row an image; ``manifest.json`` says what the arrays hold.
+others are augmented views. ``index.csv`` has one row per image; ``manifest.json`` describes the arrays.
 """
 
 import json
@@ -24,15 +24,15 @@ UNLABELLED = -1
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a packed dataset holds.
+    """The description of a packed dataset.
 
     Attributes:
         classes: the class names in the order of their indices.
         image_size: height and width in pixels.
-        resize: ``stretch`` or ``crop``: how a photo became that square.
+        resize: ``stretch`` or ``crop``: how a photo was made square.
         mean, std: of each channel over the plain training images, in 0 to 1.
         shapes: of each split's array.
-        digest: of all pixels and the index, to know the dataset by without reading it.
+        digest: of all pixels and the index, which identifies the dataset.
     """
 
     classes: tuple[str, ...]
@@ -52,12 +52,12 @@ class Manifest:
         """Read ``manifest.json``.
 
         Raises:
-            PipelineError: there is no packed dataset in the folder.
+            PipelineError: the folder contains no packed dataset.
         """
         try:
             content = json.loads((folder / "manifest.json").read_text("utf-8"))
         except FileNotFoundError:
-            raise PipelineError(f"{folder}: holds no packed dataset; run dvc repro augment") from None
+            raise PipelineError(f"{folder}: contains no packed dataset; run dvc repro augment") from None
         return cls(
             tuple(content["classes"]),
             content["image_size"],
@@ -76,7 +76,7 @@ class PackedSplit:
     Attributes:
         name: ``train``, ``valid`` or ``test``.
         images: read-only memory map, ``uint8``, ``(images, copies, height, width, 3)``.
-        labels: class indices, ``int64``, ``(images,)``; ``UNLABELLED`` where there is none.
+        labels: class indices, ``int64``, ``(images,)``; ``UNLABELLED`` if there is none.
         ids: unique in the split.
         sources: the entries in ``data/raw.zip``.
     """
@@ -110,7 +110,7 @@ class PackedSplit:
 
 
 class PackedDataset:
-    """A packed dataset on disk; the arrays are mapped, not read."""
+    """A packed dataset on disk; the arrays are memory-mapped, not read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -118,7 +118,7 @@ class PackedDataset:
 
     @cached_property
     def _index(self) -> pd.DataFrame:
-        # As text: an id such as 0001 is no number.
+        # As text: an id such as 0001 must not become a number.
         return pd.read_csv(self.folder / "index.csv", dtype=str, keep_default_na=False)
 
     def __contains__(self, split: str) -> bool:
@@ -141,10 +141,10 @@ class PackedDataset:
         return PackedSplit(name, images, labels, rows["id"].tolist(), rows["source"].tolist())
 
     def labelled_split(self, choice: str) -> PackedSplit:
-        """Open a labelled split: the one named, or for ``auto`` test where it is labelled, else valid.
+        """Open a labelled split by its name; ``auto`` is test if it is labelled, and valid otherwise.
 
         Raises:
-            PipelineError: the split named has no labels.
+            PipelineError: the dataset has no such split, or it has no labels.
         """
         if choice == "auto":
             test = self.split("test") if "test" in self else None
@@ -159,7 +159,7 @@ def create_array(path: Path, shape: tuple[int, ...]) -> int:
     """Create a ``uint8`` array file of the given shape and return the offset of its first byte."""
     with path.open("wb") as file:
         offset = _write_header(file, shape)
-        # Asked for now, a full disk is told before the work and not after it.
+        # Allocated now, so that a full disk is reported before the work, not after it.
         size = offset + int(np.prod(shape, dtype=np.int64))
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
@@ -169,14 +169,14 @@ def create_array(path: Path, shape: tuple[int, ...]) -> int:
 
 
 def keep_rows(path: Path, rows: Sequence[int]) -> None:
-    """Keep those rows of an array file alone, in ascending order, moving them up in place."""
+    """Remove all rows of an array file except ``rows``, which are in ascending order; the file shrinks in place."""
     array = np.load(path, mmap_mode="r+")
     for place, row in enumerate(rows):
         if place != row:
             array[place] = array[row]
     array.flush()
     with path.open("r+b") as file:
-        # A header has room for any length of the first dimension, so it stays as long as it was.
+        # NumPy pads the header for any length of the first dimension, so its size does not change.
         offset = _write_header(file, (len(rows), *array.shape[1:]))
         file.truncate(offset + len(rows) * array[0].nbytes)
 

@@ -1,10 +1,11 @@
-"""Writing files so that a final path never holds half a file: write beside it, then rename."""
+"""Atomic writing: a path never contains half a file. Write to a temporary path in the same folder, then rename."""
 
+import glob
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,37 +15,49 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write a file or a folder to; on success it takes ``path``'s place.
+    """Yield a temporary path for a file or a folder, which replaces ``path`` when the block succeeds.
 
-    On any error, Ctrl-C included, what was written is removed and ``path`` keeps what it held.
+    On any error, Ctrl-C included, the temporary path is removed and ``path`` keeps its old content. If the process is
+    killed, the next call for the same path cleans up.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The ending stays last: matplotlib and pandas choose the format by it.
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    for leftover in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
-        if not _is_running(leftover.name.removesuffix(f".part{path.suffix}").rpartition(".")[2]):
-            _remove(leftover)
+    _clean_up(path)
+    # The suffix stays last: matplotlib and pandas choose the format by it.
+    temporary, old = (path.with_name(f".{path.stem}.{os.getpid()}.{kind}{path.suffix}") for kind in ("part", "old"))
     try:
-        yield beside
-        beside.stat()  # where nothing was written, the old content stays
-        old = beside.with_name(f"{beside.name}.old{beside.suffix}")
-        if path.exists() and (beside.is_dir() or path.is_dir()):
-            # A folder cannot be renamed over another one: the old one steps aside until the new one stands.
+        yield temporary
+        temporary.stat()  # if nothing was written, the old content stays
+        if path.exists() and (temporary.is_dir() or path.is_dir()):
+            # A folder cannot replace another path in one step.
             path.rename(old)
-            beside.rename(path)
-            _remove(old)
+            temporary.rename(path)
         else:
-            beside.replace(path)
+            temporary.replace(path)
     finally:
-        _remove(beside)
+        _clean_up(path)
 
 
-def _is_running(pid: str) -> bool:
-    """Whether a process other than this one has the number: what a killed one left behind is nobody's."""
-    if not pid.isdigit() or int(pid) == os.getpid():
+def _clean_up(path: Path) -> None:
+    """Remove what this process and killed ones left; old content without a successor is restored."""
+    for kind in ("old", "part"):
+        for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.{kind}{glob.escape(path.suffix)}"):
+            pid = leftover.name.removeprefix(f".{path.stem}.").removesuffix(f".{kind}{path.suffix}")
+            if not pid.isdigit() or _is_running_elsewhere(int(pid)):
+                continue
+            with suppress(FileNotFoundError):  # another process cleans up at the same time
+                if kind == "old" and not path.exists():
+                    leftover.rename(path)
+                elif leftover.is_dir() and not leftover.is_symlink():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
+
+
+def _is_running_elsewhere(pid: int) -> bool:
+    if pid == os.getpid():
         return False
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -52,27 +65,24 @@ def _is_running(pid: str) -> bool:
     return True
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text."""
-    with replacing(path) as beside:
-        beside.write_text(text, "utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
 def write_table(path: Path, table: "pd.DataFrame", float_format: str | None = None) -> None:
     """Write a table as CSV, without its index."""
-    with replacing(path) as beside:
-        table.to_csv(beside, index=False, float_format=float_format)
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format=float_format)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` as JSON, floats to six decimals: enough to compare, few enough to read."""
+    """Write ``content`` as JSON, with floats rounded to six decimals.
+
+    Raises:
+        ValueError: a float is not finite.
+    """
     write_text(path, json.dumps(_rounded(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

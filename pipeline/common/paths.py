@@ -1,11 +1,11 @@
-"""Where each stage's files lie, relative to the repository root, where DVC starts every command."""
+"""The paths of each stage's files, relative to the repository root, where DVC starts every command."""
 
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
 RECIPES = Path("recipes")
 SWEEP_FILES = Path("sweeps")
-# A folder of which git ignores all: dvc exp apply can lose ignored files beside others that git does not know.
+# Git ignores the whole folder: dvc exp apply can lose ignored files next to untracked ones.
 SWEEPS = Path(".sweeps")
 
 RAW_ARCHIVE = Path("data/raw.zip")
@@ -28,14 +28,14 @@ LIVE = Path("results/live")
 def repository_root() -> Path:
     """The repository that the user works in.
 
-    An experiment of ``dvc exp run --temp`` or ``--queue`` runs in a workspace of its own below ``.dvc/tmp``, which is
-    removed afterwards: there it is the repository around it.
+    ``dvc exp run --temp`` and ``--queue`` run an experiment in a temporary workspace below ``.dvc/tmp``; in it, this is
+    the repository that contains the workspace.
     """
-    here = Path.cwd()
-    return next((parent.parent.parent for parent in here.parents if parent.parts[-2:] == (".dvc", "tmp")), here)
+    folder = Path.cwd()
+    return next((parent.parent.parent for parent in folder.parents if parent.parts[-2:] == (".dvc", "tmp")), folder)
 
 
 def user_path(location: str) -> Path:
-    """A path as the user wrote it into ``params.yaml``: relative to the repository that he works in."""
+    """Resolve a path from ``params.yaml``, which is relative to the repository that the user works in."""
     root = repository_root()
     return Path(location) if root == Path.cwd() else root / location

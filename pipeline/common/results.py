@@ -1,4 +1,4 @@
-"""The numbers that a stage finds: a few to decide by, which git and DVC show, and all the others."""
+"""The numbers of a stage: a few metrics to decide by, which DVC shows, and details."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ from pipeline.common.files import write_json
 from pipeline.common.paths import DETAILS, METRICS
 from pipeline.errors import PipelineError
 
-# The stage that writes the file of a name.
+# The stage that writes the results of each name.
 STAGES = {"audit": "augment", "train": "train", "evaluate": "evaluate", "tsne": "tsne"}
 
 
@@ -22,14 +22,17 @@ def read_results(name: str) -> dict[str, Any]:
     """Read both files of ``write_results`` into one mapping.
 
     Raises:
-        PipelineError: one of them is missing, or is not what the stage writes.
+        PipelineError: one of them is missing, or is not a JSON object.
     """
     results: dict[str, Any] = {}
     for path in (DETAILS / f"{name}.json", METRICS / f"{name}.json"):
         try:
-            results |= json.loads(path.read_text("utf-8"))
+            content = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
             raise PipelineError(f"{path}: no such file; run dvc repro {STAGES[name]}") from None
-        except (TypeError, ValueError):
-            raise PipelineError(f"{path}: is not a JSON object; run dvc repro --force {STAGES[name]}") from None
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise PipelineError(f"{path}: is not a JSON object; run dvc repro --force {STAGES[name]}")
+        results |= content
     return results

@@ -1,7 +1,7 @@
 """From the bytes of an image file to pixels.
 
-Pillow reads every format, OpenCV none: it would decode a JPEG of 512 px at a reduced scale in 0.54 instead of 0.65 ms,
-but its libraries write what they think of a damaged file straight to stderr.
+Pillow decodes all formats. OpenCV would decode a JPEG of 512 px at a reduced scale in 0.54 instead of 0.65 ms, but its
+libraries print messages about damaged files to stderr.
 """
 
 import contextlib
@@ -22,19 +22,19 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.common.file_types import HEAD, Kind, kind_of
 
-# Where nobody configured logging, it would write to stderr what it also raises.
+# Without a handler, Pillow would log to stderr what it also raises.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-# Pillow's own limit for what it holds to be a decompression bomb: 512 MiB of RGB.
+# Pillow's own limit for decompression bombs: 512 MiB of RGB.
 MAX_PIXELS = 178_956_970
 
-# A JPEG is decoded at the least scale that keeps so many times the size on both sides: for the plain copy, so that what
-# the scale changes stays within what the choice of a library does (benchmarks/augment.py quality); for the views, so
-# that a crop of a quarter of the photo still has full detail.
+# A JPEG is decoded at the smallest scale at which both sides have at least this many times image_size. For plain copies
+# the scale then changes the pixels less than the choice of a library does (benchmarks/augment.py quality); for views, a
+# crop of a quarter of the photo still has full detail.
 PLAIN_DETAIL = 1.25
 VIEW_DETAIL = 2
 
-_TURNS = {
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -49,7 +49,7 @@ _STDERR_LOCK = threading.Lock()
 _DAMAGED = "damaged or truncated"
 _RAW = "a camera's RAW file is not supported: convert it to JPEG"
 
-# What to say of a file that could not be decoded; of any other kind that it is no image.
+# Why a file of these kinds cannot be decoded; files of other kinds are not images.
 _REASONS = {
     **dict.fromkeys((Kind.JPEG, Kind.PNG, Kind.GIF, Kind.BMP, Kind.WEBP), _DAMAGED),
     Kind.AVIF: "damaged, truncated or an unusual kind of AVIF",
@@ -60,47 +60,46 @@ _REASONS = {
     Kind.JPEG_2000: "JPEG 2000 is not supported: convert it to JPEG",
     Kind.PSD: "PSD is not supported: convert it to PNG",
     Kind.SVG: "SVG is not supported: convert it to PNG",
-    Kind.POINTER: "is a Git LFS pointer: run git lfs pull",
-    Kind.PAGE: "is a web page, not an image",
+    Kind.POINTER: f"is {Kind.POINTER.value}",
 }
 
 
 class _UnusableError(ValueError):
-    """Its message is fit for the user."""
+    """An error with a message for the user."""
 
 
 def decode(content: bytes, least: int = 0) -> NDArray[np.uint8]:
-    """Decode an image file to RGB ``uint8``, shape ``(height, width, 3)``, turned as its EXIF orientation says.
+    """Decode an image file to RGB ``uint8``, shape ``(height, width, 3)``, rotated by its EXIF orientation.
 
-    JPEG, PNG, WebP, GIF, BMP, TIFF and, where Pillow was built with it, AVIF are told by their content. Of several
-    pictures in a file the first is taken. What is transparent is laid over white; 16 bits become 8; colours are taken
-    for sRGB whatever the file's ICC profile says, as the usual loaders do.
+    The content decides the format: JPEG, PNG, WebP, GIF, BMP, TIFF or, if Pillow was built with it, AVIF. Of several
+    pictures in a file the first is decoded. Transparent pixels are composited over white, 16 bits are reduced to 8, and
+    colours are taken as sRGB without applying an ICC profile, as the usual loaders do.
 
     Args:
         content: the file's bytes.
-        least: where both sides stay at least this many pixels, a JPEG is decoded at 1/2, 1/4 or 1/8 of its scale,
-            which is faster; 0 for full scale.
+        least: a JPEG is decoded at 1/2, 1/4 or 1/8 of its scale, which is faster, if both sides keep at least this
+            many pixels; 0 decodes at full scale.
 
     Raises:
-        ValueError: the bytes cannot be decoded or hold more than ``MAX_PIXELS``; the message says why in one line.
+        ValueError: the bytes cannot be decoded or have more than ``MAX_PIXELS``; the message is the reason, one line.
     """
     if not content:
         raise ValueError("the file is empty")
     try:
         with warnings.catch_warnings(action="ignore"):
             return _decode(content, least)
-    except Exception as error:  # on damaged bytes Pillow's plugins raise nearly anything
+    except Exception as error:  # Pillow's plugins raise all kinds of errors for damaged bytes
         raise ValueError(_reason(content, error)) from None
 
 
 def depends_on_scale(content: bytes) -> bool:
-    """Whether ``least`` can change what ``decode`` gives: of a JPEG alone."""
+    """Whether ``least`` can change the result of ``decode``: only for a JPEG."""
     return kind_of(content[:HEAD]) is Kind.JPEG
 
 
 @functools.cache
 def _formats() -> list[str]:
-    """The formats that are tried on files nobody vouches for: of Pillow's forty, those that people have."""
+    """Of Pillow's forty formats those in common use: the files may be malicious, so rare decoders stay unused."""
     Image.init()
     return [name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF") if name in Image.OPEN]
 
@@ -112,9 +111,9 @@ def _decode(content: bytes, least: int) -> NDArray[np.uint8]:
         image.draft(None, (least, least))
     with _quiet_stderr() if image.format == "TIFF" else contextlib.nullcontext():
         image.load()
-    turn = _TURNS.get(_orientation(image.info.get("exif", b"")))
+    transposition = _TRANSPOSITIONS.get(_orientation(image.info.get("exif", b"")))
     image = _to_rgb(image)
-    return np.array(image if turn is None else image.transpose(turn))
+    return np.array(image if transposition is None else image.transpose(transposition))
 
 
 def _check_header(image: Image.Image, content: bytes) -> None:
@@ -123,8 +122,8 @@ def _check_header(image: Image.Image, content: bytes) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
     if image.format == "PNG":
-        Image.open(io.BytesIO(content), formats=["PNG"]).verify()  # the checksums, which load() passes over
-    # 254 & 1: the first page is a reduced copy of another, as the thumbnail in a RAW file; 50706: DNG's version.
+        Image.open(io.BytesIO(content), formats=["PNG"]).verify()  # the checksums, which load() ignores
+    # 254 & 1: the first page is a reduced copy of another one, like the thumbnail in a RAW file; 50706: DNG version.
     if isinstance(image, TiffImageFile) and (
         image.tag_v2.get(254, 0) & 1 or 50706 in image.tag_v2 or content[8:10] == b"CR"
     ):
@@ -132,10 +131,10 @@ def _check_header(image: Image.Image, content: bytes) -> None:
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation in the EXIF data, 1 where there is none. Pillow's ``getexif()`` takes ten times as long."""
+    """The orientation in the EXIF data, 1 if it is missing. Pillow's ``getexif()`` takes ten times as long."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = "<" if exif[:1] == b"I" else ">"
-    with contextlib.suppress(struct.error):  # damaged EXIF data are no reason to refuse the picture
+    with contextlib.suppress(struct.error):  # damaged EXIF data is no reason to reject the image
         (start,) = struct.unpack_from(order + "I", exif, 4)
         (entries,) = struct.unpack_from(order + "H", exif, start)
         for place in range(start + 2, start + 2 + 12 * entries, 12):
@@ -158,10 +157,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Send what is written to the process's stderr nowhere: libtiff reports damage there and cannot be told not to."""
-    with _STDERR_LOCK, Path(os.devnull).open("wb") as nowhere:
+    """Discard what is written to the process's stderr: libtiff reports damage there and has no option against it."""
+    with _STDERR_LOCK, Path(os.devnull).open("wb") as devnull:
         stderr = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
+        os.dup2(devnull.fileno(), 2)
         try:
             yield
         finally:
@@ -184,10 +183,10 @@ def _reason(content: bytes, error: Exception) -> str:
 
 
 def plain_photo(content: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode a file for a plain copy of ``size`` pixels, ``(height, width, 3)``; ValueError says why it cannot be."""
+    """Decode a file for a plain copy of ``size`` pixels; result and errors as in ``decode``."""
     return decode(content, round(PLAIN_DETAIL * size))
 
 
 def photo_for_views(content: bytes, size: int, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Decode a file for views of ``size`` pixels; ``photo`` is what ``plain_photo`` gave of it."""
+    """Decode a file for views of ``size`` pixels; ``photo`` is the result of ``plain_photo``."""
     return decode(content, VIEW_DETAIL * size) if depends_on_scale(content) else photo

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, one_line
 from pipeline.params.schema import AugmentParams, Transform
 
 
 def _import_albumentations() -> ModuleType:
-    """Import albumentations without torch, which it would import for conversions to tensors that nobody asks
-    for here: two seconds in each command, and memory in each worker."""
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # at import it would look for a newer release online
+    """Import albumentations without torch, which it needs only for conversions to tensors: this saves two seconds in
+    each command, and memory in each worker."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise the import looks for a newer release online
     hide_torch = "torch" not in sys.modules
     if hide_torch:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -34,11 +34,11 @@ def _import_albumentations() -> ModuleType:
 
 
 albumentations = _import_albumentations()
-# The results must not depend on it, and the worker processes already use every core.
+# The worker processes already use all cores.
 cv2.setNumThreads(1)
 Pixels = NDArray[np.uint8]
 
-# The crop comes first: the others then have few pixels to change. What a turn uncovers is filled by reflection (4).
+# The crop comes first, so that the others change fewer pixels. border_mode 4 fills uncovered borders by reflection.
 PRESETS: dict[str, list[dict[str, Any]]] = {
     "none": [],
     "light": [
@@ -64,7 +64,7 @@ PRESETS: dict[str, list[dict[str, Any]]] = {
 
 
 class Square(Protocol):
-    """What a plain copy depends on: the section ``augment`` says it, and so does the specification of a network."""
+    """What a plain copy depends on; the parameters ``augment`` and a network's ``ModelSpec`` both have it."""
 
     @property
     def image_size(self) -> int: ...
@@ -73,13 +73,13 @@ class Square(Protocol):
 
 
 def plain_copy(params: Square) -> Callable[[Pixels], Pixels]:
-    """Make the function that resizes a photo, ``(h, w, 3)`` to ``(image_size, image_size, 3)``, both ``uint8``."""
+    """Return a function that resizes a photo, ``(h, w, 3)`` to ``(image_size, image_size, 3)``, both ``uint8``."""
     pipeline = albumentations.Compose(_resizing(params))
     return lambda image: pipeline(image=image)["image"]
 
 
 def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
-    """Make the function that draws a view of a photo from a seed; shapes as in ``plain_copy``.
+    """Return a function that draws a view of a photo from a seed; shapes as in ``plain_copy``.
 
     Raises:
         PipelineError: ``augment.transforms`` names an unknown transform or a wrong argument.
@@ -92,7 +92,7 @@ def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
     pipeline = albumentations.Compose([*preset, *own, *_resizing(params)])
 
     def draw(image: Pixels, seed: int) -> Pixels:
-        # Compose ignores the global seeds; seeded for each view, it does not matter which process draws it.
+        # Compose ignores the global seeds. Seeding each view makes it independent of the process that draws it.
         pipeline.set_random_seed(seed)
         view: Pixels = pipeline(image=image)["image"]
         return view
@@ -101,7 +101,7 @@ def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
 
 
 def _resizing(params: Square) -> list[Any]:
-    # Averaging over the pixels that fall together keeps fine detail from aliasing when a photo shrinks.
+    # Area averaging prevents aliasing of fine detail when a photo shrinks.
     smooth = {"interpolation": cv2.INTER_CUBIC, "area_for_downscale": "image"}
     if params.resize == "stretch":
         return [albumentations.Resize(params.image_size, params.image_size, **smooth)]
@@ -112,7 +112,7 @@ def _resizing(params: Square) -> list[Any]:
 
 
 def _build(transform: Transform, key: str, image_size: int) -> Any:
-    """Build one transform; albumentations itself only warns of an unknown argument."""
+    """Build one transform; albumentations itself only warns about an unknown argument."""
     kind: Any = getattr(albumentations, transform.name, None)
     concrete = inspect.isclass(kind) and not kind.__module__.endswith("transforms_interface")
     if not (concrete and issubclass(kind, albumentations.BasicTransform)):
@@ -129,40 +129,38 @@ def _build(transform: Transform, key: str, image_size: int) -> Any:
             warnings.simplefilter("error")
             built = kind(**arguments)
     except (NotImplementedError, TypeError, ValueError, Warning) as error:
-        raise PipelineError(f"{key}: {transform.name}: {_complaint(error)}") from None
-    given = _type_given(kind, arguments)
-    if given != np.uint8:
+        raise PipelineError(f"{key}: {transform.name}: {_reason(error)}") from None
+    dtype = _output_dtype(kind, arguments)
+    if dtype != np.uint8:
         raise PipelineError(
-            f"{key}: {transform.name} gives {given}, allowed are transforms that give uint8 pixels; remove it, "
-            "training normalises by itself"
+            f"{key}: {transform.name} returns {dtype}, allowed are transforms that return uint8 pixels; remove it, "
+            "training normalises the images itself"
         )
     return built
 
 
-def _type_given(kind: Any, arguments: dict[str, Any]) -> np.dtype[Any]:
-    """The type of the pixels that a transform gives for those of a photo, tried on a black one."""
+def _output_dtype(kind: Any, arguments: dict[str, Any]) -> np.dtype[Any]:
+    """The dtype of a transform's output, tried on a black image."""
     try:
         view: NDArray[Any] = kind(**arguments | {"p": 1})(image=np.zeros((640, 640, 3), np.uint8))["image"]
         return view.dtype
-    except Exception:  # it may want another size or more than an image, which the real photos have to show
+    except Exception:  # it may need another size or more than an image: only the real photos will show
         return np.dtype(np.uint8)
 
 
-def _complaint(error: Exception) -> str:
-    """One line of what albumentations says, which wraps pydantic's many."""
+def _reason(error: Exception) -> str:
+    """Shorten an error of albumentations, which wraps a long one of pydantic, to one line."""
     cause = error.__cause__ or error.__context__ or error
     if not isinstance(cause, ValidationError):
-        return " ".join(str(error).split())
+        return one_line(str(error))
     first = cause.errors()[0]
     argument = ".".join(str(part) for part in first["loc"][:1])
-    return (
-        f"{argument} is missing"
-        if first["type"] == "missing"
-        else f"{argument}: got {first['input']!r}, {first['msg']}"
-    )
+    if first["type"] == "missing":
+        return f"{argument} is missing"
+    return f"{argument}: got {first['input']!r}, {first['msg']}"
 
 
 def view_seed(seed: int, entry: str, view: int) -> int:
-    """The seed of one view, from the run's seed, the image and the view's number: independent of all others."""
+    """The seed of one view, from the run's seed, the image's entry and the view's number."""
     digest = hashlib.blake2b(f"{seed}/{view}/{entry}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little")

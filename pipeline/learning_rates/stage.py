@@ -1,11 +1,11 @@
-"""Stage ``learning_rates``: what the learning rate does on an error surface, by the real torch optimizers."""
+"""Stage ``learning_rates``: the effect of the learning rate on an error surface, with the torch optimizers."""
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pipeline.common.files import replacing
+from pipeline.common.files import write_table
 from pipeline.common.paths import PLOTS
 from pipeline.learning_rates.descent import Factor, Method, descend, methods, schedules, surface_error
 from pipeline.learning_rates.plots import plot_error_surface
@@ -14,7 +14,7 @@ from pipeline.progress import say
 
 
 def learning_rates(params: LearningRatesParams) -> None:
-    """Write every path, ``results/plots/learning_rates.csv``, and their picture, ``learning_rates.png`` beside it."""
+    """Write all paths to ``results/plots/learning_rates.csv``, and plot them to ``learning_rates.png``."""
     table = pd.concat(
         [
             walk(method, name, factor, params)
@@ -23,22 +23,21 @@ def learning_rates(params: LearningRatesParams) -> None:
         ],
         ignore_index=True,
     )
-    with replacing(PLOTS / "learning_rates.csv") as beside:
-        table.to_csv(beside, index=False, float_format="%.6g")
+    write_table(PLOTS / "learning_rates.csv", table, "%.6g")
     plot_error_surface(PLOTS / "learning_rates.png", table, params.condition_number)
     nearest = table.iloc[table["error"].argmin()]
     say(
-        f"learning_rates: {params.steps:,} steps of each path; the least error is {nearest['error']:.2g}, "
-        f"by {nearest['optimizer']}, {nearest['schedule']}"
+        f"learning_rates: {params.steps:,} steps of each path; the smallest error is {nearest['error']:.2g}, "
+        f"with {nearest['optimizer']}, {nearest['schedule']}"
     )
 
 
 def walk(method: Method, schedule: str, factor: Factor, params: LearningRatesParams) -> pd.DataFrame:
-    """Walk one path.
+    """Compute one path.
 
     Returns:
-        A row a point, with the columns optimizer, schedule, step, w1, w2, error and lr, the rate of the step that
-        follows. A path that diverges ends where its error is no longer a finite number.
+        One row per point, with the columns optimizer, schedule, step, w1, w2, error and lr, the learning rate of the
+        next step. A path that diverges ends where its error is no longer finite.
     """
     path = descend(method.make, method.adapt(factor), params.steps, params.condition_number)
     steps = np.arange(len(path))

@@ -1,1 +1,1 @@
-"""The pictures, one subject a module; ``style`` is what they share."""
+"""What the plots of several stages share: style and fonts."""

@@ -1,4 +1,4 @@
-"""Fonts that have the glyphs of the names in a picture, in whatever script they are."""
+"""Fonts that have the glyphs for the names in a figure, in any script."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -9,39 +9,39 @@ from matplotlib.ft2font import FT2Font
 from pipeline.errors import listed
 from pipeline.progress import say
 
-# They have a box or nothing for every character, or letters where other ones belong.
+# Fonts with a placeholder for every character, or with glyphs of other characters.
 UNFIT = ("last resort", "lastresort", "adobe blank", "cmb10", "cmex10", "cmmi10", "cmr10", "cmss10", "cmsy10", "cmtt10")
 PLAIN_STYLES = ("Regular", "Book", "Roman", "Normal", "Medium")
 EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH")
 
-_told: set[str] = set()
+_reported: set[str] = set()
 
 
 def fonts_for(texts: Iterable[str]) -> list[str]:
-    """Font families for matplotlib's ``font.family``: the usual one, then those that have what it lacks.
+    """Font families for matplotlib's ``font.family``: the default one, then fonts with the glyphs that it lacks.
 
-    Where no installed font has a glyph, one line says which are missing and what to install, once a process.
+    If no installed font has a glyph, one line reports what is missing and what to install, once per process.
     """
-    usual = FT2Font(font_manager.findfont(font_manager.FontProperties(family=["sans-serif"])))
-    missing = _lacking(usual, {c for text in texts for c in text if unicodedata.category(c)[0] not in "CZ"})
+    default = FT2Font(font_manager.findfont(font_manager.FontProperties(family=["sans-serif"])))
+    missing = _lacking(default, {c for text in texts for c in text if unicodedata.category(c)[0] not in "CZ"})
     families = ["sans-serif"]
     fonts = _open_fonts() if missing else []
     while missing:
-        best = min(fonts, key=lambda font: _rank(font, missing), default=usual)
+        best = min(fonts, key=lambda font: _rank(font, missing), default=default)
         left = _lacking(best, missing)
         if left == missing:
             break
         families.append(_family(best, missing - left))
         missing = left
-    if missing - _told:
-        _told.update(missing)
+    if missing - _reported:
+        _reported.update(missing)
         packages = " and ".join(sorted({_package(character) for character in missing}))
-        say(f"warning: no font here has {listed(sorted(missing))}: boxes stand for them; install {packages}")
+        say(f"warning: no installed font has {listed(sorted(missing))}, shown as boxes; install {packages}")
     return families
 
 
 def shortened(text: str, width: int) -> str:
-    """``text`` in one line of at most ``width`` letters, wide ones counting twice; its middle gives way to an …"""
+    """Shorten ``text`` to one line of ``width`` columns by an ellipsis in its middle; wide characters take two."""
     text = "".join(c if c.isprintable() else "?" for c in text)
     if _width(text) <= width:
         return text
@@ -52,7 +52,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def installed_fonts() -> list[str]:
-    """The paths of all fonts, those among them that were installed after matplotlib wrote its list of them."""
+    """The paths of all fonts, including those installed after matplotlib cached its list of fonts."""
     known = {entry.fname for entry in font_manager.fontManager.ttflist}
     return sorted(known.union(font_manager.findSystemFonts()))
 
@@ -63,7 +63,7 @@ def _open_fonts() -> list[FT2Font]:
         try:
             font = FT2Font(path)
         except (OSError, RuntimeError):
-            # matplotlib cannot read every kind, and so cannot draw with it.
+            # matplotlib cannot read all kinds of fonts.
             continue
         if font.scalable and not font.family_name.lower().startswith(UNFIT):
             fonts.append(font)
@@ -75,13 +75,13 @@ def _lacking(font: FT2Font, characters: set[str]) -> set[str]:
 
 
 def _rank(font: FT2Font, missing: set[str]) -> tuple[int, bool, bool, str, str]:
-    """The font that has the most comes first; at the end its name, for a choice that is the same on every run."""
+    """The sort key of a font: most glyphs first; the name last, so that the choice is the same in every run."""
     plain, sans = font.style_name in PLAIN_STYLES, "Sans" in font.family_name
     return len(_lacking(font, missing)), not plain, not sans, font.family_name, str(font.fname)
 
 
 def _family(font: FT2Font, characters: set[str]) -> str:
-    """The family to name for a font, made known to matplotlib; in a collection the one for the script."""
+    """Register a font with matplotlib if needed, and return its family; of a collection the one for the script."""
     entries = font_manager.fontManager.ttflist
     if not any(entry.fname == font.fname for entry in entries):
         font_manager.fontManager.addfont(str(font.fname))
@@ -92,7 +92,7 @@ def _family(font: FT2Font, characters: set[str]) -> str:
 
 
 def _package(character: str) -> str:
-    """What has the glyph, by its name in Debian and Ubuntu."""
+    """The package of Debian and Ubuntu with a font for the character."""
     if unicodedata.name(character, "").startswith(EAST_ASIAN):
         return "fonts-noto-cjk"
     return "fonts-symbola" if unicodedata.category(character) == "So" else "fonts-noto-core"

@@ -1,4 +1,4 @@
-"""What all pictures share: the backend, the look, and how they are saved."""
+"""The style of all figures, and how they are saved."""
 
 import colorsys
 import warnings
@@ -25,32 +25,32 @@ COLOURS = (
 
 
 def class_colours(count: int) -> list[str]:
-    """One colour a class, none near black or white; more than twelve go round the colour circle, two tones by turns."""
+    """One colour per class, none near black or white; more than twelve are spread over all hues in two lightnesses."""
     if count <= len(COLOURS):
         return list(COLOURS[:count])
-    tones = [colorsys.hls_to_rgb(place / count, (0.45, 0.62)[place % 2], 0.65) for place in range(count)]
-    return ["#" + "".join(f"{round(255 * part):02x}" for part in tone) for tone in tones]
+    colours = [colorsys.hls_to_rgb(place / count, (0.45, 0.62)[place % 2], 0.65) for place in range(count)]
+    return ["#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in colours]
 
 
 @contextmanager
 def saved_figure(path: Path, width: float, height: float, texts: Iterable[str] = ()) -> Iterator[Figure]:
-    """Yield a figure of the given size in inches; it is saved when the block ends well.
+    """Yield a figure of the given size in inches, and save it when the block succeeds.
 
-    ``texts`` are the names from outside that it shows: they get fonts that have their glyphs, and a dollar sign in
-    one is no formula.
+    ``texts`` are the class and file names in the figure: it uses fonts that have their glyphs, and no dollar sign in
+    the figure starts a formula.
     """
     texts = tuple(texts)
     with (
         matplotlib.rc_context({"font.family": fonts_for(texts), "text.parse_math": False} if texts else {}),
         warnings.catch_warnings(),
     ):
-        # fonts_for has told of them.
+        # fonts_for has reported them.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = plt.figure(figsize=(width, height), layout="constrained")
         try:
             yield figure
-            with replacing(path) as beside:
-                # Without metadata the same picture is the same bytes, whatever matplotlib's version says of itself.
-                figure.savefig(beside, dpi=120, metadata={"Software": None})
+            with replacing(path) as temporary:
+                # Without the version of matplotlib in the metadata, the same figure has the same bytes.
+                figure.savefig(temporary, dpi=120, metadata={"Software": None})
         finally:
             plt.close(figure)

@@ -1,4 +1,4 @@
-"""Photos with the detail of real ones, cut from the two that scikit-learn ships."""
+"""Fixtures: real photos."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ SIDE = 105
 
 @pytest.fixture(scope="session")
 def photographs():
-    """Different photos of 105×105 pixels that do not overlap, shape ``(photos, 105, 105, 3)``; no plain sky."""
+    """Tiles of scikit-learn's two sample photos without plain sky, ``(tiles, 105, 105, 3)``; they do not overlap."""
     tiles = [
         picture[top : top + SIDE, left : left + SIDE]
         for picture in load_sample_images().images

@@ -1,33 +1,65 @@
-"""From measures and groups to findings."""
+"""Tests of the measures of an image and the findings of the audit."""
 
+import cv2
+import imagehash
 import numpy as np
 import pytest
+from PIL import Image
 
-from pipeline.augment.audit import COLUMNS, audit, findings_table, summary
-from pipeline.augment.measures import MEASURES, measure
-from pipeline.common.raw_archive import RawImage
-
-SIZE = 32
-RANDOM = np.random.default_rng(0)
+from pipeline.augment.audit import COLUMNS, findings_table, measure, summarize
+from tests.support.audits import SIZE, audited, noise
 
 
-def noise(low=0, high=256):
-    """A photo that is like no other."""
-    return RANDOM.integers(low, high, (SIZE, SIZE, 3), dtype=np.uint8)
+def resized(pixels, size=64):
+    return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def audited(*images, bad=None, drop=False):
-    """Audit images given as (split, label, pixels)."""
-    bad = bad or {}
-    raw = [RawImage(f"{split}/{row}.png", split, label, str(row)) for row, (split, label, _) in enumerate(images)]
-    plain = [
-        pixels[:SIZE, :SIZE] if len(pixels) >= SIZE else np.resize(pixels, (SIZE, SIZE, 3)) for *_, pixels in images
-    ]
-    measures = np.zeros(len(images), MEASURES)
-    for row, (_, _, pixels) in enumerate(images):
-        if row not in bad:
-            measures[row] = measure(pixels.tobytes(), pixels, plain[row])
-    return audit(raw, ("cat", "dog"), bad, measures, plain.__getitem__, drop)
+def measured(pixels, size=64):
+    return measure(pixels.tobytes(), pixels, resized(pixels, size))
+
+
+def test_the_content_digest_depends_on_the_bytes_of_the_file(photographs):
+    first, second = photographs[:2]
+    assert measured(first)["content"] == measured(first.copy())["content"] != measured(second)["content"]
+
+
+def test_the_hashes_are_those_of_imagehash_for_the_image_and_its_mirror_image(photographs):
+    for pixels in photographs[:8]:
+        luma = cv2.cvtColor(resized(pixels), cv2.COLOR_RGB2GRAY)
+        small = Image.fromarray(cv2.resize(luma, (32, 32), interpolation=cv2.INTER_AREA))
+        assert f"{int(measured(pixels)['hash']):016x}" == str(imagehash.phash(small))
+        assert measured(pixels)["mirrored_hash"] == measured(pixels[:, ::-1].copy())["hash"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 40), (40, 9)])
+def test_the_short_side_is_that_of_the_photo(height, width):
+    assert measured(np.zeros((height, width, 3), np.uint8))["short_side"] == 9
+
+
+def test_low_and_high_are_the_5th_and_95th_percentile():
+    ramp = np.tile(np.linspace(0, 255, 200).astype(np.uint8)[:, None, None], (1, 200, 3))
+    assert measured(ramp)["low"] == pytest.approx(0.05 * 255, abs=3)
+    assert measured(ramp)["high"] == pytest.approx(0.95 * 255, abs=3)
+
+
+def test_sharpness_decreases_with_blur_and_not_with_contrast(photographs):
+    for pixels in photographs[::6]:
+        blurred = cv2.GaussianBlur(pixels, (0, 0), 3)
+        pale = (pixels // 2 + 64).astype(np.uint8)
+        sharp = measured(pixels)["sharpness"]
+        assert measured(blurred)["sharpness"] < sharp / 3
+        assert measured(pale)["sharpness"] == pytest.approx(sharp, rel=0.2)
+
+
+def test_a_blank_image_has_no_sharpness():
+    assert measured(np.full((50, 50, 3), 128, np.uint8))["sharpness"] == 0
+
+
+def test_moments_give_mean_and_variance(photographs):
+    sums, squares = measured(photographs[0])["moments"]
+    plain = resized(photographs[0]).reshape(-1, 3).astype(float)
+    np.testing.assert_allclose(sums / len(plain), plain.mean(0))
+    np.testing.assert_allclose(squares / len(plain) - (sums / len(plain)) ** 2, plain.var(0))
 
 
 def test_a_leak_is_a_group_in_more_than_one_split():
@@ -55,7 +87,7 @@ def test_contradictory_labels_are_found_within_a_split_and_across():
     assert found.repeats == []
 
 
-def test_dropping_leaks_keeps_what_the_last_split_has():
+def test_dropping_leaks_keeps_only_the_images_in_the_last_split():
     everywhere, validated = noise(), noise()
     images = [
         ("train", 0, everywhere),
@@ -71,7 +103,7 @@ def test_dropping_leaks_keeps_what_the_last_split_has():
     assert audited(*images, drop=True).kept == [3, 5, 6, 7]
 
 
-def test_bad_images_are_neither_kept_nor_judged():
+def test_bad_images_are_neither_kept_nor_measured():
     found = audited(("train", 0, noise()), ("train", 1, noise()), ("train", 1, noise()), bad={1: "the file is empty"})
     assert found.kept == [0, 2]
     assert found.groups == []
@@ -93,7 +125,7 @@ def test_unfit_images_are_listed_worst_first():
     assert found.unfit == {"dark": [2, 1], "bright": [3], "blurred": [4], "tiny": [5]}
 
 
-def test_mean_and_std_are_those_of_the_training_images_that_are_kept():
+def test_mean_and_std_are_those_of_the_kept_training_images():
     leaked, stays = noise(), noise(100, 200)
     found = audited(("train", 0, leaked), ("train", 1, stays), ("valid", 0, leaked), drop=True)
     mean, std = found.moments()
@@ -101,17 +133,18 @@ def test_mean_and_std_are_those_of_the_training_images_that_are_kept():
     np.testing.assert_allclose(std, stays.reshape(-1, 3).std(0) / 255)
 
 
-def test_the_summary_counts_what_the_dataset_holds():
+def test_the_summary_counts_the_kept_images():
     same = noise()
     found = audited(("train", 0, same), ("train", 1, noise()), ("valid", 0, same), ("valid", 1, noise()), drop=True)
-    numbers = summary(found)
-    assert numbers["images"] == {"train": 1, "valid": 2}
-    assert (numbers["leaks"], numbers["dropped"], numbers["duplicates"], numbers["bad_images"]) == (1, 1, 0, 0)
-    assert numbers["classes"] == [{"class": "cat", "train": 0, "valid": 1}, {"class": "dog", "train": 1, "valid": 1}]
+    metrics, details = summarize(found)
+    assert metrics == {"images": 3, "leaks": 1, "bad_files": 0}
+    assert details["splits"] == {"train": 1, "valid": 2}
+    assert (details["dropped"], details["duplicates"], details["contradictory_labels"]) == (1, 0, 0)
+    assert details["classes"] == [{"class": "cat", "train": 0, "valid": 1}, {"class": "dog", "train": 1, "valid": 1}]
 
 
 @pytest.mark.parametrize("drop", [False, True])
-def test_the_table_numbers_groups_and_says_what_was_dropped(drop):
+def test_the_table_numbers_groups_and_marks_dropped_images(drop):
     same = noise()
     table = findings_table(audited(("train", 0, same), ("valid", 1, same), drop=drop))
     assert list(table.columns) == COLUMNS

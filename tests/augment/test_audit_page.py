@@ -1,16 +1,16 @@
-"""The page of pictures."""
+"""Tests of the HTML page."""
 
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 
-from pipeline.augment.audit_page import SHOWN, SHOWN_OF_GROUP, audit_page
-from tests.augment.test_audit import SIZE, audited, noise
+from pipeline.augment.audit_page import MAX_GROUPS, MAX_IMAGES_PER_GROUP, audit_page
+from tests.support.audits import SIZE, audited, noise
 
 
 class Page(HTMLParser):
-    """Collects the tags, the pictures and the text."""
+    """The tags, the pictures and the text of a page."""
 
     def __init__(self, found, plain=lambda row: np.zeros((SIZE, SIZE, 3), np.uint8)):
         super().__init__()
@@ -27,7 +27,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_a_page_loads_nothing_from_elsewhere():
+def test_the_page_is_self_contained():
     same = noise()
     page = Page(audited(("train", 0, same), ("valid", 0, same)))
     assert len(page.pictures) == 2
@@ -36,7 +36,7 @@ def test_a_page_loads_nothing_from_elsewhere():
     assert not re.search(r"url\(|@import|https?:", page.source)
 
 
-def test_findings_are_shown_with_label_split_and_name():
+def test_findings_have_label_split_and_name():
     same = noise()
     page = Page(audited(("train", 0, same), ("test", None, same), ("train", 1, noise(0, 20))))
     for words in ("Leaks: 1", "cat · train", "unlabelled · test", "Dark: 1", "train/2.png", "the same file"):
@@ -44,7 +44,7 @@ def test_findings_are_shown_with_label_split_and_name():
     assert "Contradictory labels: " not in page.text
 
 
-def test_names_and_reasons_cannot_put_tags_into_the_page():
+def test_names_and_reasons_are_escaped():
     found = audited(("train", 0, noise()), ("train", 1, noise()), bad={1: "<script>alert(1)</script>"})
     object.__setattr__(found.images[1], "entry", "train/<img src=x onerror=alert(1)>.png")
     page = Page(found)
@@ -53,23 +53,23 @@ def test_names_and_reasons_cannot_put_tags_into_the_page():
     assert "<script>alert(1)</script>" in page.text
 
 
-def test_many_findings_are_counted_and_the_first_are_shown():
-    dark = [("train", row % 2, noise(0, 20)) for row in range(SHOWN + 5)]
+def test_all_findings_are_counted_and_the_first_ones_are_shown():
+    dark = [("train", row % 2, noise(0, 20)) for row in range(MAX_GROUPS + 5)]
     same = noise()
-    page = Page(audited(*dark, *[("train", 0, same)] * (SHOWN_OF_GROUP + 3)))
-    assert len(page.pictures) == SHOWN + SHOWN_OF_GROUP
-    assert f"Dark: {SHOWN + 5}" in page.text
-    assert f"The first {SHOWN} are shown." in page.text
+    page = Page(audited(*dark, *[("train", 0, same)] * (MAX_IMAGES_PER_GROUP + 3)))
+    assert len(page.pictures) == MAX_GROUPS + MAX_IMAGES_PER_GROUP
+    assert f"Dark: {MAX_GROUPS + 5}" in page.text
+    assert f"The first {MAX_GROUPS} are shown." in page.text
     assert "and 3 more" in page.text
 
 
-def test_a_group_shows_an_image_of_each_split_first():
+def test_a_group_shows_one_image_of_each_split_first():
     same = noise()
     page = Page(audited(*[("train", 0, same)] * 20, ("test", None, same)))
     assert "test/20.png" in {picture["alt"] for picture in page.pictures}
 
 
-def test_a_flawless_dataset_has_no_pictures():
+def test_a_dataset_without_findings_has_no_pictures():
     page = Page(audited(("train", 0, noise()), ("train", 1, noise())))
     assert page.pictures == []
     assert "2 images of 2 classes." in page.text

@@ -1,7 +1,6 @@
-"""Stage ``augment``."""
+"""Tests of the stage ``augment``."""
 
 import hashlib
-import json
 import zipfile
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pytest
 
 from pipeline.augment.stage import augment
 from pipeline.common.dataset import PackedDataset
-from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, METRICS, PLOTS, RAW_ARCHIVE
+from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, PLOTS, RAW_ARCHIVE
 from pipeline.common.raw_archive import write_raw_archive
+from pipeline.common.results import read_results
 from pipeline.download.stage import download
 from pipeline.errors import PipelineError
 from pipeline.images.decoding import decode
@@ -30,7 +30,7 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.iterdir()))).hexdigest()
 
 
-def test_arrays_have_the_shape_and_order_of_the_contract(dataset):
+def test_arrays_have_the_documented_shape_and_order(dataset):
     packed = PackedDataset(DATASET)
     assert packed.manifest.classes == ("blue", "green", "red")
     assert packed.split("train").images.shape == (24, 3, 32, 32, 3)
@@ -41,7 +41,7 @@ def test_arrays_have_the_shape_and_order_of_the_contract(dataset):
         assert split.images.flags.c_contiguous
         assert not split.images.flags.writeable
         assert split.sources == [f"{name}/{image}.jpg" for image in split.ids]
-        # The photos of a class are of one colour: its channel is the brightest of each row's image.
+        # The photos of a class have one colour, which is the brightest channel of each image.
         brightest = split.images[:, 0].reshape(len(split), -1, 3).mean(1).argmax(1)
         assert (brightest == np.array([2, 1, 0])[split.labels]).all()
 
@@ -63,7 +63,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(photos, monkeypatch):
     assert len(digests) == 1
 
 
-def test_another_seed_changes_the_views_and_nothing_else(dataset):
+def test_another_seed_changes_only_the_views(dataset):
     before = PackedDataset(DATASET).split("train").images.copy()
     pack_photos(seed=2)
     after = PackedDataset(DATASET).split("train").images
@@ -81,41 +81,42 @@ def test_view_seeds_differ_by_seed_image_and_view():
     assert len(seeds) == 18
 
 
-def test_no_transforms_and_no_views_make_plain_copies_alone(photos):
+def test_without_views_there_are_only_plain_copies(photos):
     download(DataParams(**DATA))
     pack_photos(views=0, transforms=[])
     assert PackedDataset(DATASET).split("train").images.shape[1] == 1
 
 
 def test_audit_counts_by_split_and_class(dataset):
-    audit = json.loads((METRICS / "audit.json").read_text())
-    assert audit["images"] == {"train": 24, "valid": 12, "test": 12}
+    audit = read_results("audit")
+    assert (audit["images"], audit["leaks"], audit["bad_files"]) == (48, 0, 0)
+    assert audit["splits"] == {"train": 24, "valid": 12, "test": 12}
     assert audit["classes"][2] == {"class": "red", "train": 8, "valid": 4, "test": 4}
     assert (PLOTS / "augment_preview.png").stat().st_size > 5_000
 
 
-def spoil(photos) -> None:
-    """Two photos that cannot be decoded."""
+def break_two(photos) -> None:
+    """Replace two photos by files that cannot be decoded."""
     (photos / "red" / "03.jpg").write_bytes(b"<html>not found</html>")
     (photos / "blue" / "07.jpg").write_bytes(b"")
     download(DataParams(**DATA))
 
 
-def test_images_that_cannot_be_decoded_are_all_named_and_the_old_dataset_stays(dataset, photos):
+def test_all_images_that_cannot_be_decoded_are_reported_and_the_old_dataset_stays(dataset, photos):
     before = digest(DATASET)
-    spoil(photos)
+    break_two(photos)
     with pytest.raises(PipelineError, match="2 of 48 images cannot be decoded; ") as refusal:
         pack_photos()
     assert len(str(refusal.value).splitlines()) == 3
     assert "0_07.jpg: the file is empty" in str(refusal.value)
-    assert "2_03.jpg: is a web page, not an image" in str(refusal.value)
+    assert "2_03.jpg: is a web page (HTML), not an image" in str(refusal.value)
     assert digest(DATASET) == before
     assert [path.name for path in DATASET.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_skipped_images_leave_the_others_as_they_were(dataset, photos):
+def test_skipped_images_do_not_change_the_others(dataset, photos):
     before = {name: PackedDataset(DATASET).split(name) for name in ("train", "valid", "test")}
-    spoil(photos)
+    break_two(photos)
     pack_photos(on_bad_image="skip")
     after = PackedDataset(DATASET)
     assert sum(shape[0] for shape in after.manifest.shapes.values()) == 46
@@ -127,10 +128,10 @@ def test_skipped_images_leave_the_others_as_they_were(dataset, photos):
         np.testing.assert_array_equal(new.labels, old.labels[kept])
     table = pd.read_csv(AUDIT_TABLE)
     bad = table[table["finding"] == "bad image"]
-    assert set(bad["detail"]) == {"the file is empty", "is a web page, not an image"}
+    assert set(bad["detail"]) == {"the file is empty", "is a web page (HTML), not an image"}
 
 
-def test_a_dataset_of_bad_images_alone_is_refused(photos):
+def test_a_dataset_of_only_bad_images_is_rejected(photos):
     for path in photos.rglob("*.jpg"):
         path.write_bytes(b"")
     download(DataParams(**DATA))
@@ -139,19 +140,19 @@ def test_a_dataset_of_bad_images_alone_is_refused(photos):
     assert not DATASET.exists()
 
 
-def test_a_dataset_left_with_one_class_is_refused(photos):
+def test_a_dataset_with_one_remaining_class_is_rejected(photos):
     for path in photos.rglob("*.jpg"):
         if path.parent.name != "red":
             path.write_bytes(b"")
     download(DataParams(**DATA))
-    with pytest.raises(PipelineError, match="train has images of 1 classes once bad and leaking ones are left out"):
+    with pytest.raises(PipelineError, match="train has images of 1 classes after bad and leaking images are left out"):
         pack_photos(on_bad_image="skip")
     assert not DATASET.exists()
 
 
 @pytest.fixture
 def leaking(photos):
-    """A photo that lies in all three splits, with another label in one of them."""
+    """A dataset with one photo in all three splits, with another label in one of them."""
     download(DataParams(**DATA))
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
         entries = {name: archive.read(name) for name in archive.namelist() if name != "classes.txt"}
@@ -160,15 +161,15 @@ def leaking(photos):
     write_raw_archive(RAW_ARCHIVE, ("blue", "green", "red"), {name: name for name in entries}, entries.__getitem__)
 
 
-def test_a_leak_is_warned_of(leaking, capsys):
+def test_a_leak_causes_a_warning(leaking, capsys):
     pack_photos()
     assert "warning: 1 leaks, the same picture in more than one split (train/0_" in capsys.readouterr().out
     assert sum(shape[0] for shape in PackedDataset(DATASET).manifest.shapes.values()) == 50
-    audit = json.loads((METRICS / "audit.json").read_text())
+    audit = read_results("audit")
     assert (audit["leaks"], audit["contradictory_labels"], audit["dropped"]) == (1, 1, 0)
 
 
-def test_a_leak_is_dropped_from_all_splits_but_the_last(leaking):
+def test_a_leak_is_dropped_from_all_splits_except_the_last(leaking):
     pack_photos(on_leak="drop")
     packed = PackedDataset(DATASET)
     assert "test/1_leak.jpg" in packed.split("test").sources
@@ -184,7 +185,7 @@ def test_a_leak_can_be_an_error(leaking):
     assert not DATASET.exists()
 
 
-def test_bytes_do_not_depend_on_workers_where_images_are_left_out(leaking, photos, monkeypatch):
+def test_bytes_do_not_depend_on_the_number_of_workers_if_images_are_left_out(leaking, photos, monkeypatch):
     digests = set()
     for workers in ("1", "3"):
         monkeypatch.setenv("PIPELINE_WORKERS", workers)
@@ -193,7 +194,7 @@ def test_bytes_do_not_depend_on_workers_where_images_are_left_out(leaking, photo
     assert len(digests) == 1
 
 
-def test_views_for_testing_are_drawn_by_the_same_code(photos):
+def test_test_views_are_drawn_like_training_views(photos):
     download(DataParams(**DATA))
     pack_photos(views=1, test_views=3)
     packed = PackedDataset(DATASET)
@@ -211,7 +212,7 @@ def test_plain_copies_do_not_depend_on_the_views(dataset):
     np.testing.assert_array_equal(PackedDataset(DATASET).split("train").images[:, 0], before)
 
 
-def test_hostile_files_are_packed_or_named_with_a_reason(workspace, data_params, capfd):
+def test_hostile_files_are_packed_or_listed_with_a_reason(workspace, data_params, capfd):
     hostile = hostile_files()
     for label in ("cat", "dog"):
         (workspace / "photos" / label).mkdir(parents=True)
@@ -227,7 +228,7 @@ def test_hostile_files_are_packed_or_named_with_a_reason(workspace, data_params,
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_missing_archive_says_how_to_make_it(tmp_path, monkeypatch):
+def test_a_missing_archive_is_reported_with_the_stage_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PipelineError, match=r"data/raw.zip: no such file; run dvc repro download"):
         pack_photos()

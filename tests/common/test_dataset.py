@@ -1,4 +1,4 @@
-"""The packed dataset on disk."""
+"""Tests of the packed dataset on disk."""
 
 import numpy as np
 import pytest
@@ -10,18 +10,18 @@ from tests.support.tiny_datasets import write_dataset, write_split
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Its test split has no labels."""
+    """A dataset with an unlabelled test split."""
     return write_dataset(tmp_path / "dataset", train=7, valid=4, test=3)
 
 
-def test_a_split_has_its_images_labels_and_names_in_the_order_of_the_index(dataset):
+def test_a_split_has_images_labels_and_names_in_the_order_of_the_index(dataset):
     split = dataset.split("train")
     assert (split.name, len(split)) == ("train", 7)
     assert split.images.shape == (7, 2, 32, 32, 3)
     assert split.images.dtype == np.uint8
     np.testing.assert_array_equal(split.labels, [0, 1, 2, 0, 1, 2, 0])
     assert split.labels.dtype == np.int64
-    # As they are in the file's name, and no numbers.
+    # As in the file name: they are not converted to numbers.
     assert split.ids[:2] == ["0000", "0001"]
     assert split.sources[6] == "train/0006.png"
 
@@ -33,7 +33,7 @@ def test_the_images_are_mapped_and_read_only(dataset):
         images[0] = 0
 
 
-def test_ids_and_class_names_are_never_taken_for_numbers_or_gaps(tmp_path):
+def test_ids_are_never_parsed_as_numbers_or_missing_values(tmp_path):
     dataset = write_dataset(tmp_path, train=3)
     index = tmp_path / "index.csv"
     odd = ["NA", "1e5", "007"]
@@ -44,7 +44,7 @@ def test_ids_and_class_names_are_never_taken_for_numbers_or_gaps(tmp_path):
     assert dataset.split("train").ids == odd
 
 
-def test_a_split_without_labels_says_so(dataset):
+def test_a_split_knows_whether_it_is_labelled(dataset):
     assert dataset.split("valid").labelled
     test = dataset.split("test")
     assert not test.labelled
@@ -52,31 +52,31 @@ def test_a_split_without_labels_says_so(dataset):
 
 
 @pytest.mark.parametrize("images", [{"test": 3}, {}])
-def test_auto_takes_valid_where_test_has_no_labels_or_is_missing(tmp_path, images):
+def test_auto_is_valid_if_test_has_no_labels_or_is_missing(tmp_path, images):
     dataset = write_dataset(tmp_path, train=4, valid=4, **images)
     assert dataset.labelled_split("auto").name == "valid"
 
 
-def test_auto_takes_test_where_it_is_labelled(dataset):
+def test_auto_is_test_if_it_is_labelled(dataset):
     index = dataset.folder / "index.csv"
     index.write_text("".join(line.replace(",,,", ",1,green,") for line in index.open()))
     assert dataset.labelled_split("auto").name == "test"
 
 
-def test_a_split_without_labels_is_refused_where_labels_are_needed(dataset):
+def test_an_unlabelled_split_is_rejected_if_labels_are_needed(dataset):
     with pytest.raises(PipelineError, match="the test split has no labels; choose auto or valid"):
         dataset.labelled_split("test")
 
 
-def test_a_split_that_is_missing_is_refused_with_those_there_are(tmp_path):
+def test_a_missing_split_is_reported_with_the_existing_ones(tmp_path):
     dataset = write_dataset(tmp_path, train=4, valid=4)
     assert "test" not in dataset
     with pytest.raises(PipelineError, match=r"has no test split, only train, valid; set data.test_fraction"):
         dataset.split("test")
 
 
-def test_a_folder_without_a_dataset_says_what_to_run(tmp_path):
-    with pytest.raises(PipelineError, match="holds no packed dataset; run dvc repro augment"):
+def test_a_missing_dataset_is_reported_with_the_stage_to_run(tmp_path):
+    with pytest.raises(PipelineError, match="contains no packed dataset; run dvc repro augment"):
         PackedDataset(tmp_path)
 
 
@@ -106,7 +106,7 @@ def test_views_of_the_training_split_have_their_own_parameter(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 32, 32, 3), (1, 1, 1, 1, 3), (12_345, 1, 2, 2, 3)])
-def test_a_created_array_is_an_npy_file_whose_bytes_begin_at_the_offset(tmp_path, shape):
+def test_a_created_array_is_an_npy_file_with_its_data_at_the_offset(tmp_path, shape):
     path = tmp_path / "train.npy"
     offset = create_array(path, shape)
     values = np.arange(np.prod(shape), dtype=np.uint64).astype(np.uint8).reshape(shape)
@@ -119,7 +119,7 @@ def test_a_created_array_is_an_npy_file_whose_bytes_begin_at_the_offset(tmp_path
 
 
 @pytest.mark.parametrize("rows", [[0], [4], [1, 2, 9], list(range(10)), [0, 1, 2, 3, 4, 5, 6, 7, 8]])
-def test_kept_rows_move_up_and_the_file_shrinks(tmp_path, rows):
+def test_rows_that_are_not_kept_are_removed_from_the_file(tmp_path, rows):
     path = tmp_path / "train.npy"
     offset = create_array(path, (10, 2, 4, 4, 3))
     content = np.random.default_rng(0).integers(0, 256, (10, 2, 4, 4, 3), dtype=np.uint8)
@@ -131,6 +131,6 @@ def test_kept_rows_move_up_and_the_file_shrinks(tmp_path, rows):
     assert path.stat().st_size == offset + len(rows) * 96
 
 
-def test_a_header_has_room_for_any_number_of_images(tmp_path):
+def test_the_size_of_the_header_does_not_depend_on_the_number_of_images(tmp_path):
     offsets = {create_array(tmp_path / "x.npy", (count, 1, 1, 1, 3)) for count in (1, 10, 999, 100_000, 10_000_000)}
     assert len(offsets) == 1

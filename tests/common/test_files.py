@@ -1,10 +1,16 @@
-"""A final path never holds half a file."""
+"""Tests of atomic writing: a path never contains half a file."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from pipeline.common.files import replacing, write_json, write_text
+from pipeline.common.files import replacing, write_json, write_table, write_text
 
 
 def write_file(path, content):
@@ -24,41 +30,41 @@ KINDS = pytest.mark.parametrize("write", [write_file, write_folder], ids=["file"
 
 
 @KINDS
-def test_what_was_written_takes_the_paths_place(tmp_path, write):
+def test_what_was_written_replaces_the_path(tmp_path, write):
     path = tmp_path / "data.npy"
     for text in ("first", "second"):
-        with replacing(path) as beside:
-            write(beside, text)
+        with replacing(path) as temporary:
+            write(temporary, text)
         assert content(path) == text
         assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(("old", "new"), [(write_file, write_folder), (write_folder, write_file)])
-def test_a_folder_takes_a_files_place_and_a_file_a_folders(tmp_path, old, new):
+def test_a_folder_replaces_a_file_and_a_file_a_folder(tmp_path, old, new):
     path = tmp_path / "data"
     old(path, "old")
-    with replacing(path) as beside:
-        new(beside, "new")
+    with replacing(path) as temporary:
+        new(temporary, "new")
     assert content(path) == "new"
     assert list(tmp_path.iterdir()) == [path]
 
 
 @KINDS
-def test_the_old_content_stays_until_the_new_is_complete(tmp_path, write):
+def test_the_old_content_stays_until_the_block_ends(tmp_path, write):
     path = tmp_path / "data"
     write(path, "old")
-    with replacing(path) as beside:
-        write(beside, "new")
+    with replacing(path) as temporary:
+        write(temporary, "new")
         assert content(path) == "old"
 
 
 @KINDS
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_error_leaves_the_old_content_and_nothing_beside_it(tmp_path, write, error):
+def test_an_error_leaves_the_old_content_and_no_temporary_path(tmp_path, write, error):
     path = tmp_path / "data.npy"
     write(path, "old")
-    with pytest.raises(error), replacing(path) as beside:
-        write(beside, "half")
+    with pytest.raises(error), replacing(path) as temporary:
+        write(temporary, "half")
         raise error
     assert content(path) == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -66,15 +72,15 @@ def test_an_error_leaves_the_old_content_and_nothing_beside_it(tmp_path, write, 
 
 @KINDS
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_in_the_first_writing_leaves_nothing(tmp_path, write, error):
-    with pytest.raises(error), replacing(tmp_path / "data.npy") as beside:
-        write(beside, "half")
+def test_an_error_leaves_nothing_if_there_was_no_old_content(tmp_path, write, error):
+    with pytest.raises(error), replacing(tmp_path / "data.npy") as temporary:
+        write(temporary, "half")
         raise error
     assert list(tmp_path.iterdir()) == []
 
 
 @KINDS
-def test_the_old_content_stays_where_nothing_was_written(tmp_path, write):
+def test_the_old_content_stays_if_nothing_was_written(tmp_path, write):
     path = tmp_path / "data"
     write(path, "old")
     with pytest.raises(FileNotFoundError), replacing(path):
@@ -82,20 +88,80 @@ def test_the_old_content_stays_where_nothing_was_written(tmp_path, write):
     assert content(path) == "old"
 
 
-def test_folders_above_the_path_are_made(tmp_path):
+KILLED_AFTER_RENAME = """
+import os, pathlib, signal, sys
+from pipeline.common.files import replacing
+
+rename, renames = pathlib.Path.rename, []
+
+def rename_and_die(source, target):
+    rename(source, target)
+    renames.append(source)
+    if len(renames) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+pathlib.Path.rename = rename_and_die
+with replacing(pathlib.Path(sys.argv[1])) as temporary:
+    temporary.mkdir()
+    (temporary / "part.npy").write_text("new")
+"""
+
+
+@pytest.mark.parametrize(("renames", "kept"), [(1, "old"), (2, "new")])
+def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, renames, kept):
+    path = tmp_path / "data"
+    write_folder(path, "old")
+    command = [sys.executable, "-c", KILLED_AFTER_RENAME, str(path), str(renames)]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == -signal.SIGKILL
+    assert any(leftover.name.startswith(".") for leftover in tmp_path.iterdir())
+    with pytest.raises(ValueError, match="half"), replacing(path) as temporary:
+        write_folder(temporary, "third")
+        raise ValueError("half")
+    assert content(path) == kept
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@KINDS
+def test_ctrl_c_between_the_renames_restores_the_old_content(tmp_path, monkeypatch, write):
+    path = tmp_path / "data"
+    write_folder(path, "old")
+    rename = Path.rename
+
+    def interrupted(source, target):
+        if target == path and ".part" in source.name:
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        write(temporary, "new")
+    assert content(path) == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_temporary_paths_of_running_processes_and_other_files_are_left_alone(tmp_path):
+    others = [f".data.{os.getppid()}.part.npy", f".data.more.{2**22 + 1}.part.npy", ".data.x.part.npy"]
+    for name in [*others, f".data.{2**22 + 1}.part.npy"]:
+        (tmp_path / name).touch()
+    with replacing(tmp_path / "data.npy") as temporary:
+        temporary.touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "data.npy"])
+
+
+def test_parent_folders_are_created(tmp_path):
     write_text(tmp_path / "results/metrics/train.txt", "é")
     assert (tmp_path / "results/metrics/train.txt").read_bytes() == "é".encode()
 
 
 @pytest.mark.parametrize("name", ["curve.png", "train.csv", "train.npy"])
-def test_the_ending_stays_last_and_the_folder_the_same(tmp_path, name):
+def test_the_temporary_path_has_the_same_suffix_and_folder(tmp_path, name):
     path = tmp_path / name
-    with replacing(path) as beside:
-        assert (beside.parent, beside.suffix) == (path.parent, path.suffix)
-        beside.touch()
+    with replacing(path) as temporary:
+        assert (temporary.parent, temporary.suffix) == (path.parent, path.suffix)
+        temporary.touch()
 
 
-def test_json_has_floats_of_six_decimals_at_any_depth(tmp_path):
+def test_json_floats_are_rounded_to_six_decimals_at_any_depth(tmp_path):
     path = tmp_path / "metrics.json"
     write_json(path, {"accuracy": 2 / 3, "images": 3, "classes": {"crème": [1 / 3, (0.5,), None]}, "auto": True})
     assert json.loads(path.read_text("utf-8")) == {
@@ -109,10 +175,15 @@ def test_json_has_floats_of_six_decimals_at_any_depth(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_json_without_a_finite_number_is_refused_and_the_old_stays(tmp_path, value):
+def test_json_with_a_float_that_is_not_finite_is_rejected_and_the_old_content_stays(tmp_path, value):
     path = tmp_path / "metrics.json"
     write_json(path, {"loss": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"loss": value})
     assert json.loads(path.read_text()) == {"loss": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_table_is_written_without_its_index(tmp_path):
+    write_table(tmp_path / "table.csv", pd.DataFrame({"x": [1, 2], "y": [1 / 3, 0.5]}), "%.2f")
+    assert (tmp_path / "table.csv").read_text() == "x,y\n1,0.33\n2,0.50\n"

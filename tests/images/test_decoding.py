@@ -1,4 +1,4 @@
-"""From image files to pixels."""
+"""Tests of decoding image files."""
 
 import os
 import re
@@ -30,7 +30,7 @@ WHOLE_FILES = {name: encode(NOISE, **{"kind": name, **options}) for name, option
 
 
 def decode_or_reason(content: bytes, least: int = 0) -> np.ndarray | str:
-    """The pixels or why there are none, either of the form that was promised."""
+    """The pixels, or the reason for the error; both are checked for their documented form."""
     try:
         pixels = decode(content, least)
     except ValueError as error:
@@ -43,13 +43,13 @@ def decode_or_reason(content: bytes, least: int = 0) -> np.ndarray | str:
 
 
 @pytest.mark.parametrize("name", HOSTILE_FILES)
-def test_a_hostile_file_gives_its_pixels_or_its_reason_and_no_other_word(name, capfd):
+def test_a_hostile_file_is_decoded_or_rejected_with_a_reason_and_nothing_is_printed(name, capfd):
     file = HOSTILE_FILES[name]
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         result = decode_or_reason(file.content)
     if file.reason is not None:
-        assert isinstance(result, str), "was not refused"
+        assert isinstance(result, str), "was not rejected"
         assert re.search(file.reason, result)
     else:
         assert not isinstance(result, str), result
@@ -59,7 +59,7 @@ def test_a_hostile_file_gives_its_pixels_or_its_reason_and_no_other_word(name, c
     assert capfd.readouterr() == ("", "")
 
 
-def test_there_are_enough_hostile_files_and_they_are_the_same_each_time():
+def test_the_hostile_files_are_many_and_reproducible():
     assert len(HOSTILE_FILES) >= 45
     assert {name: file.content for name, file in HOSTILE_FILES.items()} == {
         name: file.content for name, file in hostile_files().items()
@@ -67,13 +67,13 @@ def test_there_are_enough_hostile_files_and_they_are_the_same_each_time():
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_lossless_formats_give_the_pixels_in_the_order_red_green_blue(kind):
+def test_lossless_formats_return_the_pixels_in_rgb_order(kind):
     pixels = decode(encode(NOISE, kind, **LOSSLESS[kind]))
     assert pixels.flags.writeable
     np.testing.assert_array_equal(pixels, NOISE)
 
 
-TURNED = {
+ROTATED = {
     1: PICTURE,
     2: PICTURE[:, ::-1],
     3: PICTURE[::-1, ::-1],
@@ -85,21 +85,21 @@ TURNED = {
 }
 
 
-@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("orientation", ROTATED)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_photo_is_turned_as_its_exif_orientation_says(kind, orientation):
+def test_a_photo_is_rotated_by_its_exif_orientation(kind, orientation):
     options = LOSSLESS.get(kind, {"quality": 100, "subsampling": 0})
     pixels = decode(encode(PICTURE, kind, exif=oriented(orientation), **options))
-    assert pixels.shape == TURNED[orientation].shape
-    np.testing.assert_allclose(pixels.astype(int), TURNED[orientation], atol=4)
+    assert pixels.shape == ROTATED[orientation].shape
+    np.testing.assert_allclose(pixels.astype(int), ROTATED[orientation], atol=4)
 
 
-@pytest.mark.parametrize("orientation", TURNED)
-def test_a_photo_decoded_at_half_its_scale_is_turned_too(orientation):
-    turned = TURNED[orientation]
+@pytest.mark.parametrize("orientation", ROTATED)
+def test_a_photo_decoded_at_half_scale_is_rotated_too(orientation):
+    rotated = ROTATED[orientation]
     pixels = decode(encode(PICTURE, "JPEG", quality=100, subsampling=0, exif=oriented(orientation)), least=16)
-    assert pixels.shape == (turned.shape[0] // 2, turned.shape[1] // 2, 3)
-    np.testing.assert_allclose(pixels.astype(int), turned[::2, ::2], atol=4)
+    assert pixels.shape == (rotated.shape[0] // 2, rotated.shape[1] // 2, 3)
+    np.testing.assert_allclose(pixels.astype(int), rotated[::2, ::2], atol=4)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -115,7 +115,7 @@ def test_a_photo_decoded_at_half_its_scale_is_turned_too(orientation):
         (999, (200, 303, 3)),
     ],
 )
-def test_a_jpeg_is_decoded_at_the_smallest_scale_that_leaves_the_least_pixels(mode, least, shape):
+def test_a_jpeg_is_decoded_at_the_smallest_scale_with_the_least_number_of_pixels(mode, least, shape):
     image = Image.new("RGB", (303, 200), (200, 90, 30)).convert(mode)
     pixels = decode(encode(image, "JPEG", quality=95), least)
     assert pixels.shape == shape
@@ -126,7 +126,7 @@ def test_other_formats_are_decoded_at_full_scale():
     assert decode(encode(PICTURE), least=4).shape == PICTURE.shape
 
 
-def test_a_reduced_decode_is_close_to_the_mean_of_the_pixels_that_it_leaves_out():
+def test_decoding_at_reduced_scale_is_close_to_averaging_pixels():
     smooth = np.array(Image.fromarray(NOISE[:8, :12]).resize((384, 256), Image.Resampling.BICUBIC))
     content = encode(smooth, "JPEG", quality=95)
     means = decode(content).reshape(64, 4, 96, 4, 3).mean(axis=(1, 3))
@@ -134,7 +134,7 @@ def test_a_reduced_decode_is_close_to_the_mean_of_the_pixels_that_it_leaves_out(
 
 
 @pytest.mark.parametrize("content", [png(60_000, 60_000), tiff(60_000, 60_000), HOSTILE_FILES["bomb.jpg"].content])
-def test_a_bomb_is_refused_before_any_pixel_is_decoded(content, monkeypatch):
+def test_a_decompression_bomb_is_rejected_before_any_pixel_is_decoded(content, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(ValueError, match="more than 178,956,970 pixels"):
@@ -144,7 +144,7 @@ def test_a_bomb_is_refused_before_any_pixel_is_decoded(content, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "reason"), [(MemoryError(), "not enough memory"), (RecursionError("deep"), "damaged or truncated")]
 )
-def test_whatever_a_decoder_raises_becomes_a_reason(error, reason, monkeypatch):
+def test_any_error_of_a_decoder_becomes_a_reason(error, reason, monkeypatch):
     def load(self):
         raise error
 
@@ -153,15 +153,15 @@ def test_whatever_a_decoder_raises_becomes_a_reason(error, reason, monkeypatch):
         decode(encode(PICTURE, "JPEG"))
 
 
-def test_stderr_is_heard_again_after_a_tiff(capfd):
+def test_stderr_works_again_after_a_tiff(capfd):
     decode(encode(PICTURE, "TIFF"))
-    os.write(2, b"heard")
-    assert capfd.readouterr().err == "heard"
+    os.write(2, b"visible")
+    assert capfd.readouterr().err == "visible"
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(list(WHOLE_FILES)), st.data())
-def test_a_file_that_was_cut_is_refused_unless_no_pixel_is_missing(name, data):
+def test_a_truncated_file_is_rejected_unless_no_pixel_is_missing(name, data):
     whole = WHOLE_FILES[name]
     result = decode_or_reason(whole[: data.draw(st.integers(0, len(whole) - 1))])
     if not isinstance(result, str):
@@ -174,7 +174,7 @@ def test_a_file_that_was_cut_is_refused_unless_no_pixel_is_missing(name, data):
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8),
     st.integers(0, 20),
 )
-def test_damaged_bytes_give_pixels_or_a_reason(content, changes, least):
+def test_damaged_bytes_are_decoded_or_rejected_with_a_reason(content, changes, least):
     content = bytearray(content or b"\0")
     for place, value in changes:
         content[place % len(content)] = value
@@ -186,5 +186,5 @@ def test_damaged_bytes_give_pixels_or_a_reason(content, changes, least):
     st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"RIFF\0\0\0\0WEBPVP8X"]),
     st.binary(max_size=200),
 )
-def test_random_bytes_give_pixels_or_a_reason(head, tail):
+def test_random_bytes_are_decoded_or_rejected_with_a_reason(head, tail):
     decode_or_reason(head + tail)

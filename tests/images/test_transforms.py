@@ -1,4 +1,4 @@
-"""Plain copies and augmented views."""
+"""Tests of plain copies and augmented views."""
 
 import random
 from itertools import product
@@ -36,7 +36,7 @@ sides = st.integers(1, 200)
 
 @settings(max_examples=40, deadline=None)
 @given(sides, sides, st.sampled_from(["stretch", "crop"]), st.sampled_from([32, 64]))
-def test_copies_and_views_of_any_photo_have_the_asked_size(height, width, resize, size):
+def test_copies_and_views_of_any_photo_have_the_given_size(height, width, resize, size):
     chosen = params(resize=resize, image_size=size)
     for pixels in (plain_copy(chosen)(photo(height, width)), augmented_view(chosen)(photo(height, width), 1)):
         assert pixels.shape == (size, size, 3)
@@ -44,7 +44,7 @@ def test_copies_and_views_of_any_photo_have_the_asked_size(height, width, resize
 
 
 @pytest.mark.parametrize("resize", ["stretch", "crop"])
-def test_a_photo_of_the_asked_size_stays_as_it_is(resize):
+def test_a_photo_of_the_given_size_is_not_changed(resize):
     np.testing.assert_array_equal(plain_copy(params(resize=resize))(photo(32, 32)), photo(32, 32))
 
 
@@ -67,7 +67,7 @@ def test_shrinking_averages_so_that_fine_detail_does_not_alias():
     assert abs(shrunk.astype(int) - 127).max() <= 1
 
 
-def test_a_seed_gives_the_same_view_whatever_was_drawn_before_it():
+def test_a_view_depends_only_on_its_seed():
     draw, again = augmented_view(params()), augmented_view(params())
     first = draw(photo(), 7)
     for seed in (1, 2, 3):
@@ -79,24 +79,24 @@ def test_a_seed_gives_the_same_view_whatever_was_drawn_before_it():
 
 
 @pytest.mark.parametrize("number", range(len(TRANSFORMS)))
-def test_other_seeds_give_other_views(number):
+def test_different_seeds_draw_different_views(number):
     draw = augmented_view(params(transforms=[TRANSFORMS[number]]))
     assert len({draw(photo(), seed).tobytes() for seed in range(20)}) > 1
 
 
 def test_a_view_is_drawn_from_the_photo_and_not_from_its_small_copy():
-    # A crop of a quarter of each side still has detail that the copy of the whole photo has lost.
+    # A crop of a quarter of each side has detail that the copy of the whole photo has lost.
     transforms = [{"name": "CenterCrop", "height": 32, "width": 32}]
     image = photo(128, 128)
     np.testing.assert_array_equal(augmented_view(params(transforms=transforms))(image, 0), image[48:80, 48:80])
 
 
-def test_a_transform_with_a_size_gets_that_of_the_dataset_unless_it_names_its_own():
+def test_the_size_of_a_transform_defaults_to_image_size():
     image = photo(64, 64)
     crop = {"name": "RandomResizedCrop", "scale": [1.0, 1.0], "ratio": [1.0, 1.0], "p": 1}
     asked = augmented_view(params(transforms=[crop]))(image, 0)
     coarse = augmented_view(params(transforms=[{**crop, "size": [2, 2]}]))(image, 0)
-    # Two pixels a side, made larger, hardly vary from one to the next.
+    # An enlarged image of 2×2 pixels hardly varies between neighbouring pixels.
     roughness = [np.abs(np.diff(pixels.astype(int), axis=1)).mean() for pixels in (asked, coarse)]
     assert roughness[1] < 0.3 * roughness[0]
 
@@ -108,7 +108,7 @@ def test_without_transforms_a_view_is_the_plain_copy():
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "none"])
 @pytest.mark.parametrize("size", [32, 96])
-def test_a_preset_draws_views_that_differ_by_seed_alone(name, size):
+def test_a_preset_draws_views_that_depend_only_on_the_seed(name, size):
     draw = augmented_view(params(preset=name, transforms=[], image_size=size))
     views = [draw(photo(), seed) for seed in range(8)]
     assert {view.shape for view in views} == {(size, size, 3)}
@@ -117,7 +117,7 @@ def test_a_preset_draws_views_that_differ_by_seed_alone(name, size):
 
 
 def test_presets_change_more_from_light_to_strong():
-    # Smooth, so that a crop alone changes it little.
+    # A smooth image, which a crop changes little.
     ramp = np.stack(np.broadcast_arrays(np.arange(0, 240, 4)[:, None], np.arange(0, 240, 4), 128), -1).astype(np.uint8)
     plain = plain_copy(params())(ramp).astype(int)
     change = []
@@ -134,8 +134,8 @@ def test_listed_transforms_come_after_the_preset():
 
 
 @pytest.mark.parametrize("views", [{"views": 2, "test_views": 0}, {"views": 0, "test_views": 1}])
-def test_views_without_transforms_are_refused(views):
-    with pytest.raises(ValidationError, match=r"which needs transforms to draw them; set augment\.preset or "):
+def test_views_without_transforms_are_rejected(views):
+    with pytest.raises(ValidationError, match=r"which needs transforms.*; set augment\.preset or "):
         params(preset="none", transforms=[], **views)
 
 
@@ -157,7 +157,7 @@ def test_views_without_transforms_are_refused(views):
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_a_wrong_transform_is_one_line_that_names_its_place(transform, line):
+def test_an_invalid_transform_is_reported_in_one_line_with_its_position(transform, line):
     with pytest.raises(PipelineError) as error:
         augmented_view(params(transforms=[TRANSFORMS[1], transform]))
     assert str(error.value).startswith(f"params.yaml: augment.transforms.1: {line}")
@@ -178,7 +178,7 @@ def test_a_view_is_resized_after_the_transforms(transform, height):
     [{"name": "ToFloat", "p": 1}, {"name": "Normalize", "p": 1}, {"name": "ChannelDropout", "p": 1}],
     ids=lambda transform: transform["name"],
 )
-def test_views_are_bytes_or_the_transform_is_refused(transform):
+def test_transforms_that_do_not_return_uint8_are_rejected(transform):
     try:
         view = augmented_view(params(transforms=[transform]))(photo(), 1)
     except PipelineError as error:

@@ -1,4 +1,4 @@
-"""The paths are those of the published formulas, and show what the article says of them."""
+"""Tests of the paths: they follow the published formulas and show the effects that courses teach."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def error_of(path):
 
 
 def stepped(direction):
-    """The constant path in numpy; ``direction(t, gradients)`` is the step t, from 1 on, over the learning rate."""
+    """The path with a constant rate in NumPy; ``direction(t, gradients)`` is step t, from 1 on, over the rate."""
     path, gradients = [np.array(START)], []
     for step in range(1, STEPS + 1):
         gradients.append(CURVATURE * path[-1])
@@ -43,7 +43,7 @@ def stepped(direction):
 
 
 def averaged(values, beta):
-    """The exponential moving average of values, (steps, 2), started from zero."""
+    """The exponential moving average of values, ``(steps, 2)``, initialized with zero."""
     weights = (1 - beta) * beta ** np.arange(len(values))[::-1]
     return weights @ values
 
@@ -54,7 +54,7 @@ def adagrad(step, gradients):
 
 
 def adagrad_mean(step, gradients):
-    """The same with the mean in the place of the sum."""
+    """The same with the mean instead of the sum."""
     return gradients[-1] / np.sqrt((gradients**2).mean(axis=0))
 
 
@@ -74,8 +74,8 @@ def adam(step, gradients):
     ("name", "formula"),
     [("AdaGrad (sum)", adagrad), ("AdaGrad (mean)", adagrad_mean), ("RMSProp", rmsprop), ("Adam", adam)],
 )
-def test_a_path_is_that_of_the_published_formula(name, formula):
-    # Leaps magnify the rounding: a step of the steep weight can multiply it by more than 2.
+def test_a_path_follows_the_published_formula(name, formula):
+    # Leaps amplify rounding errors: a step of the steep weight can multiply them by more than 2.
     np.testing.assert_allclose(path_of(name)[:60], stepped(formula)[:60], rtol=1e-6, atol=1e-9)
 
 
@@ -93,7 +93,7 @@ def test_the_gradient_of_the_surface_is_the_curvature_times_the_weights():
     assert surface_error(torch.zeros(2), CONDITION_NUMBER) == 0
 
 
-def test_gradient_descent_with_a_large_rate_swings_across_the_valley_at_every_step():
+def test_gradient_descent_with_a_large_rate_oscillates_across_the_valley():
     steep = path_of("gradient descent (large)")[:, 1]
     assert (np.sign(steep[1:]) == -np.sign(steep[:-1])).all()
     assert abs(steep[100]) > 0.3
@@ -106,7 +106,7 @@ def test_gradient_descent_with_a_small_rate_hardly_moves_along_the_flat_weight()
     assert abs(steep[-1]) < 0.02
 
 
-def test_adagrad_by_the_mean_leaps_sideways_halfway_and_comes_back():
+def test_adagrad_with_the_mean_leaps_sideways_halfway_and_returns():
     flat, steep = path_of("AdaGrad (mean)").T
     assert np.abs(steep[10:28]).max() < 0.03
     leap = 28 + np.abs(steep[28:60]).argmax()
@@ -116,11 +116,11 @@ def test_adagrad_by_the_mean_leaps_sideways_halfway_and_comes_back():
 
 
 @pytest.mark.parametrize("schedule", ["decay", "warm-up and decay"])
-def test_decay_takes_adagrads_leaps_away(schedule):
+def test_decay_prevents_the_leaps_of_adagrad(schedule):
     assert np.abs(path_of("AdaGrad (mean)", schedule)[28:, 1]).max() < 1e-3
 
 
-def test_adagrad_by_the_sum_is_that_by_the_mean_with_a_decay_of_one_over_root_t():
+def test_adagrad_with_the_sum_equals_the_mean_with_a_decay_of_one_over_root_t():
     method = METHODS["AdaGrad (mean)"]
     path = descend(method.make, root_mean(inverse_sqrt(1)), STEPS, CONDITION_NUMBER)
     np.testing.assert_allclose(path, path_of("AdaGrad (sum)"), rtol=1e-9, atol=1e-12)
@@ -128,25 +128,25 @@ def test_adagrad_by_the_sum_is_that_by_the_mean_with_a_decay_of_one_over_root_t(
 
 @pytest.mark.parametrize("name", ["AdaGrad (mean)", "RMSProp"])
 @pytest.mark.parametrize("schedule", ["decay", "warm-up and decay"])
-def test_with_decay_the_path_ends_nearer_to_the_minimum_and_stays_near(name, schedule):
+def test_with_decay_the_path_ends_closer_to_the_minimum_and_stays_close(name, schedule):
     without, with_decay = error_of(path_of(name)), error_of(path_of(name, schedule))
     assert with_decay[-1] < 0.1 * without[-1]
     assert with_decay[100:].max() < 0.1 * without[100:].max()
 
 
-def test_rmsprop_at_a_constant_rate_ends_in_swings_of_half_of_it():
+def test_rmsprop_with_a_constant_rate_ends_in_oscillations_of_half_the_rate():
     np.testing.assert_allclose(np.abs(path_of("RMSProp")[-20:, 1]), LR / 2, rtol=0.03)
 
 
-def test_warm_up_spares_rmsprop_the_first_leap_over_the_valley():
-    # The moving average starts at 0 and knows one gradient: the first step is lr / sqrt(1 - alpha) whatever it is.
+def test_warm_up_prevents_the_first_leap_of_rmsprop_over_the_valley():
+    # The moving average starts at 0, so the first step is lr / sqrt(1 - alpha) for any gradient.
     first = np.diff(path_of("RMSProp")[:2], axis=0)
     np.testing.assert_allclose(first, -LR / np.sqrt(0.1), rtol=1e-5)
     assert path_of("RMSProp")[1, 1] < -0.8
     assert path_of("RMSProp", "warm-up and decay")[1, 1] > 0.8
 
 
-def test_schedules_rise_to_the_full_rate_and_decay_from_there():
+def test_schedules_increase_to_the_full_rate_and_then_decay():
     factors = [warmed_up(4, inverse_sqrt(2))(step) for step in range(10)]
     np.testing.assert_allclose(factors[:4], [0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(factors[4:], 1 / np.sqrt(1 + np.arange(1, 7) / 2))
@@ -159,7 +159,7 @@ def test_torch_applies_the_factor_of_each_step_to_that_step():
     np.testing.assert_allclose(path, shrink[:, None] * START)
 
 
-def test_a_path_has_a_point_more_than_steps_and_is_the_same_each_time():
+def test_a_path_has_one_point_more_than_steps_and_is_reproducible():
     path = path_of("Adam", "warm-up and decay")
     assert path.shape == (STEPS + 1, 2)
     assert path.dtype == np.float64

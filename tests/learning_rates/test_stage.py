@@ -1,4 +1,4 @@
-"""Stage ``learning_rates``."""
+"""Tests of the stage ``learning_rates``."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ PARAMS = {
 
 @pytest.fixture(scope="module")
 def plots(tmp_path_factory):
-    """The folder with what the stage writes for the parameters above."""
+    """The folder with the outputs of the stage for the parameters above."""
     folder = tmp_path_factory.mktemp("learning_rates")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -33,7 +33,7 @@ def plots(tmp_path_factory):
 
 @pytest.fixture
 def table(plots):
-    """The table in that folder."""
+    """The table of the paths."""
     return pd.read_csv(plots / "learning_rates.csv")
 
 
@@ -46,19 +46,19 @@ def test_the_table_has_every_step_of_every_path(table):
     np.testing.assert_allclose(table["error"], (table["w1"] ** 2 / 1000 + table["w2"] ** 2) / 2, rtol=1e-4, atol=1e-9)
 
 
-def test_the_rate_in_the_table_is_that_of_the_schedule(table):
+def test_the_rates_in_the_table_follow_the_schedule(table):
     rates = table[table["optimizer"] == "AdaGrad (mean)"].pivot(index="step", columns="schedule", values="lr")
     assert (rates["constant"] == 0.6).all()
     np.testing.assert_allclose(rates["decay"], 0.6 / np.sqrt(1 + np.arange(31) / 10), rtol=1e-5)
     np.testing.assert_allclose(rates["warm-up and decay"][:10], 0.06 * np.arange(1, 11), rtol=1e-5)
 
 
-def test_the_figure_is_written_large_enough_to_print(plots):
+def test_the_figure_is_large_enough_to_print(plots):
     with Image.open(plots / "learning_rates.png") as picture:
         assert min(picture.size) > 1000
 
 
-def test_two_runs_write_the_same_bytes_and_say_one_line(plots, workspace, capsys):
+def test_two_runs_write_the_same_bytes_and_print_one_line(plots, workspace, capsys):
     learning_rates(LearningRatesParams(**PARAMS))
     for name in ("learning_rates.csv", "learning_rates.png"):
         assert (PLOTS / name).read_bytes() == (plots / name).read_bytes()
@@ -66,7 +66,7 @@ def test_two_runs_write_the_same_bytes_and_say_one_line(plots, workspace, capsys
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_a_path_that_diverges_ends_where_its_error_is_no_number(workspace):
+def test_a_diverging_path_ends_where_its_error_is_not_finite(workspace):
     learning_rates(LearningRatesParams(**{**PARAMS, "steps": 100, "gd_lr_large": 1e6}))
     table = pd.read_csv(PLOTS / "learning_rates.csv")
     assert np.isfinite(table["error"]).all()
@@ -84,6 +84,6 @@ def test_a_path_that_diverges_ends_where_its_error_is_no_number(workspace):
         ({"lr": 0.0}, "greater than 0"),
     ],
 )
-def test_parameters_that_do_not_fit_are_refused(changes, complaint):
+def test_contradictory_parameters_are_rejected(changes, complaint):
     with pytest.raises(ValidationError, match=complaint):
         LearningRatesParams(**{**PARAMS, **changes})

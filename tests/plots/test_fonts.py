@@ -1,4 +1,4 @@
-"""Names in any script are drawn as what they are, or one line says what is missing."""
+"""Tests of fonts for names in any script."""
 
 import warnings
 
@@ -17,9 +17,9 @@ DEJAVU = f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"
 
 
 @pytest.fixture(autouse=True)
-def silent_before(monkeypatch):
-    monkeypatch.setattr(fonts, "_told", set())
-    # What a test makes known to matplotlib is forgotten after it.
+def nothing_reported_yet(monkeypatch):
+    monkeypatch.setattr(fonts, "_reported", set())
+    # Fonts that a test registers with matplotlib are removed after it.
     monkeypatch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
 
 
@@ -29,7 +29,7 @@ def dejavu_alone(monkeypatch):
 
 
 def draw(families: list[str], text: str) -> bytes:
-    """The pixels of a text in the given fonts; a glyph that is missing is an error."""
+    """Draw a text in the given fonts, and return the pixels; a missing glyph is an error."""
     with matplotlib.rc_context({"font.family": families}), warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = plt.figure(figsize=(3, 1))
@@ -55,14 +55,14 @@ def machine_has(character: str) -> bool:
 needs_chinese = pytest.mark.skipif(not machine_has("鱼"), reason="needs a font with Chinese: install fonts-noto-cjk")
 
 
-def test_latin_names_keep_the_usual_font_and_nothing_is_said(capsys):
+def test_latin_names_keep_the_default_font_without_a_message(capsys):
     assert fonts_for(["bread", "crème brûlée", "Smørrebrød", "борщ", "→ µ"]) == ["sans-serif"]
     assert fonts_for([]) == ["sans-serif"]
     assert capsys.readouterr().out == ""
 
 
 @needs_chinese
-def test_chinese_names_get_a_font_that_has_them(capsys):
+def test_chinese_names_get_a_font_with_their_glyphs(capsys):
     families = fonts_for(CHINESE)
     assert families[0] == "sans-serif"
     assert len(families) == 2
@@ -72,7 +72,7 @@ def test_chinese_names_get_a_font_that_has_them(capsys):
 
 
 @needs_chinese
-def test_a_font_that_is_newer_than_matplotlibs_list_is_found(monkeypatch):
+def test_a_font_that_is_newer_than_the_cache_of_matplotlib_is_found(monkeypatch):
     known = [entry for entry in font_manager.fontManager.ttflist if entry.fname.startswith(get_data_path())]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", known)
     families = fonts_for(CHINESE)
@@ -80,13 +80,13 @@ def test_a_font_that_is_newer_than_matplotlibs_list_is_found(monkeypatch):
     draw(families, "鱼/肉")
 
 
-def test_without_such_a_font_one_line_says_what_is_missing_and_what_to_install(dejavu_alone, capsys):
+def test_missing_glyphs_are_reported_in_one_line_with_the_package_to_install(dejavu_alone, capsys):
     assert fonts_for(CHINESE) == ["sans-serif"]
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("warning: no font here has ")
+    assert line.startswith("warning: no installed font has ")
     assert "面" in line or "制" in line
     assert line.endswith("install fonts-noto-cjk")
-    # Once is enough for all pictures of a stage; another glyph is told of.
+    # Each glyph is reported once per process.
     fonts_for(CHINESE)
     assert capsys.readouterr().out == ""
     fonts_for([*CHINESE, "汤"])
@@ -96,12 +96,12 @@ def test_without_such_a_font_one_line_says_what_is_missing_and_what_to_install(d
 @pytest.mark.parametrize(
     ("text", "package"), [("ขนมปัง", "fonts-noto-core"), ("\U0001f9ea", "fonts-symbola"), ("빵", "cjk")]
 )
-def test_the_package_fits_the_script(dejavu_alone, capsys, text, package):
+def test_the_package_depends_on_the_script(dejavu_alone, capsys, text, package):
     fonts_for([text])
     assert package in capsys.readouterr().out
 
 
-def test_a_picture_with_missing_glyphs_is_drawn_without_warnings(dejavu_alone, tmp_path, capsys):
+def test_a_figure_with_missing_glyphs_is_drawn_without_warnings(dejavu_alone, tmp_path, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with saved_figure(tmp_path / "plot.png", 3, 2, texts=CHINESE) as figure:
@@ -111,13 +111,13 @@ def test_a_picture_with_missing_glyphs_is_drawn_without_warnings(dejavu_alone, t
 
 
 @pytest.mark.parametrize("name", ["$5 and $6", "a_{b", "$\\frac$", "_hidden", "50 %"])
-def test_names_are_no_formulas(tmp_path, name):
+def test_names_are_not_parsed_as_formulas(tmp_path, name):
     with saved_figure(tmp_path / "plot.png", 3, 2, texts=[name]) as figure:
         figure.suptitle(name)
     assert (tmp_path / "plot.png").exists()
 
 
-def test_settings_end_with_the_picture(tmp_path):
+def test_settings_of_matplotlib_are_restored_after_a_figure(tmp_path):
     before = dict(matplotlib.rcParams)
     with saved_figure(tmp_path / "plot.png", 3, 2, texts=CHINESE):
         pass
@@ -134,5 +134,5 @@ def test_settings_end_with_the_picture(tmp_path):
         ("a\nb", 10, "a?b"),
     ],
 )
-def test_long_names_lose_their_middle(text, width, expected):
+def test_long_names_are_shortened_in_the_middle(text, width, expected):
     assert shortened(text, width) == expected

@@ -1,4 +1,4 @@
-"""Small packed datasets of coloured noise, made without the stages before them."""
+"""Small packed datasets of coloured noise, written without running the stages ``download`` and ``augment``."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def write_split(
     seed: int = 0,
     name: str = "train",
 ) -> PackedSplit:
-    """Write a split of noise around a colour a class, and open it as ``PackedDataset`` does."""
+    """Write a split of noise around one colour per class, and open it as ``PackedDataset`` does."""
     random = np.random.default_rng(seed)
     labels = np.arange(images) % classes
     noise = random.normal(0, 40, (images, copies, size, size, 3))
@@ -33,7 +33,7 @@ def write_split(
 
 
 def write_dataset(folder: Path, classes: int = 3, size: int = 32, **images: int) -> PackedDataset:
-    """Write a whole dataset with so many images a split; the test split has no labels."""
+    """Write a dataset with the given number of images per split; the test split has no labels."""
     folder.mkdir(parents=True, exist_ok=True)
     shapes, lines = {}, [",".join(INDEX_COLUMNS)]
     for seed, (name, count) in enumerate(images.items()):
@@ -48,5 +48,5 @@ def write_dataset(folder: Path, classes: int = 3, size: int = 32, **images: int)
 
 
 def train_params(**changes) -> TrainParams:
-    """A section ``train`` from what matters to the test."""
+    """Build a section ``train`` from the values that matter to the test."""
     return TrainParams(**{**TRAIN, **changes})

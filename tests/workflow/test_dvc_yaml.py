@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.common.code import code_digest, code_folders
+from pipeline.common.code import code_folders
 from pipeline.params.schema import DataParams
 
 ROOT = Path(__file__).parents[2]
@@ -65,21 +65,6 @@ def test_modules_without_effect_on_results_import_no_stage():
     for name in WITHOUT_EFFECT - {"pipeline/params"}:
         assert not places(imported_modules(ROOT / name)) & stages, name
     assert not imports_of_folder("pipeline/params") & stages
-
-
-def test_digest_of_the_code_changes_with_a_file_of_its_folders_alone(tmp_path):
-    (tmp_path / "dvc.yaml").write_text("stages: {train: {deps: [pipeline/train, data/dataset]}}")
-    for name in ("pipeline/train/stage.py", "pipeline/report/stage.py", "data/dataset/train.npy"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("1")
-    first = code_digest("train", root=tmp_path)
-    (tmp_path / "pipeline/report/stage.py").write_text("2")
-    (tmp_path / "data/dataset/train.npy").write_text("2")
-    (tmp_path / "pipeline/train/__pycache__").mkdir()
-    (tmp_path / "pipeline/train/__pycache__/stage.pyc").write_text("2")
-    assert code_digest("train", root=tmp_path) == first
-    (tmp_path / "pipeline/train/stage.py").write_text("2")
-    assert code_digest("train", root=tmp_path) != first
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipeline").rglob("__init__.py")), ids=lambda path: path.parent.name)
