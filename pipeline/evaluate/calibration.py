@@ -1,28 +1,54 @@
-"""Whether a confidence of 80 % means 80 % right, and a temperature that brings it closer to that."""
+"""Whether 80 % confidence means 80 % accuracy, and a temperature that brings the two closer together."""
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import binned_statistic, binomtest
+from sklearn.metrics import brier_score_loss, log_loss
 
-from pipeline.evaluate.metrics import CALIBRATION_BINS
-
-# Of the temperature's natural logarithm, as in scikit-learn.
+BINS = 15
+# Limits of the temperature's natural logarithm, as in scikit-learn.
 LOG_LIMITS = (-10, 10)
 
 
+def calibration_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float]:
+    """Compute the metrics that a temperature changes.
+
+    Args:
+        labels: true class indices, ``(images,)``.
+        probabilities: ``float64``, ``(images, classes)``; each row sums to 1.
+
+    Returns:
+        ``log_loss`` in nats; ``brier`` (Brier 1950), 0 to 2, or 0 to 1 for two classes, as scikit-learn scales it;
+        ``ece``, the expected calibration error (Guo et al. 2017), 0 to 1: the mean distance between confidence, the
+        probability of the predicted class, and accuracy over 15 bins of equal width.
+    """
+    # This import takes seconds, which only this stage should spend.
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    classes = np.arange(probabilities.shape[1])
+    confidence = torch.from_numpy(probabilities.max(axis=1))
+    correct = torch.from_numpy(probabilities.argmax(axis=1) == labels)
+    return {
+        "log_loss": log_loss(labels, probabilities, labels=classes),
+        "brier": brier_score_loss(labels, probabilities, labels=classes),
+        "ece": binary_calibration_error(confidence, correct.int(), n_bins=BINS).item(),
+    }
+
+
 def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """The temperature T for which softmax(logits / T) has the least log loss (Guo et al. 2017).
+    """The temperature T that minimises the log loss of softmax(logits / T) (Guo et al. 2017).
 
     Args:
         logits: ``float64``, ``(images, classes)``.
         labels: true class indices, ``(images,)``.
 
     Returns:
-        T > 0; above 1 where the network is too sure. 1 where every image is right, or there is none: then the log
-        loss falls without end as T falls, and no temperature is the best.
+        T > 0; above 1 if the network is overconfident. 1 if every image is classified correctly, or there are no
+        images: then the log loss has no minimum, since it keeps falling as T approaches 0.
     """
     of_label = np.take_along_axis(logits, labels[:, None], axis=1)
     if (of_label >= logits.max(axis=1, keepdims=True)).all():
@@ -36,10 +62,11 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> f
 
 
 def cross_fitted_probabilities(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Temperature-scaled probabilities, ``(images, classes)``, by the temperature of the other half of the images.
+    """Temperature-scaled probabilities, ``(images, classes)``: each half of the images is scaled by the temperature
+    that was fitted on the other half.
 
-    For judging temperature scaling on the split that the temperature comes from: no image has a say in its own. The
-    halves are drawn at random, always alike.
+    For evaluating temperature scaling on the split that the temperature is fitted on: no image influences its own
+    temperature. The halves are random, but the same on every run.
     """
     halves = np.random.default_rng(0).permutation(len(labels)) % 2
     temperatures = [fit_temperature(logits[halves != half], labels[halves != half]) for half in (0, 1)]
@@ -48,21 +75,27 @@ def cross_fitted_probabilities(logits: NDArray[np.float64], labels: NDArray[np.i
 
 
 def reliability(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> pd.DataFrame:
-    """The reliability diagram (DeGroot & Fienberg 1983): 15 bins of equal width by the predicted class's probability.
+    """The reliability diagram (DeGroot & Fienberg 1983): 15 bins of equal width by confidence.
 
     Returns:
-        A row a bin that has images: low and high, its ends; images, how many; confidence, their mean probability of
-        the predicted class; accuracy, the share of them that is right; accuracy_low and accuracy_high, its exact
+        One row per bin that is not empty: low and high, its limits; images, their number; confidence, their mean
+        confidence; accuracy, the share that is classified correctly; accuracy_low and accuracy_high, its exact
         binomial 95 % interval (Clopper & Pearson 1934).
     """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    images, hits = (binned_statistic(confidence, right, name, edges).statistic.astype(int) for name in ("count", "sum"))
-    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "images": images})
-    table["confidence"] = binned_statistic(confidence, confidence, "mean", edges).statistic
-    filled: NDArray[np.bool_] = images > 0
-    table, images, hits = table[filled].reset_index(drop=True), images[filled], hits[filled]
-    table["accuracy"] = hits / images
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    values, edges = [confidence, correct], np.linspace(0, 1, BINS + 1)
+    images, _ = binned_statistic(confidence, values, "count", edges).statistic.astype(int)
+    total, hits = binned_statistic(confidence, values, "sum", edges).statistic
+    filled = images > 0
+    images, total, hits = images[filled], total[filled], hits[filled].astype(int)
     intervals = [binomtest(*pair).proportion_ci(0.95, "exact") for pair in zip(hits, images, strict=True)]
-    return table.assign(accuracy_low=[ends.low for ends in intervals], accuracy_high=[ends.high for ends in intervals])
+    columns = {
+        "low": edges[:-1][filled],
+        "high": edges[1:][filled],
+        "images": images,
+        "confidence": total / images,
+        "accuracy": hits / images,
+        "accuracy_low": [interval.low for interval in intervals],
+        "accuracy_high": [interval.high for interval in intervals],
+    }
+    return pd.DataFrame(columns)

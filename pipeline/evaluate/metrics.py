@@ -1,35 +1,29 @@
-"""How good predictions are, by scikit-learn and torchmetrics.
+"""Metrics of class probabilities, computed by scikit-learn.
 
-Where several classes are equally probable, every measure takes the first of them for the predicted one, as ``argmax``
-does.
+Where several classes have the same probability, the first of them is the predicted one, as with ``argmax``.
 """
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from sklearn.metrics import (
-    accuracy_score,
     auc,
     average_precision_score,
-    brier_score_loss,
-    log_loss,
     precision_recall_curve,
     precision_recall_fscore_support,
     recall_score,
     roc_curve,
-    top_k_accuracy_score,
 )
 
 from pipeline.errors import PipelineError
+from pipeline.evaluate.calibration import calibration_metrics
 
 BY_CLASS = ("precision", "recall", "f1")
-CALIBRATION_BINS = 15
 CURVE_POINTS, ALL_CURVES_POINTS = 200, 40_000
 
 
 def check_top_k(top_k: int, classes: int) -> None:
-    """Refuse a top-k accuracy that would be 1 whatever the network says; two classes leave no other.
+    """Reject a top-k accuracy that is always 1; with two classes there is no other, so 2 is allowed.
 
     Raises:
         PipelineError: ``top_k`` is not below the number of classes.
@@ -41,72 +35,37 @@ def check_top_k(top_k: int, classes: int) -> None:
 
 
 def compute_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64], top_k: int) -> dict[str, float]:
-    """Compute every figure that judges the predictions as a whole.
+    """Compute every metric of a whole split.
 
     Args:
         labels: true class indices, ``(images,)``.
         probabilities: ``float64``, ``(images, classes)``; each row sums to 1.
-        top_k: fewer than the number of classes.
+        top_k: k of the top-k accuracy.
 
     Returns:
-        ``accuracy``; ``balanced_accuracy``, the mean recall of the classes that have images; ``top_{k}_accuracy``;
-        ``macro_precision``, ``macro_recall`` and ``macro_f1``, means over the classes that an image has or is
-        taken for, 0 where one is 0/0; ``log_loss`` in nats; ``brier``, 0 to 2 (0 to 1 for two classes, as scikit-learn
-        scales it: Brier 1950); ``ece``, see :func:`expected_calibration_error`.
+        ``accuracy``; ``balanced_accuracy``, the mean recall over the classes that have images; ``top_{k}_accuracy``;
+        ``macro_precision``, ``macro_recall`` and ``macro_f1``, means over the classes that occur as a label or as a
+        prediction, where 0/0 counts as 0; and those of :func:`calibration_metrics`.
     """
-    predicted = probabilities.argmax(axis=1)
+    scores, predicted = image_scores(labels, probabilities, top_k), probabilities.argmax(axis=1)
     macro = precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
     return {
-        "accuracy": accuracy_score(labels, predicted),
-        # What balanced_accuracy_score computes, without its warnings of classes that have no images.
+        "accuracy": scores["accuracy"].mean(),
+        # The same as balanced_accuracy_score, without its warning about classes that have no images.
         "balanced_accuracy": recall_score(labels, predicted, labels=np.unique(labels), average="macro"),
-        f"top_{top_k}_accuracy": _top_k_accuracy(labels, probabilities, top_k),
+        f"top_{top_k}_accuracy": scores[f"top_{top_k}_accuracy"].mean(),
         **{f"macro_{name}": value for name, value in zip(BY_CLASS, macro, strict=False)},
         **calibration_metrics(labels, probabilities),
     }
 
 
-def calibration_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float]:
-    """Compute those that a temperature changes: ``log_loss``, ``brier`` and ``ece``, as :func:`compute_metrics` has
-    them."""
-    classes = np.arange(probabilities.shape[1])
-    return {
-        "log_loss": log_loss(labels, probabilities, labels=classes),
-        "brier": brier_score_loss(labels, probabilities, labels=classes),
-        "ece": expected_calibration_error(labels, probabilities),
-    }
-
-
-def _top_k_accuracy(labels: NDArray[np.int64], probabilities: NDArray[np.float64], top_k: int) -> float:
-    classes = probabilities.shape[1]
-    if classes == 2:
-        # Every image is a hit, and scikit-learn takes one score a row.
-        return 1.0
-    # Of equal scores scikit-learn takes the last class first: turned round, the first, as argmax does.
-    turned = probabilities[:, ::-1]
-    return float(top_k_accuracy_score(classes - 1 - labels, turned, k=top_k, labels=np.arange(classes)))
-
-
-def expected_calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """Mean distance of confidence and accuracy over 15 bins of equal width (Guo et al. 2017), 0 to 1.
-
-    The confidence is the probability of the predicted class.
-    """
-    # It imports far more than this function: seconds that only this stage has to spend.
-    from torchmetrics.functional.classification import binary_calibration_error
-
-    confidence = torch.from_numpy(probabilities.max(axis=1))
-    correct = torch.from_numpy(probabilities.argmax(axis=1) == labels)
-    return binary_calibration_error(confidence, correct.int(), n_bins=CALIBRATION_BINS).item()
-
-
 def image_scores(
     labels: NDArray[np.int64], probabilities: NDArray[np.float64], top_k: int
 ) -> dict[str, NDArray[np.float64]]:
-    """What each image adds to the metrics that are means over the images: ``(images,)`` by the metric's name.
+    """The score of each image, ``(images,)``, for the metrics that are means over the images, by the metric's name.
 
-    Arguments as of :func:`compute_metrics`; a log loss is at most 36, since scikit-learn takes no probability for
-    smaller than the precision of ``float64``.
+    Arguments as in :func:`compute_metrics`. The log loss of an image is at most 36: scikit-learn clips probabilities
+    to the precision of ``float64``.
     """
     classes = np.arange(probabilities.shape[1])
     of_label = np.take_along_axis(probabilities, labels[:, None], axis=1)
@@ -123,10 +82,10 @@ def image_scores(
 
 
 def metrics_by_class(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: tuple[str, ...]) -> pd.DataFrame:
-    """Precision, recall, F1 and the number of images, a row a class.
+    """Precision, recall, F1 and the number of images, one row per class.
 
-    A class without images has no recall and no F1, and one for which no image is taken either no precision: NaN. A
-    class with images for which none is taken has the precision 0.
+    A class without images has no recall and no F1 (NaN), and if it is never predicted, no precision either. A class
+    with images that is never predicted has precision 0.
     """
     indices = np.arange(len(classes))
     values = precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
@@ -138,11 +97,7 @@ def metrics_by_class(labels: NDArray[np.int64], predicted: NDArray[np.int64], cl
 
 
 def confused_pairs(counts: NDArray[np.int64], classes: tuple[str, ...]) -> pd.DataFrame:
-    """The kinds of mistakes, the most frequent first.
-
-    Args:
-        counts: the confusion matrix, ``(classes, classes)``, rows the true class.
-        classes: the class names.
+    """The pairs of classes in a confusion matrix, ``(classes, classes)``, that are mistakes, the most frequent first.
 
     Returns:
         The columns class, predicted_class, count, and share: of the images of the class.
@@ -162,13 +117,13 @@ def curves_by_class(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """ROC and precision-recall curves of each class against all others.
 
-    A curve is thinned to 200 points, fewer beyond 200 classes; the areas are those of the whole curve. A class that
-    no image or every image has is left out of the curves, and its areas are NaN.
+    A curve is thinned to 200 points, fewer with more than 200 classes; the areas are those of the whole curve. A class
+    that has no images, or all of them, has no curves, and its areas are NaN.
 
     Returns:
-        ``class, fpr, tpr``; ``class, recall, precision``; and ``class, roc_auc, average_precision``, a row a class.
+        ``class, fpr, tpr``; ``class, recall, precision``; and ``class, roc_auc, average_precision``, one row per class.
     """
-    # One empty table first: where no class has a curve, its columns remain.
+    # An empty table first: if no class has a curve, its columns remain.
     roc = [pd.DataFrame(columns=["class", "fpr", "tpr"])]
     precision_recall = [pd.DataFrame(columns=["class", "recall", "precision"])]
     areas = []
@@ -176,20 +131,19 @@ def curves_by_class(
     for index, name in enumerate(classes):
         positive, scores = labels == index, probabilities[:, index]
         if positive.all() or not positive.any():
-            areas.append((np.nan, np.nan))
+            areas.append((name, np.nan, np.nan))
             continue
         fpr, tpr, _ = roc_curve(positive, scores)
         precision, recall, _ = precision_recall_curve(positive, scores, drop_intermediate=True)
-        areas.append((auc(fpr, tpr), average_precision_score(positive, scores)))
+        areas.append((name, auc(fpr, tpr), average_precision_score(positive, scores)))
         roc.append(_thinned(name, points, fpr=fpr, tpr=tpr))
         precision_recall.append(_thinned(name, points, recall=recall[::-1], precision=precision[::-1]))
-    table = pd.DataFrame(areas, columns=["roc_auc", "average_precision"])
-    table.insert(0, "class", classes)
+    table = pd.DataFrame(areas, columns=["class", "roc_auc", "average_precision"])
     return pd.concat(roc), pd.concat(precision_recall), table
 
 
 def _thinned(name: str, points: int, **curve: NDArray[np.float64]) -> pd.DataFrame:
-    """A curve with at most so many points, its ends among them, beside the name of its class."""
+    """At most ``points`` points of a curve, including both ends, and a column with the name of its class."""
     length = len(next(iter(curve.values())))
     kept = np.unique(np.linspace(0, length - 1, min(length, points)).round().astype(np.int64))
     return pd.DataFrame({"class": name, **{key: values[kept] for key, values in curve.items()}})

@@ -15,7 +15,8 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 
 from pipeline.augment.stage import augment
-from pipeline.common.paths import DATASET, EVALUATION, METRICS, MODEL, PLOTS
+from pipeline.common.paths import DATASET, DETAILS, EVALUATION, METRICS, MODEL, PLOTS
+from pipeline.common.results import read_results
 from pipeline.download.stage import download
 from pipeline.errors import PipelineError
 from pipeline.evaluate.calibration import fit_temperature
@@ -36,27 +37,49 @@ PICTURES = (
 
 
 def run(**changes) -> tuple[dict, pd.DataFrame]:
-    """The metrics and the table of predictions; no library has anything to warn of."""
+    """The results and the table of predictions; no library may warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         evaluate(EvaluateParams(**{**EVALUATE, **changes}))
+    return read()
+
+
+def read() -> tuple[dict, pd.DataFrame]:
     text = {"id": str, "class": str, "predicted_class": str}
-    return json.loads((METRICS / "evaluate.json").read_text()), pd.read_csv(EVALUATION / "predictions.csv", dtype=text)
+    return read_results("evaluate"), pd.read_csv(EVALUATION / "predictions.csv", dtype=text)
 
 
 def train_again(**changes) -> None:
     train(ModelParams(**MODEL_PARAMS), TrainParams(**{**TRAIN, **changes}), seed=1)
 
 
-def test_every_figure_can_be_computed_again_from_the_table_of_predictions(trained):
-    metrics, table = run()
+@pytest.fixture(scope="module")
+def evaluated_folder(tmp_path_factory, trained_folder):
+    """A folder with an evaluated network; tests may evaluate it again."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    shutil.copytree(trained_folder, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run()
+    return folder
+
+
+@pytest.fixture
+def evaluated(evaluated_folder, monkeypatch):
+    """The results and the table of predictions of an evaluated network, in the working folder."""
+    monkeypatch.chdir(evaluated_folder)
+    return read()
+
+
+def test_every_metric_can_be_computed_from_the_table_of_predictions(evaluated):
+    metrics, table = evaluated
     assert (metrics["split"], metrics["images"]) == ("test", 12)
     assert list(table.columns) == [
         "id", "source", "label", "class", "predicted", "predicted_class", "correct", "confidence", "loss",
         "p_0", "p_1", "p_2",
     ]  # fmt: skip
     probabilities = table[["p_0", "p_1", "p_2"]].to_numpy()
-    # Six digits do not add up to 1 as exactly as scikit-learn wants.
+    # Rounded to six digits, their sum is not exactly 1, as scikit-learn requires.
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     label, predicted = table["label"], table["predicted"]
     assert predicted.tolist() == probabilities.argmax(axis=1).tolist()
@@ -73,8 +96,18 @@ def test_every_figure_can_be_computed_again_from_the_table_of_predictions(traine
     assert "tta" not in metrics
 
 
-def test_tables_and_pictures_are_there_for_every_subject(trained):
-    _, table = run()
+def test_the_metrics_file_contains_only_the_numbers_to_decide_by(evaluated):
+    results, _ = evaluated
+    metrics, details = (json.loads((folder / "evaluate.json").read_text()) for folder in (METRICS, DETAILS))
+    assert list(metrics) == ["accuracy", "balanced_accuracy", "top_2_accuracy", "macro_f1", "log_loss", "ece"]
+    assert list(details) == [
+        "split", "images", "macro_precision", "macro_recall", "brier", "interval", "temperature", "calibrated",
+    ]  # fmt: skip
+    assert metrics | details == results
+
+
+def test_every_table_and_picture_is_written(evaluated):
+    _, table = evaluated
     confusion = pd.read_csv(PLOTS / "confusion.csv")
     assert (confusion["actual"] == table["class"]).all()
     assert (confusion["predicted"] == table["predicted_class"]).all()
@@ -90,10 +123,10 @@ def test_tables_and_pictures_are_there_for_every_subject(trained):
     assert all((PLOTS / picture).stat().st_size > 5_000 for picture in PICTURES)
 
 
-def test_the_same_model_gives_the_same_bytes(trained):
-    run()
+def test_the_same_model_gives_the_same_bytes(evaluated):
     files = [
         METRICS / "evaluate.json",
+        DETAILS / "evaluate.json",
         *EVALUATION.iterdir(),
         *PLOTS.glob("*.csv"),
         *(PLOTS / name for name in PICTURES),
@@ -111,19 +144,19 @@ def test_the_temperature_comes_from_the_valid_split_and_is_cross_fitted_there(da
     assert on_test["temperature"] == on_valid["temperature"] != 1
     labels, logits = table["label"].to_numpy(), np.log(table[["p_0", "p_1", "p_2"]].to_numpy())
     assert on_valid["temperature"] == pytest.approx(fit_temperature(logits, labels), rel=1e-3)
-    # Fitted on the images themselves it would look better than it is.
+    # Fitted on the same images, the loss would be too low.
     fitted = log_loss(labels, softmax(logits / on_valid["temperature"], axis=1))
     assert on_valid["calibrated"]["log_loss"] > fitted + 1e-5
     assert on_valid["calibrated"].keys() == {"log_loss", "brier", "ece"}
 
 
-def test_no_resamples_no_intervals(trained):
+def test_without_resamples_there_are_no_intervals(trained):
     metrics, _ = run(bootstrap=0)
     assert "interval" not in metrics
     assert "recall_low" not in pd.read_csv(PLOTS / "classes.csv")
 
 
-def test_augmentation_of_the_tested_images_is_reported_beside_the_plain_figure(photos, capsys):
+def test_metrics_with_test_time_augmentation_are_added_to_the_plain_ones(photos, capsys):
     download(DataParams(**DATA))
     augment(AugmentParams(**{**AUGMENT, "test_views": 2}), seed=1, on_bad_image="error", on_leak="warn")
     train_again(epochs=1)
@@ -135,11 +168,11 @@ def test_augmentation_of_the_tested_images_is_reported_beside_the_plain_figure(p
     assert tta["views"] == 2
     assert tta["log_loss"] != plain["log_loss"]
     assert tta.keys() - {"views"} == plain.keys() - {"split", "images", "temperature", "calibrated"}
-    assert "by the mean over each image and its 2 views" in capsys.readouterr().out
+    assert "with the mean over each image and its 2 views" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("split", "key"), [("auto", "augment.test_views"), ("train", "augment.views")])
-def test_augmentation_of_the_tested_images_needs_views(photos, split, key):
+def test_test_time_augmentation_needs_views(photos, split, key):
     download(DataParams(**DATA))
     changes = {"views": 0, "transforms": []}
     augment(AugmentParams(**{**AUGMENT, **changes}), seed=1, on_bad_image="error", on_leak="warn")
@@ -164,34 +197,36 @@ def test_two_classes_can_be_evaluated(photos, loss):
 
 
 @pytest.mark.parametrize("images", [1, 2])
-def test_a_split_of_few_images_that_lacks_classes_can_be_evaluated(workspace, images):
+def test_a_split_of_few_images_without_some_classes_can_be_evaluated(workspace, images):
     write_dataset(Path(DATASET), train=24, valid=images)
     train_again(epochs=1)
     metrics, table = run()
     assert (metrics["split"], len(table)) == ("valid", images)
     assert pd.read_csv(PLOTS / "classes.csv")["recall"].isna().sum() == 3 - images
-    assert "NaN" not in (METRICS / "evaluate.json").read_text()
+    assert "NaN" not in (DETAILS / "evaluate.json").read_text()
 
 
-def test_a_top_k_as_large_as_the_number_of_classes_is_refused(trained):
+def test_a_top_k_as_large_as_the_number_of_classes_is_rejected(trained):
     with pytest.raises(PipelineError, match=r"evaluate.top_k: got 3, allowed with 3 classes is 2"):
         run(top_k=3)
 
 
-def test_a_missing_model_says_how_to_make_it(dataset):
+def test_a_missing_model_is_reported_with_the_command_that_makes_it(dataset):
     with pytest.raises(PipelineError, match=r"results/model.safetensors: no such file; run dvc repro train"):
         run()
 
 
-def test_a_network_that_gives_no_numbers_is_refused(trained):
+def test_a_network_with_output_that_is_not_finite_is_rejected(trained):
     with safe_open(MODEL, "pt") as file:
         metadata = file.metadata()
     weights = {name: torch.full_like(w, np.nan) if w.is_floating_point() else w for name, w in load_file(MODEL).items()}
     save_file(weights, MODEL, metadata)
-    with pytest.raises(PipelineError, match=r"no finite output for the test split; train it with a lower train\.lr"):
+    with pytest.raises(
+        PipelineError, match=r"output for the test split is not finite; train it with a lower train\.lr"
+    ):
         run()
 
 
-def test_too_few_resamples_are_refused():
+def test_too_few_resamples_are_rejected():
     with pytest.raises(ValueError, match="bootstrap"):
         EvaluateParams(**{**EVALUATE, "bootstrap": 20})
