@@ -44,13 +44,6 @@ CASES = [
     pytest.param(100, 1000, marks=pytest.mark.slow),
     pytest.param(1000, 3000, marks=pytest.mark.slow),
 ]
-    (2, 1),
-    (3, 2),
-    (11, 500),
-    (26, 500),
-    pytest.param(100, 1000, marks=pytest.mark.slow),
-    pytest.param(1000, 3000, marks=pytest.mark.slow),
-]
 
 
 @pytest.mark.parametrize(("classes", "images"), CASES)
