@@ -72,7 +72,7 @@ def train(folder: Path, resident: bool, steps: int) -> int:
     from pipeline.network.models import ModelSpec, build_model
     from pipeline.params.file import read_yaml
     from pipeline.params.schema import TrainParams
-    from pipeline.train.distributed import Group
+    from pipeline.train.distributed import ProcessGroup
     from pipeline.train.trainer import Trainer
 
     device = torch.device("cpu")
@@ -83,7 +83,7 @@ def train(folder: Path, resident: bool, steps: int) -> int:
     mean, std = dataset.manifest.mean, dataset.manifest.std
     spec = ModelSpec("classifier", WIDTH, 0.0, "default", len(CLASSES), IMAGE_SIZE, "stretch", CLASSES, mean, std)
     batches, valid = (Batches(dataset.split(split), mean, std, device, resident) for split in ("train", "valid"))
-    trainer = Trainer(build_model(spec), batches, valid, len(CLASSES), params, 0, Group())
+    trainer = Trainer(build_model(spec), batches, valid, len(CLASSES), params, 0, ProcessGroup())
     plan = shuffled_plan(len(batches), 1, BATCH_SIZE, seed=0, epoch=1)
     done = 0
     for images, labels in batches.load(itertools.islice(plan, steps)):

@@ -49,7 +49,7 @@ from pipeline.network.device import choose_device, describe_device, set_up_torch
 from pipeline.network.models import ModelSpec, build_model
 from pipeline.params.file import read_yaml
 from pipeline.params.schema import AugmentParams, TrainParams
-from pipeline.train.distributed import Group
+from pipeline.train.distributed import ProcessGroup
 from pipeline.train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,7 +119,7 @@ class OurEngine:
         names = tuple(str(label) for label in range(CLASSES))
         spec = ModelSpec("classifier", width, 0.0, "default", CLASSES, batches.shape[2], "stretch", names, MEAN, STD)
         model = build_model(spec).to(batches.device)
-        self.trainer = Trainer(model, batches, batches, CLASSES, params, SEED, Group())
+        self.trainer = Trainer(model, batches, batches, CLASSES, params, SEED, ProcessGroup())
 
     def set_up(self) -> None:
         """Set what the stage ``train`` sets for the whole process."""

@@ -37,7 +37,7 @@ def _check_network(params: "Params") -> None:
 
     from pipeline.network.inference import watching
     from pipeline.network.models import ModelSpec, build_model, find_layer
-    from pipeline.train.optimizers import build_optimizers
+    from pipeline.train.optimization import build_optimizers
 
     size, name = params.augment.image_size, params.model.name
     count = params.data.class_count or 2

@@ -1,11 +1,15 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then in a log file."""
+"""Progress of long work: a bar on a terminal, a line every ten seconds in a log file; and the messages of ``train``.
+
+Nothing here changes a result, so no stage depends on this module: editing a message reruns nothing.
+"""
 
 import math
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
@@ -22,7 +26,7 @@ BAR_COLUMNS = 10
 
 
 def say(line: str) -> None:
-    """Print a line at once, also into a pipe or a log file; a bar on the terminal makes room for it."""
+    """Print a line and flush it, also into a pipe or a log file; a bar on the terminal moves below it."""
     loaded = sys.modules.get("tqdm")
     if loaded is None:
         print(line, flush=True)
@@ -32,12 +36,12 @@ def say(line: str) -> None:
 
 
 def on_terminal() -> bool:
-    """Whether a bar can be drawn: on a terminal that can go back to the start of a line."""
+    """Whether a bar can be drawn: the terminal must be able to return to the start of a line."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``42 s``, ``3 min 20 s``, ``25 min``, ``2 h 05 min``."""
+    """Format seconds: ``42 s``, ``3 min 20 s``, ``25 min``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -48,11 +52,11 @@ def duration(seconds: float) -> str:
 
 
 class Display:
-    """One long piece of work as it goes on, to be shown within a ``with`` block.
+    """Shows the progress of a task, within a ``with`` block.
 
     Args:
-        label: what the work is, in the words of the command.
-        total: how many units there are; None where nobody knows.
+        label: name of the task.
+        total: number of units; None if unknown.
         quiet: show nothing.
     """
 
@@ -73,12 +77,12 @@ class Display:
             self._bar.close()
 
     def due(self) -> bool:
-        """Whether the time has come to show how far the work is; quick enough to be asked at every step."""
+        """Whether it is time to call ``show``; fast enough to be called at every step."""
         self.now = time.monotonic()
         return self.now - self.last >= self.interval
 
     def show(self, done: int, parts: Sequence[str]) -> None:
-        """Show ``done`` units as a bar, and what else there is to say; a narrow terminal loses the first ``parts``."""
+        """Show that ``done`` units are done, followed by ``parts``; a narrow terminal drops the first of them."""
         self.last = self.now
         if not self.bars:
             say(f"{self.label}: {', '.join(parts)}")
@@ -89,8 +93,8 @@ class Display:
             self._bar = tqdm(total=self.total, file=sys.stderr, leave=False, bar_format="{desc}")
         columns = terminal_columns() - 1
         meter = "{percentage:3.0f}%|{bar}| " if self.total else ""
-        room = columns - len(self.label) - (len(": 100%|| ") + BAR_COLUMNS if meter else len(": "))
-        while len(parts) > 1 and len(", ".join(parts)) > room:
+        available = columns - len(self.label) - (len(": 100%|| ") + BAR_COLUMNS if meter else len(": "))
+        while len(parts) > 1 and len(", ".join(parts)) > available:
             parts = parts[1:]
         self._bar.ncols, self._bar.n = columns, done
         self._bar.bar_format = f"{self.label}: {meter}{', '.join(parts)}"
@@ -98,7 +102,7 @@ class Display:
 
 
 def terminal_columns() -> int:
-    """How wide the terminal is now; 80 where it does not say."""
+    """The current width of the terminal; 80 if it is unknown."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
@@ -108,7 +112,7 @@ def terminal_columns() -> int:
 def progress(
     items: Iterable[Item], total: int, label: str, unit: str = "images", step: int = 1, quiet: bool = False
 ) -> Iterator[Item]:
-    """Pass ``items`` through and show how many of ``total`` units are done, ``step`` units an item."""
+    """Yield ``items`` and show how many of ``total`` units are done; each item counts as ``step`` units."""
     with Display(label, total, quiet) as display:
         for count, item in enumerate(items, start=1):
             yield item
@@ -120,7 +124,7 @@ def progress(
 
 
 def byte_progress(chunks: Iterable[bytes], start: int, total: int | None, label: str) -> Iterator[bytes]:
-    """Pass the bytes of a file through and show how many of ``total`` there are; ``start`` were there before."""
+    """Yield the bytes of a file and show how many of ``total`` there are, including ``start`` from an earlier run."""
     done = start
     with Display(label, total) as display:
         for chunk in chunks:
@@ -135,13 +139,13 @@ def byte_progress(chunks: Iterable[bytes], start: int, total: int | None, label:
                 display.show(done, parts)
 
 
-SECONDS_BETWEEN_MARKS = 0.1
-# A longer memory would keep a slow start, a shorter one follow every hiccup.
+SECONDS_BETWEEN_EVENTS = 0.1
+# A median over more epochs would keep a slow start for long, one over fewer would follow every fluctuation.
 EPOCHS_REMEMBERED = 5
 
 
-class Mark(Protocol):
-    """An event of torch: put behind the work that the device has been given, passed when that is done."""
+class Event(Protocol):
+    """An event of torch, such as ``torch.cuda.Event``: recorded behind the work that is queued on the device."""
 
     def record(self) -> None: ...
 
@@ -149,17 +153,17 @@ class Mark(Protocol):
 
 
 class TrainingProgress:
-    """The display of a run, over all its epochs.
+    """Everything that a training run prints: its messages, and a bar or lines with its speed and the time left.
 
-    The host runs ahead of an accelerator: what it has asked for is not done. So what counts is what the device has
-    passed; a mark tells, which is queued behind a step and looked at later.
+    The host runs ahead of an accelerator: a step that is queued is not done yet. Steps are therefore counted by events
+    that are recorded behind them and queried later.
 
     Args:
-        epochs, steps: of the run, and of an epoch.
-        images: of a step, in all processes together.
+        epochs, steps: of the run, and of each epoch.
+        images: per step, in all processes together.
         may_stop_early: the time left is an upper bound.
         device: where the steps run.
-        quiet: show nothing.
+        quiet: print nothing.
     """
 
     def __init__(
@@ -167,68 +171,114 @@ class TrainingProgress:
     ) -> None:
         import torch
 
-        self.epochs, self.steps, self.images = epochs, steps, images
+        self.epochs, self.steps, self.images, self.quiet = epochs, steps, images, quiet
         self.at_most = "at most " if may_stop_early else ""
-        self.make_mark: type[Mark] = torch.get_device_module(device).Event
+        self.new_event: type[Event] = torch.get_device_module(device).Event
         self.display = Display("train", epochs * steps * images, quiet)
-        self.marks: deque[tuple[Mark, int]] = deque()
+        self.events: deque[tuple[Event, int]] = deque()
         self.seconds: deque[float] = deque(maxlen=EPOCHS_REMEMBERED)
-        # Of the last epoch: images in training, and the seconds that they took.
+        # Of the last epoch: the number of images and the seconds, without validation.
         self.measured = (0, 0.0)
         self.epoch = self.first = self.done = 0
-        self.start = self.ended = self.last_mark = 0.0
+        self.start = self.ended = self.last_event = 0.0
+
+    def _say(self, line: str) -> None:
+        if not self.quiet:
+            say(f"train: {line}")
+
+    def announce(
+        self,
+        *,
+        model: str,
+        parameters: int,
+        processes: int,
+        device: str,
+        precision: str,
+        images: int,
+        copies: int,
+        resident: bool,
+        valid_images: int,
+    ) -> None:
+        """Say what is trained, where, and on how many images."""
+        self._say(f"{model} with {parameters:,} parameters on {processes} × {device}, {precision}")
+        place = "kept on the device" if resident else "streamed to the device"
+        self._say(f"{images:,} training images with {copies} copies each, {place}, {valid_images:,} validation images")
+
+    def waiting(self, checkpoint: Path) -> None:
+        """Another process runs the same training."""
+        self._say(f"another process runs the same training; waits for it, then resumes from {checkpoint}")
+
+    def unlocked(self, folder: Path, reason: str) -> None:
+        """The file system has no locks."""
+        self._say(f"{folder} cannot be locked ({reason}); do not start the same training in another process")
+
+    def resumed(self, checkpoint: Path, epoch: int, step: int) -> None:
+        """The run starts from a checkpoint."""
+        self._say(f"resumes from {checkpoint}, epoch {epoch}, step {step}")
+
+    def stopped(self, checkpoint: Path, epoch: int) -> None:
+        """A signal ends the run; its checkpoint is written."""
+        self._say(f"stopped in epoch {epoch}; the same command resumes from {checkpoint}")
+
+    def finished(self, model_file: Path, best: Mapping[str, float]) -> None:
+        """The run is complete; ``best`` is the row of the epoch that is kept."""
+        self._say(f"{model_file} is from epoch {best['epoch']:.0f}, valid accuracy {best['valid_accuracy']:.4f}")
 
     def start_epoch(self, epoch: int, step: int) -> None:
-        """An epoch begins, after ``step`` steps where the run goes on within it; the device has nothing to do."""
-        self.start = self.last_mark = time.monotonic()
+        """An epoch starts, or resumes after ``step`` steps; the device is idle."""
+        self.start = self.last_event = time.monotonic()
         self.ended = self.ended or self.start
         self.epoch, self.first, self.done = epoch, step, step
-        self.marks.clear()
+        self.events.clear()
         self.display.label = f"train: epoch {epoch} of {self.epochs}"
 
     def step_queued(self, step: int) -> None:
-        """The host has asked for the epoch's first ``step`` steps."""
+        """The first ``step`` steps of the epoch are queued on the device."""
         due = self.display.due()
-        if self.display.now - self.last_mark >= SECONDS_BETWEEN_MARKS:
-            self._look(step)
+        if self.display.now - self.last_event >= SECONDS_BETWEEN_EVENTS:
+            self._record_event(step)
         if due:
             self._show()
 
     def trained(self) -> None:
-        """The device has done all the steps of the epoch."""
+        """The device has done all steps of the epoch."""
         now = time.monotonic()
         self.done = self.steps
         self.measured = (self.images * (self.steps - self.first), now - self.start)
         if self.display.bars and self.display.due():
             self._show("validating")
 
-    def end_epoch(self) -> str:
-        """The epoch is validated; return its images a second in training and the time left, for its line in a log
-        file; nothing where that goes to the terminal, whose bar shows them."""
+    def end_epoch(self, row: Mapping[str, float]) -> None:
+        """The epoch is validated: print its line, with images per second and the time left unless a bar shows them."""
         now = time.monotonic()
         images, seconds = self.measured
-        # Of an epoch that a run goes on with, the missing steps take what these took.
-        missed = self.first * self.images / images * seconds
-        self.seconds.append(now - self.ended + missed)
+        # Of a resumed epoch, the steps before the checkpoint are assumed to take as long as those after it.
+        missing = self.first * self.images / images * seconds
+        self.seconds.append(now - self.ended + missing)
         self.ended = now
-        if self.display.bars and sys.stdout.isatty():
-            return ""
-        left = median(self.seconds) * (self.epochs - self.epoch)
-        return f", {images / seconds:,.0f} images a second" + (f", {self._left(left)}" if left else "")
+        line = (
+            f"epoch {row['epoch']:.0f} of {self.epochs}: loss {row['train_loss']:.4f}, valid loss "
+            f"{row['valid_loss']:.4f}, valid accuracy {row['valid_accuracy']:.4f}"
+        )
+        if not (self.display.bars and sys.stdout.isatty()):
+            line += f", {images / seconds:,.0f} images a second"
+            if self.epoch < self.epochs:
+                line += f", {self._left(median(self.seconds) * (self.epochs - self.epoch))}"
+        self._say(line)
 
-    def _look(self, step: int) -> None:
-        self.last_mark = self.display.now
-        mark = self.make_mark()
-        mark.record()
-        self.marks.append((mark, step))
-        while self.marks and self.marks[0][0].query():
-            self.done = self.marks.popleft()[1]
+    def _record_event(self, step: int) -> None:
+        self.last_event = self.display.now
+        event = self.new_event()
+        event.record()
+        self.events.append((event, step))
+        while self.events and self.events[0][0].query():
+            self.done = self.events.popleft()[1]
 
     def _show(self, phase: str = "") -> None:
-        run = self.epochs * self.steps * self.images
+        total = self.epochs * self.steps * self.images
         done = ((self.epoch - 1) * self.steps + self.done) * self.images
-        parts = [f"{done:,} of {run:,} images"]
-        # With the last epoch, which ended when the device did, the first steps of this one are no leap.
+        parts = [f"{done:,} of {total:,} images"]
+        # Together with the last epoch, so that the first steps of this one do not make the rate jump.
         images = self.measured[0] + self.images * (self.done - self.first)
         seconds = self.measured[1] + self.display.now - self.start
         if phase:

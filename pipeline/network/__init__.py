@@ -1,1 +1,1 @@
-"""The network: its architecture, its weights file, and what it gives for images."""
+"""The network: architectures, weights file, batches, device and inference."""

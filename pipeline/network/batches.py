@@ -1,4 +1,4 @@
-"""Batches as the network takes them, cut from a packed split by index."""
+"""Batches of a packed split."""
 
 import os
 import queue
@@ -19,16 +19,17 @@ PREFETCH = 3
 
 
 class Batches:
-    """A packed split from which a batch is an index.
+    """Loads the batches of a packed split to a device.
 
-    Where the split fits, it goes to the device once and a batch is one indexing operation there; else a thread
-    reads the batches ahead and hands them over through pinned memory. Both give the same values.
+    A split that fits into the memory is copied to the device once, and a batch is one indexing operation there.
+    Otherwise a thread reads batches ahead from the file and copies them from pinned memory. Both return the same
+    values.
 
     Args:
         split: the images and labels.
-        mean, std: of each channel in 0 to 1; the batches are normalised by them.
-        device: where the batches are wanted.
-        resident: whether the split is to be held on the device; None decides by the free memory.
+        mean, std: of each channel in 0 to 1, for normalisation.
+        device: of the batches.
+        resident: whether to keep the split on the device; None decides by the free memory.
     """
 
     def __init__(
@@ -47,9 +48,9 @@ class Batches:
         self.resident = fits(split.images.nbytes, device) if resident is None else resident
         if self.resident:
             with warnings.catch_warnings():
-                # The memory map is read-only, and so is our use of it.
+                # The memory map is read-only, and nothing writes to this tensor.
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-                # A row a copy, so that a batch is whole rows.
+                # One row per copy, so that a batch is an index of rows.
                 self.images = torch.from_numpy(split.images).to(device).flatten(0, 1)
             self.labels = self.labels.to(device)
         else:
@@ -60,8 +61,12 @@ class Batches:
         return self.shape[0]
 
     def load(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the batches of a plan of (rows, copies): images ``uint8`` ``(n, height, width, 3)`` and labels
-        ``(n,)``, on the device."""
+        """Yield the batch of each (rows, copies) of a plan: images ``uint8`` ``(n, height, width, 3)`` and labels
+        ``(n,)``, on the device.
+
+        Raises:
+            OSError, PipelineError: the file was removed or truncated.
+        """
         return self._take(plan) if self.resident else self._stream(plan)
 
     def as_pixels(self, images: Tensor) -> Tensor:
@@ -69,32 +74,33 @@ class Batches:
         return images.permute(0, 3, 1, 2) * (1 / 255)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Floats in 0 to 1 to the network's input, of mean 0 and standard deviation 1 over the training split."""
+        """Floats in 0 to 1 to the input of the network: mean 0 and standard deviation 1 over the training split."""
         return torch.addcmul(self.shift, pixels, self.scale)
 
     def in_order(
         self, batch_size: int, rank: int = 0, world: int = 1, copy: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the normalised images in the order of the index and their labels; a rank's share of them.
+        """Yield the normalised images and their labels in the order of the index; of ``world`` processes each gets a
+        share.
 
-        Copy 0 is the plain image, the others are its views.
+        Copy 0 is the plain image, the others are its augmented views.
         """
-        rows = torch.arange(len(self))[rank::world].split(batch_size)
-        for images, labels in self.load((some, torch.full_like(some, copy)) for some in rows):
+        batches = torch.arange(len(self))[rank::world].split(batch_size)
+        for images, labels in self.load((rows, torch.full_like(rows, copy)) for rows in batches):
             yield self.normalise(self.as_pixels(images)), labels
 
     def _take(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
-        """Send the whole plan to the device at once: sent batch by batch, the host would wait at each step."""
+        """Copy the whole plan to the device at once: a copy per batch would make the host wait at each step."""
         batches = list(plan)
         if not batches:
             return
         rows, copies = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        places = (rows * self.shape[1] + copies).to(self.device)
-        for place in places.split([len(rows) for rows, _ in batches]):
-            yield self.images.index_select(0, place), self.labels.index_select(0, place // self.shape[1])
+        indices = (rows * self.shape[1] + copies).to(self.device)
+        for index in indices.split([len(rows) for rows, _ in batches]):
+            yield self.images.index_select(0, index), self.labels.index_select(0, index // self.shape[1])
 
     def _stream(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
-        """Read ahead in a thread, at most ``PREFETCH`` batches, so that memory does not grow with the split."""
+        """Read at most ``PREFETCH`` batches ahead in a thread, so that the memory does not grow with the split."""
         ready: queue.Queue[tuple[Tensor, Tensor] | BaseException | None] = queue.Queue(PREFETCH)
         stopped = threading.Event()
 
@@ -113,7 +119,7 @@ class Batches:
                         if stopped.is_set():
                             return
                 put(None)
-            except BaseException as error:  # handed to the consumer, who raises it
+            except BaseException as error:  # passed to the consumer, which raises it
                 put(error)
 
         thread = threading.Thread(target=work, daemon=True)
@@ -129,34 +135,35 @@ class Batches:
             thread.join()
 
     def _read(self, file: int, rows: Tensor, copies: Tensor) -> Tensor:
-        """Read a batch by position: pages of a memory map would count as ours until someone else needs them."""
+        """Read a batch by file offsets: the pages of a memory map would count as memory of this process."""
         batch = torch.empty((len(rows), *self.shape[2:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         size = batch[0].numel()
-        for target, row, copy in zip(batch.numpy(), rows.tolist(), copies.tolist(), strict=True):
-            if os.preadv(file, [target.data], self.offset + (row * self.shape[1] + copy) * size) != size:
+        for image, row, copy in zip(batch.numpy(), rows.tolist(), copies.tolist(), strict=True):
+            if os.preadv(file, [image.data], self.offset + (row * self.shape[1] + copy) * size) != size:
                 raise PipelineError(f"{self.file}: ends before image {row}; run dvc repro --force augment")
         return batch
 
 
 def fits(size: int, device: torch.device) -> bool:
-    """Whether ``size`` bytes are at most half of the free memory, so that the network has room beside them."""
+    """Whether ``size`` bytes are at most half of the free memory; the rest is for the network."""
     on_gpu = device.type == "cuda"
     free: int = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
     return size <= free / 2
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """How many batches an epoch has: an incomplete last one is left out; fewer images than a batch make one."""
+    """The number of batches in an epoch: an incomplete last batch is dropped, unless it is the only one."""
     return max(1, images // batch_size)
 
 
 def shuffled_plan(
     images: int, copies: int, batch_size: int, seed: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Plan an epoch in random order, each image as one random copy, from the step ``start`` on.
+    """Yield the rows and copies of each batch of an epoch from step ``start``: images in random order, one random copy
+    of each.
 
-    The order depends on ``seed`` and ``epoch`` alone: a resumed run goes on where it was, and several ranks share
-    each batch that one process would have.
+    The order depends on ``seed`` and ``epoch`` only: a resumed run sees the same batches, and ``world`` processes
+    share each batch of a single one.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     rows = torch.randperm(images, generator=generator)

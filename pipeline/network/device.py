@@ -1,4 +1,4 @@
-"""The device that torch runs on, and how reproducibly."""
+"""The device, the precision and the reproducibility of torch."""
 
 import os
 
@@ -11,9 +11,12 @@ PIXELS_AT_ONCE_ELSEWHERE = 256 * 128**2
 
 
 def choose_device() -> torch.device:
-    """Take CUDA, else MPS, else the CPU; the environment variable ``PIPELINE_DEVICE`` overrides it.
+    """The device that ``PIPELINE_DEVICE`` names; without it CUDA, MPS or the CPU, the first that is available.
 
     Under ``torchrun`` each process takes the GPU of its local rank.
+
+    Raises:
+        PipelineError: the device does not exist, or cannot compute.
     """
     name = os.environ.get("PIPELINE_DEVICE")
     if name is None:
@@ -32,33 +35,54 @@ def choose_device() -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Name the device for a log line."""
+    """Name a device for a message."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
 
 
-def forward_batch_size(device: torch.device, image_size: int, most: int = 256) -> int:
-    """How many images of ``image_size`` pixels a network takes at once where it does not train; ``most`` at most.
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype that a value of ``train.precision`` means on a device.
 
-    What the layers hold grows with the pixels, and has to fit into the memory. For the homework's network and 256
-    images of 128 pixels it is 2.1 GiB, for 16 of them 0.15 GiB, which on a CPU is as fast.
+    Raises:
+        PipelineError: the device is too slow in it.
+    """
+    if precision == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if precision == "fp16" and device.type == "cpu":
+        raise PipelineError("params.yaml: train.precision: got fp16, which is slow on the CPU; use auto, bf16 or fp32")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def describe_precision(dtype: torch.dtype, device: torch.device) -> str:
+    """Name a precision for a message, TF32 included."""
+    name = str(dtype).removeprefix("torch.")
+    return f"{name}, float32 matrix products in TF32" if device.type == "cuda" else name
+
+
+def forward_batch_size(device: torch.device, image_size: int, most: int = 256) -> int:
+    """The batch size for inference on images of ``image_size`` pixels, at most ``most``.
+
+    The memory for activations grows with the number of pixels: for ``classifier`` of width 64 and images of 128 pixels
+    it is 2.1 GiB with 256 images, and 0.15 GiB with 16, which is as fast on a CPU.
     """
     pixels = PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE_ELSEWHERE)
     return max(1, min(most, pixels // image_size**2))
 
 
 def set_up_torch(seed: int, deterministic: bool) -> None:
-    """Seed torch, and choose between the same bits on every run and the quickest kernels.
+    """Seed torch, and choose deterministic kernels or the fastest ones.
 
-    Either way the matrices of fp32 layers are multiplied in TF32 on GPUs that have it.
+    In both cases GPUs that support TF32 use it for the matrix products of fp32 layers.
     """
     if deterministic:
-        # cuBLAS reads it when it starts, and is deterministic only with it.
+        # cuBLAS is deterministic only with this variable, which it reads when it is initialised.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # A layer of some torchvision model may have no such kernel: a warning serves its user better than an end.
+    # Some layers of torchvision models have no deterministic kernel: warn instead of stopping.
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    # Only a program that reads memory it never wrote would need it, and it takes a pass over every new tensor.
+    # Nothing here reads uninitialised memory, and filling it takes a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("high")

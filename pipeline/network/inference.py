@@ -1,4 +1,4 @@
-"""Running a trained network over a packed split."""
+"""Inference: running a trained network over a packed split."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from pipeline.progress import progress
 
 
 def check_fits(spec: ModelSpec, dataset: PackedDataset) -> None:
-    """Refuse a dataset whose classes or image size are not those that the network was trained on.
+    """Check that a dataset has the classes and the image size that the network was trained on.
 
     Raises:
         PipelineError: they differ.
@@ -29,7 +29,7 @@ def check_fits(spec: ModelSpec, dataset: PackedDataset) -> None:
     manifest = dataset.manifest
     if (spec.classes, spec.image_size) != (manifest.classes, manifest.image_size):
         raise PipelineError(
-            f"{dataset.folder}: holds {listed(manifest.classes)} at {manifest.image_size} pixels, the model was "
+            f"{dataset.folder}: contains {listed(manifest.classes)} at {manifest.image_size} pixels, the model was "
             f"trained on {listed(spec.classes)} at {spec.image_size}; run dvc repro"
         )
 
@@ -38,7 +38,7 @@ def open_trained(dataset_folder: Path, model_file: Path) -> tuple[PackedDataset,
     """Open a packed dataset and the network that was trained on it.
 
     Raises:
-        PipelineError: one of them is missing, or they do not belong together.
+        PipelineError: one of them is missing, or they do not match.
     """
     dataset = PackedDataset(dataset_folder)
     model, spec = load_model(model_file)
@@ -56,14 +56,14 @@ def run_model(
     copy: int = 0,
     rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
-    """Apply ``output(model, batch)`` to a copy of each image of a split, 0 the plain one, or of some rows of it;
-    ``float32``, ``(images, ...)``."""
+    """Compute ``output(model, batch)`` for one copy of each image of a split (0 is the plain image), or of the given
+    ``rows``; ``float32``, ``(images, ...)``."""
     device = choose_device()
     model.to(device).eval()
     batches = Batches(split, spec.mean, spec.std, device)
     chosen = torch.arange(len(split)) if rows is None else torch.from_numpy(rows)
     batch_size = forward_batch_size(device, spec.image_size)
-    loaded = batches.load((some, torch.full_like(some, copy)) for some in chosen.split(batch_size))
+    loaded = batches.load((part, torch.full_like(part, copy)) for part in chosen.split(batch_size))
     steps = progress(loaded, len(chosen), label, step=batch_size)
     inputs = (batches.normalise(batches.as_pixels(images)) for images, _ in steps)
     return torch.cat([output(model, images).float() for images in inputs]).cpu().numpy()
@@ -72,7 +72,7 @@ def run_model(
 def predict_logits(
     model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, copy: int = 0
 ) -> NDArray[np.float32]:
-    """Logits of the classes, whose softmax are the probabilities, ``float32``, ``(images, classes)``."""
+    """Logits of the classes, ``float32``, ``(images, classes)``; their softmax is the class probabilities."""
     return run_model(model, spec, split, label, lambda model, images: class_logits(model(images)), copy)
 
 
@@ -81,7 +81,7 @@ def predict_probabilities(
 ) -> NDArray[np.float32]:
     """Class probabilities, ``float32``, ``(images, classes)``; each row sums to 1.
 
-    With ``tta`` (test-time augmentation) they are the mean over the plain image and all its views.
+    With ``tta`` (test-time augmentation) they are averaged over the plain image and all its views.
     """
     copies = range(split.images.shape[1] if tta else 1)
     of_each = [softmax(predict_logits(model, spec, split, label, copy), axis=1) for copy in copies]
@@ -97,14 +97,14 @@ def extract_features(
     layers: dict[str, nn.Module],
     rows: NDArray[np.int64] | None = None,
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
-    """The outputs of several layers and of the network itself, in one pass over the plain images, or ``rows`` of them.
+    """The outputs of several layers and of the network, in one pass over the plain images or the given ``rows``.
 
     Returns:
-        The features of each layer, ``float32``, ``(images, features)``: maps are averaged over space, sequences over
-        their tokens; and the logits of the classes, ``float32``, ``(images, classes)``.
+        The features of each layer, ``float32``, ``(images, features)``: feature maps are averaged over space, sequences
+        over their tokens; and the logits of the classes, ``float32``, ``(images, classes)``.
 
     Raises:
-        PipelineError: the network does not run a layer, or it gives no tensor with a row an image.
+        PipelineError: the network does not run a layer, or its output is not a tensor with one row per image.
     """
 
     def output(model: nn.Module, images: Tensor) -> Tensor:
@@ -121,12 +121,12 @@ def extract_features(
 
 @contextmanager
 def watching(layers: dict[str, nn.Module]) -> Iterator[Callable[[nn.Module, Tensor], tuple[list[Tensor], Tensor]]]:
-    """Yield a function that applies a network to images and gives the features of each layer, ``(images, features)``,
-    and the network's outputs.
+    """Yield a function that applies a network to images and returns the features of each layer,
+    ``(images, features)``, and the outputs of the network.
 
     Raises:
-        PipelineError: by that function, where the network does not run a layer, or it gives no tensor with a row an
-            image.
+        PipelineError: by that function, if the network does not run a layer, or its output is not a tensor with one row
+            per image.
     """
     seen: dict[str, Tensor] = {}
 
@@ -144,12 +144,12 @@ def watching(layers: dict[str, nn.Module]) -> Iterator[Callable[[nn.Module, Tens
 
 
 def _keeper(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-    """A forward hook that keeps the layer's last output under its name."""
+    """A forward hook that keeps the last output of the layer under its name."""
 
     def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if not isinstance(output, Tensor):
-            raise PipelineError(f"params.yaml: tsne.layers: {name} gives no tensor; choose another layer")
-        # A copy: the layer that follows may work in place.
+            raise PipelineError(f"params.yaml: tsne.layers: {name} does not return a tensor; choose another layer")
+        # A copy: the next layer may work in place.
         seen[name] = _flat(output).clone()
 
     return keep
@@ -159,13 +159,13 @@ def _rows_of(seen: dict[str, Tensor], name: str, images: int) -> Tensor:
     if name not in seen:
         raise PipelineError(f"params.yaml: tsne.layers: the network does not run {name}; choose another layer")
     if len(seen[name]) != images:
-        raise PipelineError(f"params.yaml: tsne.layers: {name} gives no row an image; choose another layer")
+        raise PipelineError(f"params.yaml: tsne.layers: {name} does not return one row per image; choose another layer")
     return seen[name]
 
 
 def _flat(output: Tensor) -> Tensor:
-    """``(n, features)``: maps are averaged over space, whether the channels stand second or, as in swin_t, last, and
-    sequences over their tokens, which stand second."""
+    """``(n, features)``: feature maps are averaged over space, with the channels second or, as in swin_t, last;
+    sequences are averaged over their tokens, the second dimension."""
     if output.ndim == 3:
         return output.mean(dim=1)
     if output.ndim != 4:
@@ -175,10 +175,10 @@ def _flat(output: Tensor) -> Tensor:
 
 
 class PixelClassifier(nn.Module):
-    """A network with its normalisation before it and softmax behind it.
+    """A network with normalisation before it and softmax after it.
 
-    Takes RGB pixels as files hold them, ``uint8``, ``(n, image_size, image_size, 3)``; gives probabilities and logits,
-    ``float32``, ``(n, classes)`` each. Of a single sigmoid output it makes both classes' probabilities.
+    Input: RGB pixels, ``uint8``, ``(n, image_size, image_size, 3)``. Output: probabilities and logits, ``float32``,
+    ``(n, classes)`` each; a network with a single output gets the probabilities of both classes.
     """
 
     scale: Tensor
@@ -192,7 +192,7 @@ class PixelClassifier(nn.Module):
         self.register_buffer("shift", -torch.tensor(spec.mean).view(1, 3, 1, 1) * scale)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Give probabilities and logits."""
+        """Return probabilities and logits."""
         pixels = images.permute(0, 3, 1, 2).float() * (1 / 255)
         logits = class_logits(self.model(torch.addcmul(self.shift, pixels, self.scale)).float())
         return logits.softmax(1), logits

@@ -1,4 +1,4 @@
-"""The networks, built by name."""
+"""The architectures by name."""
 
 import difflib
 import itertools
@@ -15,15 +15,15 @@ SHOWN_LAYERS = 12
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All that is needed to build a network and to feed it.
+    """All that is needed to build a network and to prepare its input.
 
     Attributes:
         name, width, dropout, stem: as in the section ``model``.
-        outputs: how many the network has: one a class, or a single one for two classes.
+        outputs: number of outputs: one per class, or a single one for two classes.
         image_size: height and width of the input in pixels.
-        resize: ``stretch`` or ``crop``: how a photo becomes that square.
+        resize: ``stretch`` or ``crop``: how a photo is made square.
         classes: the class names in the order of their indices.
-        mean, std: of each input channel in 0 to 1; the input is normalised by them.
+        mean, std: of each input channel in 0 to 1, for normalisation.
     """
 
     name: str
@@ -41,12 +41,12 @@ class ModelSpec:
 class ConvBlock(nn.Sequential):
     """3×3 convolution, batch norm, 2×2 max pool, ReLU: ``(n, in, s, s)`` to ``(n, out, s/2, s/2)``.
 
-    ReLU is monotonic, so pooling first gives the same result and moves a quarter of the bytes.
+    ReLU is monotonic, so pooling first has the same result and moves a quarter of the bytes.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(
-            # The batch norm's shift makes a bias here idle.
+            # A bias would have no effect before batch norm.
             nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
             nn.MaxPool2d(2),
@@ -57,7 +57,7 @@ class ConvBlock(nn.Sequential):
 class Classifier(nn.Module):
     """The network of homework 3 in Hung-yi Lee's course: five convolution blocks, three linear layers.
 
-    Input ``(n, 3, s, s)`` with s a multiple of 32, result ``(n, outputs)``. The blocks have 1, 2, 4, 8 and 8 times
+    Input ``(n, 3, s, s)`` with s a multiple of 32, output ``(n, outputs)``. The blocks have 1, 2, 4, 8 and 8 times
     ``width`` channels; width 64 is the homework's network with 12.83 M parameters at 128 pixels and 11 classes.
     """
 
@@ -75,20 +75,21 @@ class Classifier(nn.Module):
         return nn.Sequential(nn.Dropout(dropout), nn.Linear(features_in, features_out), nn.ReLU())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give the outputs of a batch."""
+        """Return the outputs of a batch."""
         outputs: Tensor = self.output(self.hidden2(self.hidden1(self.flatten(self.blocks(images)))))
         return outputs
 
 
 def build_model(spec: ModelSpec, pretrained: bool = False) -> nn.Module:
-    """Build the network with fresh weights from torch's global random state, ``channels_last``.
+    """Build a network in ``channels_last``, initialised from torch's global random state.
 
     Args:
         spec: what to build.
-        pretrained: start a torchvision model from its ImageNet weights, all but the last layer.
+        pretrained: start a torchvision model from its ImageNet weights, except for the last layer.
 
     Raises:
-        PipelineError: no such network, or its weights cannot be had.
+        PipelineError: there is no such network, it does not take the image size, the dropout or the stem, or its
+            weights cannot be downloaded.
     """
     if spec.name == "classifier":
         if pretrained:
@@ -121,12 +122,12 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
         if pretrained:
             model = models.get_model(spec.name, weights="DEFAULT", **arguments)
             if getattr(model, "AuxLogits", None) is not None:
-                # Its second output serves the training from scratch alone.
+                # The auxiliary output is only for training from scratch.
                 model.aux_logits, model.AuxLogits = False, None  # type: ignore[assignment]
             _replace_head(model, spec.outputs)
         else:
             model = models.get_model(spec.name, weights=None, num_classes=spec.outputs, **arguments)
-    # A vision transformer's patches or windows do not fit the image, or its weights another size.
+    # The patches or windows of a transformer do not fit the image, or its weights are for another image size.
     except (AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise PipelineError(
@@ -145,19 +146,19 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
 
 
 def _replace_head(model: nn.Module, outputs: int) -> None:
-    """Put a fresh last layer in the place of ImageNet's; squeezenet's is a convolution."""
+    """Replace the last layer of ImageNet by a new one; in squeezenet it is a convolution."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     name, head = layers[-1]
     if isinstance(head, nn.Linear):
-        fresh: nn.Module = nn.Linear(head.in_features, outputs)
+        new: nn.Module = nn.Linear(head.in_features, outputs)
     else:
-        fresh = nn.Conv2d(head.in_channels, outputs, kernel_size=1)
+        new = nn.Conv2d(head.in_channels, outputs, kernel_size=1)
     parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, fresh)
+    setattr(model.get_submodule(parent), child, new)
 
 
 def _shrink_stem(model: nn.Module, name: str) -> None:
-    """Let the first convolution keep the resolution, and drop the pooling behind it (He et al. 2016, CIFAR-10)."""
+    """Make the first convolution keep the resolution, and remove the pooling after it (He et al. 2016, CIFAR-10)."""
     first, conv = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     if conv.in_channels != 3 or conv.stride == (1, 1):
         raise PipelineError(f"params.yaml: model.stem: {name} has no stem that shrinks the image; set it to default")
@@ -169,9 +170,9 @@ def _shrink_stem(model: nn.Module, name: str) -> None:
 
 
 def class_logits(outputs: Tensor) -> Tensor:
-    """The logits ``(n, classes)`` whose softmax gives the class probabilities.
+    """The logits ``(n, classes)``, of which the softmax is the class probabilities.
 
-    A single output z is the second class's logit against 0: softmax of (0, z) is (1 - sigmoid(z), sigmoid(z)).
+    A single output z is the logit of the second class against 0: softmax of (0, z) is (1 - sigmoid(z), sigmoid(z)).
     """
     if outputs.shape[1] > 1:
         return outputs

@@ -1,4 +1,4 @@
-"""The weights file: safetensors, with all that is needed to use the network again in its metadata."""
+"""The weights file: safetensors, with the specification of the network in its metadata."""
 
 import json
 from dataclasses import asdict
@@ -16,25 +16,25 @@ from pipeline.network.models import ModelSpec, build_model
 
 
 def save_model(path: Path, state: dict[str, Tensor], spec: ModelSpec) -> None:
-    """Write a network's state and its specification."""
+    """Write the state dict of a network and its specification."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    # One entry: the order of several would differ from run to run, and with it the file's hash.
+    # A single entry: the order of several is random, and would change the hash of the file.
     metadata = {"spec": json.dumps(asdict(spec), ensure_ascii=False)}
-    with replacing(path) as beside:
-        beside.touch()
-        permissions = beside.stat().st_mode
-        save_file(tensors, beside, metadata)
-        # Safetensors' own leave a colleague who shares the folder without.
-        beside.chmod(permissions)
+    with replacing(path) as temporary:
+        temporary.touch()
+        permissions = temporary.stat().st_mode
+        save_file(tensors, temporary, metadata)
+        # safetensors makes the file readable by its owner only.
+        temporary.chmod(permissions)
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
-    """Build the network of a weights file, in evaluation mode.
+    """Load the network of a weights file, in evaluation mode.
 
     Raises:
-        PipelineError: no such file, or it was not written by ``save_model``.
+        PipelineError: the file does not exist, or was not written by ``save_model``.
     """
-    mend = "run dvc repro train" if path == MODEL else "name one that the stage train wrote"
+    fix = "run dvc repro train" if path == MODEL else "name one that the stage train wrote"
     try:
         with safe_open(path, "pt") as file:
             content: dict[str, Any] = json.loads((file.metadata() or {})["spec"])
@@ -43,8 +43,8 @@ def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
         model = build_model(spec)
         model.load_state_dict(load_file(path))
     except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file; {mend}") from None
+        raise PipelineError(f"{path}: no such file; {fix}") from None
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise PipelineError(f"{path}: no weights file of this project ({reason}); {mend}") from None
+        raise PipelineError(f"{path}: not a weights file of this project ({reason}); {fix}") from None
     return model.eval(), spec

@@ -1,1 +1,1 @@
-"""Stage ``train``: the training engine."""
+"""Stage ``train``: trains the network, with checkpoints, on one or several processes."""

@@ -1,6 +1,6 @@
-"""Augmentation that is fresh at every step: per sample, for the whole batch at once, on the batch's device.
+"""Random augmentation at each step: different for each sample, computed for the whole batch on its device.
 
-Every draw comes from torch's global random state of the device, which a checkpoint holds.
+All random numbers come from torch's global random state of the device, which is part of a checkpoint.
 """
 
 import math
@@ -19,7 +19,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def augment_pixels(images: Tensor, params: TrainParams) -> Tensor:
-    """Flip, crop and jitter: ``(n, 3, h, w)`` in 0 to 1, before it is normalised."""
+    """Flip, crop and jitter images ``(n, 3, h, w)`` in 0 to 1, before normalisation."""
     if params.hflip:
         chosen = _uniform(images, 0, 1) < params.hflip
         images = torch.where(chosen, images.flip(3), images)
@@ -30,9 +30,9 @@ def augment_pixels(images: Tensor, params: TrainParams) -> Tensor:
     return images
 
 
-def random_resized_crop(images: Tensor, least: float) -> Tensor:
-    """Cut a random box of at least the share ``least`` of the area and resize it bilinearly to the full size."""
-    area = _uniform(images, least, 1).flatten()
+def random_resized_crop(images: Tensor, min_area: float) -> Tensor:
+    """Crop a random box with at least the share ``min_area`` of the area, and resize it bilinearly to the full size."""
+    area = _uniform(images, min_area, 1).flatten()
     ratio = torch.exp(_uniform(images, *map(math.log, CROP_RATIO))).flatten()
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     left = (_uniform(images, -1, 1)).flatten() * (1 - width)
@@ -53,7 +53,7 @@ def color_jitter(images: Tensor, strength: float) -> Tensor:
 
 
 def random_erase(images: Tensor, probability: float) -> Tensor:
-    """Set a random rectangle of some normalised images to 0, their mean (Zhong et al. 2020)."""
+    """Set a random rectangle of some normalised images to 0, the mean (Zhong et al. 2020)."""
     area = _uniform(images, *ERASED_AREA)
     ratio = torch.exp(_uniform(images, *map(math.log, ERASED_RATIO)))
     box = _random_box(images, (area * ratio).sqrt(), (area / ratio).sqrt())
@@ -62,7 +62,7 @@ def random_erase(images: Tensor, probability: float) -> Tensor:
 
 
 def mix(images: Tensor, targets: Tensor, params: TrainParams) -> tuple[Tensor, Tensor]:
-    """Mix every sample with another one by mixup or cutmix; with both, a sample gets either at even odds.
+    """Mix each sample with another one by mixup or cutmix; if both are on, one of them is drawn for each sample.
 
     Args:
         images: ``(n, 3, h, w)``, normalised.
@@ -88,18 +88,18 @@ def mix(images: Tensor, targets: Tensor, params: TrainParams) -> tuple[Tensor, T
 
 
 def _uniform(images: Tensor, low: float, high: float) -> Tensor:
-    """A number for each sample, ``(n, 1, 1, 1)``."""
+    """One random number per sample, ``(n, 1, 1, 1)``."""
     return torch.empty(len(images), 1, 1, 1, device=images.device).uniform_(low, high)
 
 
 def _beta(images: Tensor, alpha: float) -> Tensor:
     parameter = torch.full((len(images), 1, 1, 1), alpha, device=images.device)
-    # Checking the arguments would make the host wait for the device.
+    # Validating the arguments would make the host wait for the device.
     return Beta(parameter, parameter, validate_args=False).sample()
 
 
 def _random_box(images: Tensor, width: Tensor, height: Tensor) -> Tensor:
-    """True inside a box of the given shares of the sides, at a random place around its centre; ``(n, 1, h, w)``."""
+    """A mask ``(n, 1, h, w)``, True inside a box with a random centre; its sides are shares of the image's sides."""
     rows = (torch.arange(images.shape[2], device=images.device) + 0.5).view(1, 1, -1, 1) / images.shape[2]
     columns = (torch.arange(images.shape[3], device=images.device) + 0.5).view(1, 1, 1, -1) / images.shape[3]
     y, x = _uniform(images, 0, 1), _uniform(images, 0, 1)

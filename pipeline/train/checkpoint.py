@@ -1,14 +1,15 @@
-"""Checkpoints: what a training run needs to go on as if it had never been stopped.
+"""Checkpoints: with its last one, a training run that was stopped resumes to the same bits.
 
-They are no output of the stage, since DVC removes outputs before it runs: they lie in a folder that git ignores,
-under a fingerprint of all that decides the result, and are removed when the run is complete. Of several processes that
-ask for the same run, one trains and the others wait for it.
+DVC removes the outputs of a stage before it runs, so a checkpoint is not an output. It lies in a folder that git
+ignores, under a fingerprint of everything that decides the result, and is removed when the run is complete. If several
+processes start the same run, one of them trains and the others wait for it.
 """
 
 import hashlib
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,111 +23,181 @@ from pipeline.common.code import code_digest
 from pipeline.common.files import replacing
 from pipeline.common.paths import repository_root
 from pipeline.errors import PipelineError
-from pipeline.machine import checkpoint_folder
-from pipeline.progress import say
-from pipeline.train.distributed import Group
+from pipeline.machine import checkpoint_folder, checkpoint_minutes
+from pipeline.progress import TrainingProgress
+from pipeline.train.distributed import ProcessGroup
+from pipeline.train.trainer import Trainer
 
 FOLDER = Path(".checkpoints")
-# Far less than the processes of a group wait for one another.
-SECONDS_OF_WAITING = 20.0
+# Much shorter than the timeout of the processes that train together.
+LOCK_TIMEOUT = 20.0
+STEPS_BETWEEN_MESSAGES = 20
 
 
 def fingerprint(**facts: Any) -> str:
-    """A name for a run: the facts (parameters, dataset, device ...), torch's version and the code of the stage."""
+    """Identify a run by the facts (parameters, dataset, device ...), the version of torch and the stage's code."""
     content = json.dumps({**facts, "torch": torch.__version__, "code": code_digest("train")}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
 def checkpoint_path(name: str) -> Path:
-    """Where the checkpoint of a fingerprint lies: in the folder that the environment names, or in the repository; an
-    experiment's temporary workspace is removed when it fails."""
+    """The path of the checkpoint of a fingerprint.
+
+    In the folder that the environment names, or in the user's repository: the temporary workspace of an experiment
+    is removed when it fails.
+    """
     return (checkpoint_folder() or repository_root() / FOLDER) / f"{name}.pt"
 
 
-@contextmanager
-def reserved(path: Path, group: Group) -> Iterator[None]:
-    """Keep a run's checkpoint for this group of processes, and remove it at the end, when the run is complete.
-
-    Another process that trains the same is waited for; then this one goes on from the checkpoint that it left: from
-    the last one after an error or a kill, at the end if it was complete.
-    """
-    lock, seconds = RunLock(path), 0.0
-    while not group.broadcast(lock.acquire(seconds) if group.is_main else None):
-        if group.is_main and not seconds:
-            say(f"train: another process trains the very same; waits for it, then goes on from {path}")
-        seconds = SECONDS_OF_WAITING
-    try:
-        yield
-        if group.is_main and not lock.is_awaited():
-            path.unlink(missing_ok=True)
-    finally:
-        if group.is_main:
-            lock.release()
-            # The folder goes with the last one.
-            with suppress(OSError):
-                path.parent.rmdir()
-
-
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint beside the old one, bring it to the disk, and put it in the old one's place.
+    """Replace a checkpoint, after the new one is on the disk.
 
     Raises:
-        PipelineError: the disk is full, or the folder cannot be written to; the old checkpoint stays.
+        PipelineError: the disk is full, or the folder is not writable; the old checkpoint is kept.
     """
     try:
-        with replacing(path) as beside, beside.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+    except (OSError, RuntimeError) as error:  # torch raises the latter when a write fails
         reason = str(error).splitlines()[0]
         raise PipelineError(
-            f"{path}: could not be written ({reason}); make room and run the same command again, it goes on"
+            f"{path}: could not be written ({reason}); free some space and run the same command to resume"
         ) from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint into the CPU's memory, None where there is none; only tensors and plain values are loaded."""
+    """Read a checkpoint into the memory of the CPU, None if there is none; only tensors and plain values are loaded."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
-class RunLock:
-    """Lock of a training; it ends with its process, however that dies, and leaves no file when it is released.
+def resume(trainer: Trainer, path: Path) -> None:
+    """Load the run's checkpoint into its trainer, if there is one."""
+    # Read by the process that wrote it: the others may run on hosts with their own disks.
+    state = trainer.group.broadcast(load_checkpoint(path) if trainer.group.is_main else None)
+    if state is not None:
+        trainer.load_state_dict(state)
+        trainer.progress.resumed(path, trainer.epoch, trainer.step)
 
-    Who waits holds a second lock, his place in the line. So the one before knows that what he leaves is wanted.
+
+class Checkpointer:
+    """Saves a run at the end of each epoch, after some minutes within an epoch, and when it is interrupted.
 
     Args:
-        path: of the checkpoint; the locks lie beside it.
+        trainer: the run.
+        path: of its checkpoint.
+        interrupted: whether a signal has arrived.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._folder = path.parent
-        self._run, self._line = (FileLock(path.with_suffix(suffix)) for suffix in (".lock", ".line"))
+    def __init__(self, trainer: Trainer, path: Path, interrupted: Callable[[], bool]) -> None:
+        self.trainer, self.path, self.interrupted = trainer, path, interrupted
+        self.seconds, self.saved = checkpoint_minutes() * 60, time.monotonic()
+        # Several processes have to agree on a save, and each of these messages takes time.
+        self.interval = 1 if trainer.group.world == 1 else STEPS_BETWEEN_MESSAGES
 
-    def acquire(self, seconds: float) -> bool:
-        """Try for so many seconds, and again if called again; whether the training is this process's now.
+    def save_if_due(self, at_epoch_end: bool = False) -> None:
+        """Save the run if it is time; called after each step.
 
-        Where the file system has no locks, it is, and the user is told.
+        Raises:
+            KeyboardInterrupt: a signal has arrived; the checkpoint is written.
+        """
+        group, device = self.trainer.group, self.trainer.device
+        if not at_epoch_end and self.trainer.step % self.interval:
+            return
+        stop = group.any(self.interrupted(), device)
+        if not (stop or at_epoch_end or group.any(time.monotonic() - self.saved >= self.seconds, device)):
+            return
+        state = self.trainer.state_dict()
+        if group.is_main:
+            save_checkpoint(self.path, state)
+        self.saved = time.monotonic()
+        if stop:
+            self.trainer.progress.stopped(self.path, self.trainer.epoch)
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether SIGINT or SIGTERM has arrived; a second signal stops the process."""
+    arrived = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal arrived
+        if arrived:
+            raise KeyboardInterrupt
+        arrived = True
+
+    handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: arrived
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def exclusive(path: Path, group: ProcessGroup, progress: TrainingProgress) -> Iterator[None]:
+    """Reserve a run for this group of processes, and remove its checkpoint when the run is complete.
+
+    If another process has the same run, wait for it. Its checkpoint is still there then: the last one after an error or
+    a kill, or that of the complete run.
+    """
+    lock, timeout = RunLock(path, progress), 0.0
+    while not group.broadcast(lock.acquire(timeout) if group.is_main else None):
+        if not timeout:
+            progress.waiting(path)
+        timeout = LOCK_TIMEOUT
+    try:
+        yield
+        if group.is_main and not lock.has_waiter():
+            path.unlink(missing_ok=True)
+    finally:
+        if group.is_main:
+            lock.release()
+            # Fails as long as the folder contains files of other runs.
+            with suppress(OSError):
+                path.parent.rmdir()
+
+
+class RunLock:
+    """The lock of a run. It is freed when its process ends for any reason, and its files are removed on release.
+
+    A waiting process has a second lock, by which the owner of the first knows that its checkpoint is still needed.
+
+    Args:
+        path: of the checkpoint, in the folder of the lock files.
+        progress: prints a warning if the file system has no locks.
+    """
+
+    def __init__(self, path: Path, progress: TrainingProgress) -> None:
+        self._folder, self._progress = path.parent, progress
+        self._run, self._waiter = (FileLock(path.with_suffix(suffix)) for suffix in (".lock", ".waiter"))
+
+    def acquire(self, timeout: float) -> bool:
+        """Try for ``timeout`` seconds; return whether this process has the run. May be called again.
+
+        A file system without locks lets every process have the run.
         """
         try:
-            for lock in (self._line, self._run):
+            for lock in (self._waiter, self._run):
                 if not lock.is_locked:
                     self._folder.mkdir(parents=True, exist_ok=True)
-                    lock.acquire(timeout=seconds)
-        except (Timeout, FileNotFoundError):  # the latter when another process has just removed the empty folder
+                    lock.acquire(timeout=timeout)
+        except (Timeout, FileNotFoundError):  # the latter if another process has just removed the empty folder
             return False
         except OSError as error:
-            say(f"train: no lock in {self._folder} ({error.strerror}); let no other process train the very same")
-        self._line.release()
+            self._progress.unlocked(self._folder, error.strerror or str(error))
+        self._waiter.release()
         return True
 
-    def is_awaited(self) -> bool:
-        """Whether another process waits for this one's end; if not, whoever comes from now on waits for its release."""
+    def has_waiter(self) -> bool:
+        """Whether another process waits for the run; if not, no process can start to wait until the release."""
         try:
-            self._line.acquire(timeout=0)
+            self._waiter.acquire(timeout=0)
         except Timeout:
             return True
         except OSError:
@@ -134,29 +205,10 @@ class RunLock:
         return False
 
     def release(self) -> None:
-        """Let the next one train; the files go with the last one."""
-        # A file may go while its lock is held: who opened it just before finds out, and tries again.
-        if not self.is_awaited():
-            for lock in (self._run, self._line):
+        """Free the run for the next process; the last one removes the files."""
+        # A process that has opened a removed file notices it, and opens the file again.
+        if not self.has_waiter():
+            for lock in (self._run, self._waiter):
                 Path(lock.lock_file).unlink(missing_ok=True)
         self._run.release()
-        self._line.release(force=True)
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGINT or SIGTERM has come; a second one ends the process at once."""
-    asked = False
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        self._waiter.release(force=True)

@@ -1,7 +1,4 @@
-"""Several processes that train one network: what they agree on.
-
-Started by ``torchrun`` (or by ``PIPELINE_PROCESSES``, see ``cli``); a single process is a group of one.
-"""
+"""Training with several processes, which ``torchrun`` or ``PIPELINE_PROCESSES`` (see ``cli``) starts."""
 
 import os
 from collections.abc import Iterator
@@ -21,12 +18,12 @@ TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
-class Group:
-    """This process's place among the processes.
+class ProcessGroup:
+    """The processes that train together; without ``torchrun`` a single one.
 
     Attributes:
-        rank: its number, 0 is the one that writes.
-        world: how many there are.
+        rank: number of this process; process 0 writes the outputs.
+        world: number of processes.
     """
 
     rank: int = 0
@@ -34,11 +31,11 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the outputs."""
+        """Whether this is the process that writes the outputs."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Add up a tensor over all processes, in place."""
+        """Sum a tensor over all processes, in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -48,21 +45,21 @@ class Group:
         return flag if self.world == 1 else bool(self.sum(torch.tensor(int(flag), device=device)).item())
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, by rank."""
+        """The values of all processes, by rank."""
         values = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(values, value)
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """The main process's value."""
+        """The value of the main process."""
         values = [value]
         if self.world > 1:
             dist.broadcast_object_list(values)
         return values[0]
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Let the processes share gradients, and the statistics of batch norms."""
+        """Wrap a model so that the processes average gradients and share the statistics of batch norm."""
         if self.world == 1:
             return model
         if device.type == "cuda":
@@ -73,55 +70,55 @@ class Group:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[Group]:
+def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     """Join the processes that ``torchrun`` started, and leave them at the end.
 
     Raises:
-        PipelineError: torchrun would restart processes in a way that can hang.
+        PipelineError: torchrun may restart processes in a way that can hang.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield Group()
+        yield ProcessGroup()
         return
     _refuse_restarts_that_hang()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield Group(dist.get_rank(), world)
+        yield ProcessGroup(dist.get_rank(), world)
     finally:
         dist.destroy_process_group()
 
 
 def _refuse_restarts_that_hang() -> None:
-    # The store that torchrun keeps from one start to the next still has the addresses of processes that are dead: a new
-    # one that reads them before they are overwritten waits for them (https://github.com/pytorch/pytorch/issues/135712).
+    # The store that torchrun keeps across a restart still contains the addresses of dead processes. A new process that
+    # reads them before they are overwritten waits for ever (https://github.com/pytorch/pytorch/issues/135712).
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise PipelineError(
-            f"torchrun: got --max-restarts={restarts} with a store that outlives a restart, after which a process can "
-            "wait for a dead one; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on each host, with "
+            f"torchrun: got --max-restarts={restarts} with a store that is kept across restarts, after which a process "
+            "can wait for a dead one; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on each host, with "
             "--rdzv-backend=c10d or --standalone"
         )
 
 
 class _SyncedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes, on any device: torch's own runs on GPUs alone."""
+    """Batch norm over the batches of all processes, on any device; ``nn.SyncBatchNorm`` runs on GPUs only."""
 
     def forward(self, images: Tensor) -> Tensor:
         if not self.training:
             return super().forward(images)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        own = images.numel() / images.shape[1]
+        count = images.numel() / images.shape[1]
         sums = torch.stack([images.sum(dim=(0, 2, 3)), images.square().sum(dim=(0, 2, 3))])
-        sums = torch.cat([sums.flatten(), sums.new_tensor([own])])
+        sums = torch.cat([sums.flatten(), sums.new_tensor([count])])
         total: Tensor = all_reduce(sums)
-        count = total[-1]
-        mean, square = (total[:-1] / count).view(2, -1).unbind()
+        total_count = total[-1]
+        mean, square = (total[:-1] / total_count).view(2, -1).unbind()
         variance = square - mean.square()
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.running_var.lerp_(variance * total_count / (total_count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return images * scale.view(1, -1, 1, 1) + (self.bias - mean * scale).view(1, -1, 1, 1)
 

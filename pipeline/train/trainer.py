@@ -1,4 +1,4 @@
-"""The training engine: one path for every device, precision, optimizer and number of processes."""
+"""The training loop, the same for all devices, precisions, optimizers and numbers of processes."""
 
 import math
 from collections.abc import Callable
@@ -12,14 +12,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches, shuffled_plan, steps_per_epoch
+from pipeline.network.device import choose_precision
 from pipeline.network.models import class_logits
 from pipeline.params.schema import TrainParams
 from pipeline.progress import TrainingProgress
 from pipeline.train.augmentation import augment_pixels, mix, random_erase
-from pipeline.train.distributed import Group
-from pipeline.train.losses import build_loss, class_weights
-from pipeline.train.optimizers import build_optimizers, build_schedule
-from pipeline.train.precision import choose_precision
+from pipeline.train.distributed import ProcessGroup
+from pipeline.train.optimization import build_loss, build_optimizers, build_schedule, class_weights
 
 Row = dict[str, float]
 STEP_COLUMNS = ("loss", "accuracy", "gradient_norm", "lr")
@@ -27,7 +26,7 @@ STEP_COLUMNS = ("loss", "accuracy", "gradient_norm", "lr")
 
 @dataclass
 class History:
-    """What a run has shown so far: a row an epoch, a row a step, and the best epoch with its weights."""
+    """The course of a run: one row per epoch, one row per step, and the best epoch with its weights."""
 
     epochs: list[Row] = field(default_factory=list)
     steps: list[Tensor] = field(default_factory=list)
@@ -40,15 +39,18 @@ class History:
 
 
 class Trainer:
-    """A training run that can stop after any step and go on to the same bits.
+    """A training run that can stop after any step and resume to the same bits.
 
     Args:
         model: on the device of the batches.
         train, valid: the splits.
-        classes: how many classes the labels have.
+        classes: number of classes.
         params: the section ``train``.
-        seed: of the order of the images and of every random draw.
+        seed: of the order of the images and of all random numbers.
         group: the processes that train together.
+
+    Raises:
+        PipelineError: the batch size is not a multiple of the number of processes.
     """
 
     def __init__(
@@ -59,20 +61,20 @@ class Trainer:
         classes: int,
         params: TrainParams,
         seed: int,
-        group: Group,
+        group: ProcessGroup,
     ) -> None:
         self.train, self.valid, self.classes, self.device = train, valid, classes, train.device
         self.params, self.seed, self.group = params, seed, group
-        self.bare = model
-        shared = group.wrap(model, self.device)
-        self.model = cast(nn.Module, torch.compile(shared)) if params.compile else shared
+        self.model = model
+        wrapped = group.wrap(model, self.device)
+        self.wrapped = cast(nn.Module, torch.compile(wrapped)) if params.compile else wrapped
         self.optimizers = build_optimizers(model, params, self.device)
         self.steps = steps_per_epoch(len(train), params.batch_size)
         self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]
         average = get_ema_multi_avg_fn(params.ema_decay)
         self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if params.ema_decay else None
-        self.dtype = choose_precision(params, self.device)
-        # A disabled scaler does nothing: one path for every precision.
+        self.dtype = choose_precision(params.precision, self.device)
+        # When it is disabled, its methods only pass through.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.loss = build_loss(params, class_weights(train.labels, classes, params, self.device))
         self.history = History()
@@ -87,15 +89,17 @@ class Trainer:
                 f"params.yaml: train.batch_size: got {params.batch_size}, allowed is a multiple of the "
                 f"{group.world} processes"
             )
-        # Each process draws its own noise; the order of the images is common to all.
+        # Each process augments with its own random numbers; the order of the images is the same in all.
         torch.manual_seed(seed + group.rank)
 
     def fit(self, on_step: Callable[[], None], on_epoch: Callable[[Row], None]) -> History:
-        """Train from where the run is until its last epoch, or until ``patience`` runs out.
+        """Train until the last epoch, or until there was no better epoch for ``patience`` epochs.
+
+        The run may be saved by both callbacks.
 
         Args:
-            on_step: called after each step but an epoch's last, when the run may be saved.
-            on_epoch: called after each epoch with its row, when the run may be saved too.
+            on_step: called after each step of an epoch except the last one.
+            on_epoch: called after each epoch with its row.
 
         Raises:
             PipelineError: the loss is no longer finite.
@@ -108,22 +112,24 @@ class Trainer:
     def _fit_epoch(self, on_step: Callable[[], None], on_epoch: Callable[[Row], None]) -> None:
         self.progress.start_epoch(self.epoch, self.step)
         self._train_epoch(on_step)
-        shown = self.group.sum(self.log).cpu() / self.group.world
+        means = self.group.sum(self.log).cpu() / self.group.world
         self.progress.trained()
-        rows = torch.cat([shown, self.rates.unsqueeze(1)], dim=1)
+        rows = torch.cat([means, self.rates.unsqueeze(1)], dim=1)
         self._refuse_divergence(rows)
         row = {"epoch": self.epoch, **_means(rows), **self._validate()}
         self.history.steps.append(rows)
         self.history.epochs.append(row)
         if not self.history.best or _score(row) > _score(self.history.best):
             self.history.best = row
-            self.history.best_state = {name: tensor.cpu().clone() for name, tensor in self._judged().items()}
+            state = self.evaluated_model.state_dict()
+            self.history.best_state = {name: tensor.cpu().clone() for name, tensor in state.items()}
         self.epoch, self.step = self.epoch + 1, 0
         self.log.zero_()
+        self.progress.end_epoch(row)
         on_epoch(row)
 
     def _train_epoch(self, on_step: Callable[[], None]) -> None:
-        self.model.train()
+        self.wrapped.train()
         rank, world = self.group.rank, self.group.world
         plan = shuffled_plan(
             len(self.train), self.train.shape[1], self.params.batch_size, self.seed, self.epoch, self.step, rank, world
@@ -139,9 +145,9 @@ class Trainer:
                 on_step()
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Take one step on a batch as ``Batches.load`` gives it; return loss, accuracy and gradient norm, ``(3,)``.
+        """Take one step on a batch of ``Batches.load``; return the loss, the accuracy and the gradient norm, ``(3,)``.
 
-        Nothing here reads a value from the device, which would make the host wait for it.
+        No value is read from the device, which would make the host wait for it.
         """
         inputs = self.train.normalise(augment_pixels(self.train.as_pixels(images), self.params))
         if self.params.random_erase:
@@ -150,28 +156,28 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            outputs = self.model(inputs)
+            outputs = self.wrapped(inputs)
             loss = self.loss(outputs, targets)
         self.scaler.scale(loss).backward()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(self.bare.parameters(), self.params.clip_norm or math.inf)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.params.clip_norm or math.inf)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
         if self.ema is not None:
-            self.ema.update_parameters(self.bare)
+            self.ema.update_parameters(self.model)
         hits = (class_logits(outputs.detach()).argmax(1) == targets.argmax(1)).float().mean()
         return torch.stack([loss.detach(), hits, norm.detach()])
 
-    def _judged(self) -> dict[str, Tensor]:
-        """The weights that validation judges and the file keeps: the moving average where there is one."""
-        return (self.bare if self.ema is None else self.ema.module).state_dict()
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that is validated and saved: the moving average of the weights, if there is one."""
+        return self.model if self.ema is None else self.ema.module
 
     @torch.no_grad()
     def _validate(self) -> Row:
-        model = self.bare if self.ema is None else self.ema.module
-        model.eval()
+        model = self.evaluated_model.eval()
         totals = torch.zeros(2, device=self.device)
         batch_size = max(self.params.batch_size, 256)
         for images, labels in self.valid.in_order(batch_size, self.group.rank, self.group.world):
@@ -201,12 +207,12 @@ class Trainer:
         return self.history.epochs[-1]["epoch"] - self.history.best["epoch"] >= self.params.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the run depends on: tensors and plain values. Every process has to call it."""
+        """The state of the run, as tensors and plain values. All processes have to call it."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type in ("cuda", "mps"):
             random[self.device.type] = torch.get_device_module(self.device).get_rng_state()
         return {
-            "model": self.bare.state_dict(),
+            "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedules": [schedule.state_dict() for schedule in self.schedules],
@@ -219,8 +225,8 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self.bare.load_state_dict(state["model"])
+        """Resume from a state."""
+        self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -238,13 +244,13 @@ class Trainer:
 
 
 def _score(row: Row) -> tuple[float, float]:
-    """Of two epochs with one accuracy, the one with the lower loss is better."""
+    """Of two epochs with the same accuracy, the one with the lower loss is better."""
     return row["valid_accuracy"], -row["valid_loss"]
 
 
 def _means(rows: Tensor) -> Row:
     loss, accuracy, *_ = rows.mean(0).tolist()
-    # Of fp16 the scaler skips a step whose gradient overflows.
+    # In fp16 the scaler skips the steps in which the gradient overflows.
     norms = rows[:, 2][rows[:, 2].isfinite()]
     norm = norms.mean().item() if len(norms) else 0.0
     return {"train_loss": loss, "train_accuracy": accuracy, "train_gradient_norm": norm, "lr": rows[-1, 3].item()}

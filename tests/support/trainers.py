@@ -5,8 +5,8 @@ from torch import nn
 
 from pipeline.network.batches import Batches, shuffled_plan
 from pipeline.network.models import Classifier
-from pipeline.train.distributed import Group
-from pipeline.train.losses import outputs_for
+from pipeline.train.distributed import ProcessGroup
+from pipeline.train.optimization import outputs_for
 from pipeline.train.trainer import Trainer
 from tests.support.tiny_datasets import MEAN, STD, train_params, write_split
 
@@ -22,7 +22,7 @@ def build(folder, classes=3, resident=True, model=None, images=24, dropout=0.1, 
     if model is None:
         model = Classifier(width=2, dropout=dropout, image_size=32, outputs=outputs_for(params.loss, classes))
     train, valid = (Batches(split, MEAN, STD, CPU, resident) for split in splits)
-    return Trainer(model, train, valid, classes, params, seed=5, group=Group())
+    return Trainer(model, train, valid, classes, params, seed=5, group=ProcessGroup())
 
 
 def fit(trainer: Trainer):

@@ -1,0 +1,175 @@
+"""The losses, optimizers and learning rate schedules by name."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    SequentialLR,
+    StepLR,
+)
+
+from pipeline.errors import PipelineError
+from pipeline.params.schema import TrainParams
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+ParamGroup = dict[str, Any]
+# The default of torch and of the paper for the rising part of onecycle.
+ONECYCLE_RISE = 0.3
+
+
+def outputs_for(loss: str, classes: int) -> int:
+    """The number of outputs that a loss needs: one per class, or a single one for ``bce``.
+
+    Raises:
+        PipelineError: ``bce`` without exactly two classes.
+    """
+    if loss != "bce":
+        return classes
+    if classes != 2:
+        raise PipelineError(
+            f"params.yaml: train.loss: got bce, which needs 2 classes, not {classes}; use cross_entropy"
+        )
+    return 1
+
+
+def class_weights(labels: Tensor, classes: int, params: TrainParams, device: torch.device) -> Tensor | None:
+    """Weights ``(classes,)``, inverse to the share of each class in ``labels``; their mean over the images is 1. None
+    if ``train.class_weights`` is ``none``."""
+    if params.class_weights == "none":
+        return None
+    counts = torch.bincount(labels.to(device), minlength=classes).clamp(min=1)
+    return len(labels) / (classes * counts.float())
+
+
+def build_loss(params: TrainParams, weights: Tensor | None) -> Loss:
+    """Build the loss: the mean over a batch of outputs ``(n, outputs)`` and class probabilities ``(n, classes)``."""
+    if params.loss == "cross_entropy":
+        return lambda outputs, targets: functional.cross_entropy(
+            outputs, targets, weight=weights, label_smoothing=params.label_smoothing
+        )
+    each = _squared_error if params.loss == "mse" else _binary_cross_entropy
+
+    def weighted(outputs: Tensor, targets: Tensor) -> Tensor:
+        smooth = params.label_smoothing
+        targets = targets * (1 - smooth) + smooth / targets.shape[1]
+        losses = each(outputs, targets)
+        return (losses if weights is None else losses * (targets @ weights)).mean()
+
+    return weighted
+
+
+def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.float().softmax(dim=1) - targets).square().mean(dim=1)
+
+
+def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(outputs[:, 0].float(), targets[:, 1], reduction="none")
+
+
+def build_optimizers(model: nn.Module, params: TrainParams, device: torch.device) -> list[Optimizer]:
+    """Build the optimizer that ``train.optimizer`` names; for ``muon``, Muon and AdamW.
+
+    Biases and the weights of normalisation layers have their own ``norm_weight_decay``, as in torchvision's references:
+    decaying them does not regularise (He et al. 2019, Bag of Tricks).
+
+    Raises:
+        PipelineError: ``muon`` for a network without hidden linear layers.
+    """
+    if params.optimizer == "muon":
+        matrices = _hidden_matrices(model)
+        if not matrices:
+            raise PipelineError(
+                "params.yaml: train.optimizer: got muon, which is for linear layers before the last one, and the "
+                "network has none; use adamw"
+            )
+        muon = torch.optim.Muon(
+            matrices,
+            lr=params.lr,
+            momentum=params.momentum,
+            nesterov=params.nesterov,
+            weight_decay=params.weight_decay,
+            # So that one learning rate suits both optimizers (Liu et al. 2025, Muon is Scalable for LLM Training).
+            adjust_lr_fn="match_rms_adamw",
+        )
+        return [muon, _BUILDERS["adamw"](_param_groups(model, params, set(matrices)), params, _fused(device))]
+    return [_BUILDERS[params.optimizer](_param_groups(model, params, set()), params, _fused(device))]
+
+
+_BUILDERS: dict[str, Callable[[list[ParamGroup], TrainParams, bool], Optimizer]] = {
+    "sgd": lambda groups, p, fused: torch.optim.SGD(
+        groups, lr=p.lr, momentum=p.momentum, nesterov=p.nesterov and p.momentum > 0, fused=fused
+    ),
+    "adagrad": lambda groups, p, fused: torch.optim.Adagrad(groups, lr=p.lr),
+    # alpha as in the lecture: each new squared gradient has the weight 0.1.
+    "rmsprop": lambda groups, p, fused: torch.optim.RMSprop(groups, lr=p.lr, alpha=0.9, momentum=p.momentum),
+    "adam": lambda groups, p, fused: torch.optim.Adam(groups, lr=p.lr, fused=fused),
+    "adamw": lambda groups, p, fused: torch.optim.AdamW(groups, lr=p.lr, fused=fused),
+}
+
+
+def _fused(device: torch.device) -> bool:
+    """Whether torch has a kernel that updates all weights at once."""
+    return device.type in ("cpu", "cuda")
+
+
+def _hidden_matrices(model: nn.Module) -> list[Tensor]:
+    """The weights for Muon: of all linear layers except the last one."""
+    return [module.weight for module in model.modules() if isinstance(module, nn.Linear)][:-1]
+
+
+def _param_groups(model: nn.Module, params: TrainParams, exclude: set[Tensor]) -> list[ParamGroup]:
+    """Two groups with their own weight decay: the weights of layers; biases and the weights of normalisation layers."""
+    rest = [weights for weights in model.parameters() if weights not in exclude]
+    groups = [
+        {"params": [weights for weights in rest if weights.ndim > 1], "weight_decay": params.weight_decay},
+        {"params": [weights for weights in rest if weights.ndim <= 1], "weight_decay": params.norm_weight_decay},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_schedule(optimizer: Optimizer, params: TrainParams, steps_per_epoch: int) -> LRScheduler:
+    """Build the schedule of one optimizer: warm-up, then what ``train.schedule`` names.
+
+    ``onecycle`` (Smith & Topin 2018) has its own warm-up: its learning rate rises for ``warmup_epochs``, or for 30 % of
+    the epochs if that is 0.
+    """
+    total = params.epochs * steps_per_epoch
+    # At least one step is left for the schedule.
+    warmup = min(round(params.warmup_epochs * steps_per_epoch), total - 1)
+    if params.schedule == "onecycle":
+        rise = warmup / total if warmup else ONECYCLE_RISE
+        # Without cycling the momentum, so that it does the same for every optimizer.
+        return OneCycleLR(optimizer, params.lr, total_steps=total + 1, pct_start=rise, cycle_momentum=False)
+    main = _MAIN[params.schedule](optimizer, params, total - warmup, steps_per_epoch)
+    if not warmup:
+        return main
+    if params.warmup_method == "linear":
+        first: LRScheduler = LinearLR(optimizer, start_factor=params.warmup_decay, total_iters=warmup)
+    else:
+        first = ConstantLR(optimizer, factor=params.warmup_decay, total_iters=warmup)
+    with warnings.catch_warnings():
+        # SequentialLR calls step() in a deprecated way, and warns about it.
+        warnings.simplefilter("ignore", UserWarning)
+        return SequentialLR(optimizer, [first, main], milestones=[warmup])
+
+
+_MAIN: dict[str, Callable[[Optimizer, TrainParams, int, int], LRScheduler]] = {
+    "constant": lambda optimizer, p, steps, per_epoch: ConstantLR(optimizer, factor=1.0, total_iters=0),
+    "step": lambda optimizer, p, steps, per_epoch: StepLR(optimizer, p.lr_step_size * per_epoch, p.lr_gamma),
+    "exponential": lambda optimizer, p, steps, per_epoch: ExponentialLR(optimizer, p.lr_gamma ** (1 / per_epoch)),
+    "linear": lambda optimizer, p, steps, per_epoch: LinearLR(
+        optimizer, start_factor=1.0, end_factor=p.lr_min / p.lr, total_iters=steps
+    ),
+    "cosine": lambda optimizer, p, steps, per_epoch: CosineAnnealingLR(optimizer, steps, eta_min=p.lr_min),
+}
