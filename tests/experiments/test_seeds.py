@@ -164,7 +164,7 @@ def test_ctrl_c_stops_a_training_which_goes_on_in_the_next_call(tmp_path):
     assert process.returncode == 130
     assert not list(tmp_path.glob(".dvc/tmp/seeds/*/"))
     output = clone.run(*command)
-    assert output.count("goes on from") == 1
+    assert output.count("resumes from") == 1
     assert "(mean and standard deviation of 2 seeds)" in " ".join(output.split())
     assert clone.run("git", "status", "--porcelain", "-uall") == before
     names = clone.run("git", "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()

@@ -170,10 +170,10 @@ def test_a_sweep_that_is_killed_goes_on_with_the_same_trial_from_its_checkpoint(
         lines = []
         for line in process.stdout:
             lines.append(line)
-            if "goes on from" in line:
+            if "resumes from" in line:
                 process.kill()
     assert lines[1].startswith("trial 1 of 2: ")
-    assert any("train: goes on from" in line and "epoch 2" in line for line in lines)
+    assert any("train: resumes from" in line and "epoch 2" in line for line in lines)
 
 
 def test_a_second_process_with_the_same_sweep_is_refused(repository):

@@ -100,7 +100,7 @@ DATA_ERRORS = [
     r"results/model.safetensors: .* gives values that are infinite",
     r"params.yaml: evaluate.top_k: got \d+, allowed with [23] classes",
     r"params.yaml: train.loss: got bce, which needs 2 classes, not 3",
-    r"params.yaml: train.precision: got fp16, which the CPU is slow in",
+    r"params.yaml: train.precision: got fp16, which is slow on the CPU",
     r"data.location: the (folder|archive) ",
     r"pair(.zip)?: the folder ",
     r"photos: the folder ",

@@ -172,9 +172,9 @@ def test_models_of_other_classes_or_in_another_order_are_refused(classes):
     [
         (lambda path: None, "x.safetensors: no such file; "),
         (lambda path: path.mkdir(), "x.safetensors: is a folder, allowed is a weights file"),
-        (lambda path: path.write_bytes(b""), "x.safetensors: no weights file of this project"),
-        (lambda path: path.write_bytes(b"\xff" * 100), "x.safetensors: no weights file of this project"),
-        (lambda path: write_image("x.png").rename(path), "x.safetensors: no weights file of this project"),
+        (lambda path: path.write_bytes(b""), "x.safetensors: not a weights file of this project"),
+        (lambda path: path.write_bytes(b"\xff" * 100), "x.safetensors: not a weights file of this project"),
+        (lambda path: write_image("x.png").rename(path), "x.safetensors: not a weights file of this project"),
     ],
     ids=["missing", "folder", "empty", "bytes", "image"],
 )

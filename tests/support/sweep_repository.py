@@ -1,4 +1,4 @@
-"""A small repository of DVC whose stage train writes curves like the real one, and checkpoints, in no time."""
+"""A small DVC repository with a stage train that writes curves and checkpoints as the real one does, in no time."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.small_repository import SmallRepository
 
-# Accuracy rises to 1 − |log10(lr) + 2| / 4. An epoch takes a moment, or half a minute for a weight decay of 1.
+# Accuracy rises to 1 − |log10(lr) + 2| / 4. An epoch takes a moment, or half a minute with a weight decay of 1.
 TRAIN = """
 import json, math, os, signal, sys, time
 from pathlib import Path
@@ -18,7 +18,7 @@ best = 1 - abs(math.log10(float(params["lr"])) + 2) / 4
 checkpoint = Path(os.environ.get("PIPELINE_CHECKPOINTS", ".checkpoints"), f"{params['lr']}.json")
 values = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
 if values:
-    print(f"train: goes on from {checkpoint}, epoch {len(values) + 1}", flush=True)
+    print(f"train: resumes from {checkpoint}, epoch {len(values) + 1}", flush=True)
 if best < 0.3:
     raise SystemExit("error: train: the loss is nan in step 1 of epoch 1")
 curve = Path("results/live/plots/metrics/valid/accuracy.tsv")
@@ -50,57 +50,67 @@ checkpoint.unlink()
 """
 WORKFLOW = """
 stages:
+  download: {cmd: echo, deps: [pipeline/common, pipeline/download]}
+  augment: {cmd: echo, deps: [pipeline/common, pipeline/augment]}
   train:
-    cmd: python code/train.py
-    deps: [code/train.py]
+    cmd: python pipeline/train/stage.py
+    deps: [pipeline/common, pipeline/train]
     params: [seed, train]
     outs: [results/live]
     metrics:
       - results/metrics/train.json: {cache: false}
   evaluate:
     cmd: echo evaluate && cp results/metrics/train.json results/metrics/evaluate.json
-    deps: [results/live]
+    deps: [pipeline/common, pipeline/evaluate, results/live]
     metrics:
       - results/metrics/evaluate.json: {cache: false}
 """
-SWEEP = """
+# The first trial of the grid is the better one, and trains for as long as it takes to kill it.
+GRID = """
+sampler: grid
 seed: {seed}
-sampler: {{name: tpe, startup_trials: 3}}
-pruner: {{name: median, startup_trials: 2, warmup_epochs: 1}}
+pruner: {{name: median, startup_trials: 1}}
 space:
-  train.lr: {{low: 1e-5, high: 1e-1, log: true}}
-  train.optimizer: [sgd, 'adam']
+  train.lr: [0.01, 0.0001]
 """
 
 
 class SweepRepository(SmallRepository):
-    """The repository, with a sweep's file that git does not know."""
+    """The repository, with a sweep's file that git does not track."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.write("code/train.py", TRAIN)
+    def write_files(self) -> None:
+        super().write_files()
+        self.write("pipeline/train/stage.py", TRAIN)
         self.write("dvc.yaml", WORKFLOW)
-        self.write(".gitignore", "results/*\n!results/metrics\n.sweeps/\n")
-        self.commit("with train")
-        self.write("sweeps/lr.yaml", SWEEP.format(seed=1))
 
-    def command(self, *arguments: str, file: str = "sweeps/lr.yaml") -> list[str]:
-        return [sys.executable, "-m", "pipeline", "sweep", file, "-S", "train.epochs=4", *arguments]
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "pipeline", "sweep", "sweeps/lr.yaml", "-S", "train.epochs=4", *arguments]
 
-    def sweep(self, *arguments: str, code: int = 0, file: str = "sweeps/lr.yaml") -> str:
-        """Run a sweep to its end; return what it said."""
-        command = self.command(*arguments, file=file)
-        result = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=600)
+    def sweep(self, *arguments: str, code: int = 0) -> str:
+        """Run a sweep to its end; return its output."""
+        result = subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         assert result.returncode == code, result.stdout + result.stderr
         return result.stdout + result.stderr
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        """Start a sweep in a group of processes of its own."""
+        """Start a sweep in a process group of its own."""
         return subprocess.Popen(
-            self.command(*arguments), cwd=self.folder, stdout=subprocess.PIPE, text=True, start_new_session=True
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
-    def inside(self) -> list[str]:
+    def processes(self) -> list[str]:
         """The commands of all processes that work in the repository or in a sandbox of it."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
