@@ -25,7 +25,7 @@ def read_results(name: str) -> dict[str, Any]:
         PipelineError: one of them is missing, or is not a JSON object.
     """
     results: dict[str, Any] = {}
-    for path in (DETAILS / f"{name}.json", METRICS / f"{name}.json"):
+    for path in (METRICS / f"{name}.json", DETAILS / f"{name}.json"):
         try:
             content = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
