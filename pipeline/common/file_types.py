@@ -1,19 +1,17 @@
-"""What a file of a source is, by its path alone: an image, an archive, a split's, or what systems leave behind."""
+"""What a file is: its format by its first bytes, and by its name whether it is an image, an archive or junk."""
 
 import html
 import posixpath
 import re
-from collections.abc import Iterable
 from enum import Enum
 
-from pipeline.common.raw_archive import CLASSES_FILE
 from pipeline.errors import one_line
 
-HEAD = 4096  # bytes that tell a kind, and hold a page's title
+HEAD = 4096  # bytes; enough for the format, and for the title of a web page
 
 
 class Kind(Enum):
-    """A kind of file; its value names it in a message."""
+    """The format of a file; the value is its name in messages."""
 
     JPEG = "a JPEG image"
     PNG = "a PNG image"
@@ -21,7 +19,7 @@ class Kind(Enum):
     BMP = "a BMP image"
     WEBP = "a WebP image"
     AVIF = "an AVIF image"
-    RAW = "a camera's RAW file"
+    RAW = "a camera RAW file"
     TIFF = "a TIFF image"
     HEIC = "a HEIC image"
     JPEG_XL = "a JPEG XL image"
@@ -37,13 +35,13 @@ class Kind(Enum):
     RAR = "a RAR archive"
     SEVEN_ZIP = "a 7-Zip archive"
     PDF = "a PDF document"
-    POINTER = "a Git LFS pointer and not the file that it stands for (git lfs pull fetches that)"
+    POINTER = "a Git LFS pointer, not the file itself (run git lfs pull)"
     PAGE = "a web page (HTML)"
-    XML = "an XML text, perhaps an error message"
-    JSON = "a JSON text, perhaps an error message"
+    XML = "XML text, perhaps an error message"
+    JSON = "JSON text, perhaps an error message"
 
 
-# The first that matches: RAW files are TIFF files, a HEIC file begins as a video does, and SVG is XML.
+# The first match counts: RAW files are TIFF files, a HEIC file begins like a video, and SVG is XML.
 _BEGINNINGS = {
     Kind.JPEG: rb"\xff\xd8\xff",
     Kind.PNG: rb"\x89PNG\r\n\x1a\n",
@@ -75,12 +73,12 @@ _BEGINNINGS = {
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """Tell a file's kind from its first bytes (``HEAD`` or fewer), None where it is none of these."""
+    """Return the format of a file by its first bytes (``HEAD`` or fewer); None if it is unknown."""
     return next((kind for kind, beginning in _BEGINNINGS.items() if re.match(beginning, head, re.DOTALL)), None)
 
 
-def what_it_is(head: bytes) -> str | None:
-    """Name a file's kind in words, a web page with its title; None as in ``kind_of``."""
+def describe(head: bytes) -> str | None:
+    """Return the format in words, for a web page with its title; None if it is unknown."""
     kind = kind_of(head)
     if kind is not Kind.PAGE:
         return kind and kind.value
@@ -89,19 +87,9 @@ def what_it_is(head: bytes) -> str | None:
     return f"{kind.value}, titled '{title}'" if title else kind.value
 
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "val": "valid",
-    "validation": "valid",
-    "test": "test",
-    "testing": "test",
-    "evaluation": "test",
-}
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"}
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
-# Left behind by macOS, Windows, NAS systems and disk checks; whatever begins with a dot is passed over, too.
+# Created by macOS, Windows, NAS systems and disk checks. Names that begin with a dot are junk, too.
 JUNK = {
     "__macosx",
     "thumbs.db",
@@ -115,37 +103,23 @@ JUNK = {
     "@recycle",
     "lost+found",
 }
-# Folders whose pictures illustrate a README, where a data set stands beside them; with more pictures it is one itself.
-DECORATION = {"assets", "asset", "doc", "docs", "figures", "screenshots"}
-MOST_DECORATION = 20
 
 
 def is_junk(path: str) -> bool:
-    """Whether a system left the file behind, or its name begins with a dot: no part of a data set."""
+    """Whether an operating system created the file or one of its folders, or a name begins with a dot."""
     return any(part.startswith(".") or part.lower() in JUNK for part in path.split("/"))
 
 
 def is_image(path: str) -> bool:
-    """Whether the file's ending is that of an image."""
+    """Whether the file has the ending of an image."""
     return posixpath.splitext(path)[1].lower() in IMAGE_ENDINGS
 
 
 def is_archive(path: str) -> bool:
-    """Whether the file's ending is that of a zip or a tar."""
+    """Whether the file has the ending of a zip or a tar."""
     return path.lower().endswith(ARCHIVE_ENDINGS)
 
 
-def is_part(path: str) -> bool:
-    """Whether the file can belong to a data set: nothing else is opened, copied or looked into."""
-    return not is_junk(path) and (is_image(path) or is_archive(path) or posixpath.basename(path) == CLASSES_FILE)
-
-
 def archive_stem(path: str) -> str:
-    """Return the path of an archive without its ending: ``hw3/train.tar.gz`` gives ``hw3/train``."""
+    """Return the path of an archive without its ending: ``hw3/train`` for ``hw3/train.tar.gz``."""
     return path[: -max(len(ending) for ending in ARCHIVE_ENDINGS if path.lower().endswith(ending))]
-
-
-def decoration(images: Iterable[str]) -> set[str]:
-    """Return those images that illustrate a README, should a data set stand beside them: few, in folders named so."""
-    found = {path for path in images if any(part.lower() in DECORATION for part in path.split("/")[:-1])}
-    return found if len(found) <= MOST_DECORATION else set()

@@ -1,7 +1,7 @@
-"""``data/raw.zip``: the images as they came, in one deterministic archive.
+"""``data/raw.zip``: the original images in one deterministic archive.
 
-Labelled images are ``{split}/{class index}_{name}``, unlabelled ones ``{split}/{name}``; ``classes.txt`` holds
-one class name a line. An unlabelled name that would read as labelled gets an underscore in front.
+Labelled images are ``{split}/{class index}_{name}``, unlabelled ones ``{split}/{name}``; ``classes.txt`` contains one
+class name per line. An unlabelled name that looks like a labelled one gets a leading underscore.
 """
 
 import os
@@ -29,10 +29,10 @@ class RawImage:
     """One image of the archive.
 
     Attributes:
-        entry, split: its name in the archive, and the folder that begins it.
-        label: the class index; None where it is unlabelled.
+        entry, split: its name in the archive, and the first folder of that.
+        label: the class index; None if it is unlabelled.
         id: unique in its split.
-        offset, size, crc: where its header begins, the bytes of its content, and their checksum.
+        offset, size, crc: the position of its header, and the size and checksum of its content.
     """
 
     entry: str
@@ -45,7 +45,7 @@ class RawImage:
 
 
 def entry_name(split: str, label: int | None, name: str) -> str:
-    """The entry of an image: its split, class index (None: unlabelled) and file name."""
+    """Return the entry of an image with this split, class index (None: unlabelled) and file name."""
     if label is not None:
         return f"{split}/{label}_{name}"
     return f"{split}/{'_' if _LOOKS_LABELLED.fullmatch(name) else ''}{name}"
@@ -54,15 +54,15 @@ def entry_name(split: str, label: int | None, name: str) -> str:
 def write_raw_archive(
     path: Path, classes: Iterable[str], entries: dict[str, str], read: Callable[[str], bytes]
 ) -> None:
-    """Write the archive: sorted entries, fixed times and rights, stored; the same images give the same bytes.
+    """Write the archive with sorted entries, fixed times and permissions, uncompressed, so that it is deterministic.
 
     Args:
-        path: of the archive.
+        path: the archive.
         classes: the class names in the order of their indices.
-        entries: for each entry, what ``read`` takes to give its bytes.
-        read: gives the bytes of an image.
+        entries: for each entry, the argument for ``read``.
+        read: returns the content of an image.
     """
-    with replacing(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_entry(CLASSES_FILE), "".join(f"{name}\n" for name in classes))
         for entry in progress(sorted(entries), len(entries), "download"):
             archive.writestr(_entry(entry), read(entries[entry]))
@@ -75,7 +75,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def read_raw_archive(archive: zipfile.ZipFile) -> tuple[tuple[str, ...], list[RawImage]]:
-    """List the class names and the images, splits in the order train, valid, test and sorted by entry within."""
+    """Return the class names, and the images in the order train, valid, test, sorted by entry within each split."""
     classes = tuple(archive.read(CLASSES_FILE).decode().split("\n")[:-1])
     entries = [info for info in archive.infolist() if info.filename != CLASSES_FILE]
     images = [image for split in SPLITS for image in _of_split(split, entries)]
@@ -83,7 +83,7 @@ def read_raw_archive(archive: zipfile.ZipFile) -> tuple[tuple[str, ...], list[Ra
 
 
 def _of_split(split: str, entries: Iterable[zipfile.ZipInfo]) -> list[RawImage]:
-    """The images of one split; an id is the file's name without its ending, or with it where two would be equal."""
+    """The images of one split; the id is the file name without its extension, unless two ids would be equal."""
     found = []
     members = (info for info in entries if info.filename.startswith(f"{split}/"))
     for info in sorted(members, key=lambda info: info.filename):
@@ -99,7 +99,7 @@ def _of_split(split: str, entries: Iterable[zipfile.ZipInfo]) -> list[RawImage]:
 
 
 class RawReader:
-    """Reads the images of an archive by their places: its table of contents, a kilobyte an image, is not kept."""
+    """Reads images by their offsets, without the archive's table of contents, which takes a kilobyte per image."""
 
     _HEADER, _LENGTHS = 30, struct.Struct("<HH")  # bytes of a local header; lengths of name and extra at its end
 
@@ -107,10 +107,10 @@ class RawReader:
         self._path, self._file = path, os.open(path, os.O_RDONLY)
 
     def read(self, image: RawImage) -> bytes:
-        """Return the bytes of an image.
+        """Return the content of an image.
 
         Raises:
-            PipelineError: the archive is damaged there.
+            PipelineError: the archive is damaged at this image.
         """
         header = os.pread(self._file, self._HEADER, image.offset)
         if len(header) == self._HEADER:
@@ -125,5 +125,5 @@ def _ids(names: list[str]) -> list[str]:
     stems = [PurePosixPath(name).stem for name in names]
     counts = Counter(stems)
     short = [stem if counts[stem] == 1 else name for name, stem in zip(names, stems, strict=True)]
-    # A name kept whole can be another one's stem: a.jpg, a.png, a.jpg.png.
+    # A name with its extension can be the stem of another one: a.jpg, a.png, a.jpg.png.
     return short if len(set(short)) == len(short) else names

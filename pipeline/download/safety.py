@@ -1,23 +1,25 @@
-"""What an archive may hold. No member is ever unpacked to a path; what is refused here is no honest data set.
+"""Checks that an archive is safe to read. No member is ever unpacked to a path of its own.
 
-Refused by name, also where nothing would read the member: absolute names, ``..``, backslashes, links (hard ones, too),
-devices and pipes, sparse files, encrypted members, unknown compression, a name that is listed twice, zip entries that
-overlap, and what is beyond the limits:
+Refused, even if the member would not be read: absolute names, ``..``, backslashes, links (including hard links),
+devices and pipes, sparse files, encrypted members, unknown compression, names that are listed twice, zip entries that
+overlap, and whatever exceeds these limits:
 
-* ``MOST_MEMBERS`` members in a source, with all archives inside it;
-* ``LARGEST_FILE`` bytes in a member, where it is no archive itself;
-* ``MOST_BYTES`` bytes in a source, unpacked;
-* ``LARGEST_RATIO`` unpacked bytes for each packed one, once there are more than ``RATIO_COUNTS_FROM`` of them.
+* ``MOST_MEMBERS`` members per source, including those of archives inside archives;
+* ``LARGEST_FILE`` bytes per member, unless it is itself an archive;
+* ``MOST_BYTES`` unpacked bytes per source;
+* ``LARGEST_RATIO`` unpacked bytes per packed byte, once more than ``RATIO_COUNTS_FROM`` bytes are unpacked;
+* ``LARGEST_HEADERS`` bytes of headers per tar member: its name, times and so on.
 """
 
 import re
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
+from typing import IO, Self, TypeVar
 
 from pipeline.common.file_types import is_archive
 from pipeline.errors import PipelineError
@@ -27,68 +29,50 @@ LARGEST_FILE = 2**30
 MOST_BYTES = 2**40
 RATIO_COUNTS_FROM = 2**30
 LARGEST_RATIO = 200
+LARGEST_HEADERS = 16 * 2**20
 
 _ENCRYPTED, _PATCH = 0x41, 0x20  # bits of a zip entry's flags
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+_Member = TypeVar("_Member")
 
 
 @dataclass
-class Allowance:
-    """What a source's archives have taken so far, of which ``packed`` bytes came from outside."""
+class Quota:
+    """How much of the limits the archives of one source have used; ``packed`` is their size in bytes as they came."""
 
     packed: int
     members: int = 0
     bytes: int = 0
 
-    def take(self, archive: str, size: int) -> None:
-        """Count ``size`` unpacked bytes.
+    def add(self, archive: str, size: int) -> None:
+        """Count a member of ``size`` bytes.
 
         Raises:
-            PipelineError: they are more than an archive may hold.
+            PipelineError: a limit is exceeded.
         """
+        self.members += 1
+        if self.members > MOST_MEMBERS:
+            raise PipelineError(f"{archive}: contains more than {MOST_MEMBERS:,} members, the limit; split it")
+        self.check(archive, size)
         self.bytes += size
-        if self.bytes > MOST_BYTES:
-            raise PipelineError(f"{archive}: holds more than {_gib(MOST_BYTES)}, the most allowed; split it")
-        if self.bytes > RATIO_COUNTS_FROM and self.bytes > LARGEST_RATIO * self.packed:
+
+    def check(self, archive: str, size: int) -> None:
+        """Refuse ``size`` more bytes if they would exceed a limit, without counting them."""
+        total = self.bytes + size
+        if total > MOST_BYTES:
+            raise PipelineError(f"{archive}: contains more than {_gib(MOST_BYTES)}, the limit; split it")
+        if total > RATIO_COUNTS_FROM and total > LARGEST_RATIO * self.packed:
             raise PipelineError(
-                f"{archive}: unpacks to more than {LARGEST_RATIO} times its size and {_gib(RATIO_COUNTS_FROM)}, as "
-                "images never do, but archives made to fill disks; pack the images themselves, one by one"
+                f"{archive}: unpacks to more than {LARGEST_RATIO} times its size and {_gib(RATIO_COUNTS_FROM)}, which "
+                "images never do, but archives made to fill disks do; pack the images themselves"
             )
-
-
-@dataclass
-class _Inspection:
-    """The members of one archive so far."""
-
-    archive: str
-    allowance: Allowance
-    seen: set[str] = field(default_factory=set)
-
-    def admit(self, name: str, size: int, fault: str | None) -> str:
-        """Return a member's path, or refuse it."""
-        path = safe_path(self.archive, name)
-        self.allowance.members += 1
-        if self.allowance.members > MOST_MEMBERS:
-            raise PipelineError(f"{self.archive}: holds more than {MOST_MEMBERS:,} members, the most allowed; split it")
-        if path == ".":
-            fault = "has no name"
-        if path in self.seen:
-            fault = "is listed twice"
-        if not fault and size > LARGEST_FILE and not is_archive(path):
-            fault = f"has {size:,} bytes, more than {_gib(LARGEST_FILE)}"
-        if fault:
-            raise PipelineError(
-                f"{self.archive}: the member {name!r} {fault}; allowed are plain files, each once: pack it again"
-            )
-        self.seen.add(path)
-        return path
 
 
 def safe_path(source: str, name: str) -> str:
     """Return a relative path with ``/`` between folders and no ``.`` among them.
 
     Raises:
-        PipelineError: the name leads out of the folder that it would be unpacked to, on some system.
+        PipelineError: on some system the name leads out of the folder that it would be unpacked to.
     """
     fault = None
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", name):
@@ -96,7 +80,7 @@ def safe_path(source: str, name: str) -> str:
     elif ".." in re.split(r"[/\\]", name):
         fault = "leads out of its folder by .."
     elif "\\" in name:
-        fault = "has a backslash in its name, which only some systems take for a folder"
+        fault = "has a backslash in its name, which separates folders on some systems only"
     if fault:
         raise PipelineError(
             f"{source}: the member {name!r} {fault}; allowed are names such as train/0_1.jpg: rename it"
@@ -104,22 +88,62 @@ def safe_path(source: str, name: str) -> str:
     return str(PurePosixPath(name))
 
 
-def zip_members(archive: zipfile.ZipFile, name: str, allowance: Allowance) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+def zip_members(archive: zipfile.ZipFile, name: str, quota: Quota) -> Iterator[tuple[str, zipfile.ZipInfo]]:
     """Yield path and entry of each file.
 
     Raises:
         PipelineError: a member is refused.
     """
-    inspection = _Inspection(name, allowance)
-    for info in archive.infolist():
-        fault = _zip_fault(info)
-        if info.filename.endswith("/") and not fault:
-            safe_path(name, info.filename)
+    infos = archive.infolist()
+    members = ((info.filename, info.file_size, info.filename.endswith("/"), _zip_fault(info), info) for info in infos)
+    yield from _checked(name, quota, members)
+    # Python checks this itself since 3.11.8 and 3.12.2, but only when an entry is read.
+    for one, two in pairwise(sorted(infos, key=lambda info: info.header_offset)):
+        header = zipfile.sizeFileHeader  # type: ignore[attr-defined]  # undocumented
+        if one.header_offset + header + one.compress_size > two.header_offset:
+            raise PipelineError(f"{name}: the members {one.filename!r} and {two.filename!r} overlap; pack them again")
+
+
+def tar_members(file: IO[bytes], name: str, quota: Quota) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """Yield path and header of each file of an uncompressed tar, in its order.
+
+    Raises:
+        PipelineError: a member is refused.
+        tarfile.TarError: the tar is damaged.
+    """
+    headers = _HeaderReader(file, name)
+
+    def members() -> Iterator[tuple[str, int, bool, str | None, tarfile.TarInfo]]:
+        for info in archive:
+            headers.left = LARGEST_HEADERS
+            yield info.name, info.size, info.isdir(), _tar_fault(info), info
+
+    with tarfile.open(fileobj=headers, mode="r:", tarinfo=_StrictTarInfo) as archive:  # type: ignore[call-overload]
+        yield from _checked(name, quota, members())
+
+
+def _checked(
+    archive: str, quota: Quota, members: Iterable[tuple[str, int, bool, str | None, _Member]]
+) -> Iterator[tuple[str, _Member]]:
+    """Yield path and member of each file; the members come as name, size, whether it is a folder, fault and member."""
+    seen = set()
+    for name, size, is_folder, fault, member in members:
+        path = safe_path(archive, name)
+        if is_folder and not fault:
             continue
-        path = inspection.admit(info.filename, info.file_size, fault)
-        allowance.take(name, info.file_size)
-        yield path, info
-    _refuse_overlaps(name, archive.infolist())
+        if path == ".":
+            fault = "has no name"
+        elif path in seen:
+            fault = "is listed twice"
+        elif not fault and size > LARGEST_FILE and not is_archive(path):
+            fault = f"has {size:,} bytes, more than {_gib(LARGEST_FILE)}"
+        if fault:
+            raise PipelineError(
+                f"{archive}: the member {name!r} {fault}; allowed are plain files, each once: pack it again"
+            )
+        seen.add(path)
+        quota.add(archive, size)
+        yield path, member
 
 
 def _zip_fault(info: zipfile.ZipInfo) -> str | None:
@@ -137,37 +161,41 @@ def _zip_fault(info: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def _refuse_overlaps(name: str, infos: list[zipfile.ZipInfo]) -> None:
-    """Python sees these itself since 3.11.8 and 3.12.2, but only where an entry is read."""
-    for one, two in pairwise(sorted(infos, key=lambda info: info.header_offset)):
-        header = zipfile.sizeFileHeader  # type: ignore[attr-defined]  # undocumented
-        if one.header_offset + header + one.compress_size > two.header_offset:
-            raise PipelineError(f"{name}: the members {one.filename!r} and {two.filename!r} overlap; pack them again")
-
-
-def tar_members(archive: tarfile.TarFile, name: str, allowance: Allowance) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """Yield path and header of each file, in the archive's order; the caller counts the bytes.
-
-    Raises:
-        PipelineError: a member is refused.
-    """
-    inspection = _Inspection(name, allowance)
-    for member in archive:
-        fault = _tar_fault(member)
-        if member.isdir() and not fault:
-            safe_path(name, member.name)
-            continue
-        yield inspection.admit(member.name, member.size, fault), member
-
-
-def _tar_fault(member: tarfile.TarInfo) -> str | None:
-    if member.issym() or member.islnk():
-        return f"is a {'hard ' if member.islnk() else ''}link to {member.linkname!r}"
-    if member.issparse():
+def _tar_fault(info: tarfile.TarInfo) -> str | None:
+    if info.issym() or info.islnk():
+        return f"is a {'hard ' if info.islnk() else ''}link to {info.linkname!r}"
+    if info.issparse():
         return "is a sparse file"
-    if not member.isdir() and not member.isreg():
+    if not info.isdir() and not info.isreg():
         return "is a device or a pipe"
-    return f"has {member.size} bytes" if member.size < 0 else None
+    return f"has {info.size} bytes" if info.size < 0 else None
+
+
+class _HeaderReader:
+    """A tar from which tarfile reads only headers: at most ``LARGEST_HEADERS`` bytes between two members."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file, self._name, self.left = file, name, LARGEST_HEADERS
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(min(size, self.left + 1))
+        self.left -= len(content)
+        if self.left < 0:
+            limit = f"{LARGEST_HEADERS / 2**20:g} MiB"
+            raise PipelineError(f"{self._name}: a member's headers take more than {limit}, the limit; pack it again")
+        return content
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """Reports an unreadable header as damage; after the first member, tarfile takes it for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from None
 
 
 def _gib(size: int) -> str:

@@ -1,33 +1,35 @@
-"""The common form that every source is brought into."""
+"""The sources of images: each one is opened as an ``ImageSet``."""
 
-import hashlib
 import importlib.util
 import io
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.paths import user_path
-from pipeline.download.archive_tree import archive_tree
-from pipeline.download.file_tree import FileTree, folder_tree
-from pipeline.download.git_repository import HUB_CLIENT, GitError, git_tree, resolve
-from pipeline.download.http import cache_folder, fetch
-from pipeline.download.hub_client import hub_tree
+from pipeline.download.archives import archive_tree, with_archives
+from pipeline.download.cache import cache_folder, file_sha256
+from pipeline.download.git_lfs import HUB_CLIENT, GitError, git_tree, resolve
+from pipeline.download.http import fetch
+from pipeline.download.hub import hub_tree
 from pipeline.download.layout import ImageSet, SourceImage, read_layout
-from pipeline.download.nested import with_nested
+from pipeline.download.trees import FileTree, folder_tree
 from pipeline.errors import PipelineError, printable
 from pipeline.params.schema import DataParams, is_url
 from pipeline.progress import say
 
+DATASET = "Datawhale/LeeDL-HW3-CNN"
+REVISION = "master"
+ENDPOINT = "https://www.modelscope.cn"  # unless MODELSCOPE_ENDPOINT is set, as in the hub's client
+
 
 @contextmanager
 def open_digits(params: DataParams) -> Iterator[ImageSet]:
-    """Yield the digits as PNG files without splits (Alpaydin & Kaynak, UCI, 1998)."""
+    """Yield scikit-learn's digits as PNG files without splits (Alpaydin & Kaynak, UCI, 1998)."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -48,108 +50,90 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 @contextmanager
 def open_folder(params: DataParams) -> Iterator[ImageSet]:
-    """Yield the images below ``data.location``; links to folders are not followed.
+    """Yield the images in the folder ``data.location``; links to folders are not followed.
 
     Raises:
-        PipelineError: no such folder, a layout that is not known, or an archive in it that cannot be read.
+        PipelineError: no such folder, an unknown layout, or an archive in it that cannot be read.
     """
     root = user_path(params.location or "")
     if not root.is_dir():
         found = "is a file, use data.source archive for it" if root.exists() else "does not exist"
         raise PipelineError(f"data.location: the folder {root} {found}; set it to a folder of images")
-    with with_nested(folder_tree(root)) as tree:
+    with with_archives(folder_tree(root)) as tree:
         yield read_layout(tree.name, tree.sizes, tree.read, params.classes)
 
 
 @contextmanager
 def open_archive(params: DataParams) -> Iterator[ImageSet]:
-    """Yield the images in the archive at ``data.location``, whose SHA-256 is checked before anything is read.
+    """Yield the images in the archive at ``data.location``; its SHA-256 is checked before anything is read.
 
     Raises:
-        PipelineError: no such file, another checksum, neither a zip nor a tar, damaged, or with a member that is
-            refused (``archive_safety`` says which).
+        PipelineError: no such file, another checksum, neither a zip nor a tar, a damaged archive, or a member that is
+            refused (see ``safety``).
     """
     location = params.location or ""
     if is_url(location):
         path = fetch([location, *params.mirrors], params.sha256 or "")
-        location = printable(location)  # what is wrong in the archive is told without the URL's password
+        location = printable(location)  # messages about the archive show the URL without its password
     else:
         path = user_path(location)
         if not path.is_file():
             found = "is a folder, use data.source folder for it" if path.is_dir() else "does not exist"
             raise PipelineError(f"data.location: the archive {path} {found}; set it to a zip or tar of images")
-        _check(path, params.sha256)
+        if params.sha256 and (found := file_sha256(path)) != params.sha256:
+            raise PipelineError(
+                f"data.sha256: {path} has {found}, expected {params.sha256}; fetch the archive again, or correct the "
+                "parameter"
+            )
     with (
         path.open("rb") as file,
         archive_tree(file, path.stat().st_size, f"data.location: {location}") as outer,
-        with_nested(outer) as tree,
+        with_archives(outer) as tree,
     ):
         yield read_layout(location, tree.sizes, tree.read, params.classes)
 
 
-def _check(path: Path, sha256: str | None) -> None:
-    if sha256 is None:
-        return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise PipelineError(
-            f"data.sha256: {path} has {found}, expected is {sha256}; fetch the archive again, or correct the parameter"
-        )
-
-
-DATASET = "Datawhale/LeeDL-HW3-CNN"
-REVISION = "master"
-ENDPOINT = "https://www.modelscope.cn"  # or what MODELSCOPE_ENDPOINT says, as for the hub's client
-
-
 @contextmanager
 def open_modelscope(params: DataParams) -> Iterator[ImageSet]:
-    """Yield the images of the dataset ``data.location`` (None: homework 3's) at ``data.revision`` (None: master).
+    """Yield the images of the dataset ``data.location`` (None: that of homework 3) at ``data.revision`` (None: master).
 
-    What was fetched stays in the shared cache, so that a commit that is there needs no network.
+    Fetched files stay in the cache, so that a commit that was fetched before needs no network.
 
     Raises:
-        PipelineError: no such dataset or revision, no way to fetch it, a damaged file, or a layout that is not known.
+        PipelineError: no such dataset or revision, no way to fetch it, a damaged file, or an unknown layout.
     """
     dataset, revision = params.location or DATASET, params.revision or REVISION
-    endpoint = _endpoint()
-    by_client = importlib.util.find_spec("modelscope_hub") is not None and not endpoint.startswith("file:")
+    endpoint = (os.environ.get("MODELSCOPE_ENDPOINT") or ENDPOINT).rstrip("/")
+    if not re.match(r"[a-z]+://", endpoint):
+        endpoint = f"https://{endpoint}"
+    has_client = importlib.util.find_spec("modelscope_hub") is not None and not endpoint.startswith("file:")
     url = f"{endpoint}/datasets/{dataset}.git"
     folder = cache_folder() / "modelscope" / dataset
-    commit = _commit(dataset, url, revision, by_client)
+    commit = _commit(dataset, url, revision, has_client)
     files: AbstractContextManager[FileTree]
-    if by_client or commit is None:
+    if has_client or commit is None:
         place = folder / (commit or revision.replace("/", "+"))
         files = nullcontext(hub_tree(dataset, endpoint, commit or revision, commit is not None, place))
     else:
         files = git_tree(dataset, url, commit, folder.with_name(f"{folder.name}.git"))
-    with files as outer, with_nested(outer) as tree:
+    with files as outer, with_archives(outer) as tree:
         yield read_layout(dataset, tree.sizes, tree.read, params.classes)
 
 
-def _endpoint() -> str:
-    endpoint = (os.environ.get("MODELSCOPE_ENDPOINT") or ENDPOINT).rstrip("/")
-    return endpoint if re.match(r"[a-z]+://", endpoint) else f"https://{endpoint}"
-
-
-def _commit(dataset: str, url: str, revision: str, by_client: bool) -> str | None:
-    """Return the commit that a revision stands for now, and say it; None where only the client can go on without."""
+def _commit(dataset: str, url: str, revision: str, has_client: bool) -> str | None:
+    """Return and print the current commit of a revision; None if git cannot find it but the client may."""
     try:
         commit = resolve(url, revision)
     except GitError as error:
-        if not by_client:
+        if not has_client:
             raise PipelineError(
                 f"data.location: {dataset} could not be found at {printable(url)} ({error}); check data.location and "
                 f"the network; a dataset that is not public needs the hub's own client: {HUB_CLIENT}"
             ) from None
-        say(f"download: the commit of {dataset} {revision} is not known ({error}); another day may bring other images")
+        say(f"download: the commit of {dataset} {revision} is unknown ({error}); its images may change later")
         return None
     if commit != revision:
-        say(
-            f"download: {dataset} {revision} is the commit {commit}; set data.revision to it so that the run stays "
-            "the same"
-        )
+        say(f"download: {dataset} {revision} is the commit {commit}; set data.revision to it for reproducible runs")
     return commit
 
 

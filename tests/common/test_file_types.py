@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.common.file_types import HEAD, Kind, kind_of, what_it_is
+from pipeline.common.file_types import HEAD, Kind, describe, kind_of
 
 
 def image(kind: str) -> bytes:
@@ -59,7 +59,7 @@ BEGINNINGS = [
 @pytest.mark.parametrize(("kind", "content"), [*WRITTEN.items(), *BEGINNINGS])
 def test_a_kind_is_known_by_the_first_bytes(kind, content):
     assert kind_of(content[:HEAD]) is kind
-    assert what_it_is(content[:HEAD]) == (kind and kind.value)
+    assert describe(content[:HEAD]) == (kind and kind.value)
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_a_kind_is_known_by_the_first_bytes(kind, content):
     ],
 )
 def test_a_page_is_named_with_its_title(title, named):
-    assert what_it_is(f"<html><title>{title}</title>".encode()) == f"a web page (HTML){named}"
+    assert describe(f"<html><title>{title}</title>".encode()) == f"a web page (HTML){named}"

@@ -75,7 +75,7 @@ class TestEveryKind:
     def test_is_refused_with_another_checksum(self, workspace, data_params, kind):
         path = pack(kind)
         message = complaint(data_params("archive", location=str(path), sha256="0" * 64))
-        assert message.startswith(f"data.sha256: {path} has {sha256(path)}, expected is {'0' * 64}; ")
+        assert message.startswith(f"data.sha256: {path} has {sha256(path)}, expected {'0' * 64}; ")
 
     def test_leaves_no_file_behind(self, workspace, data_params, kind):
         path = pack(kind)
@@ -84,7 +84,7 @@ class TestEveryKind:
 
     def test_without_images_is_refused(self, workspace, data_params, kind):
         path = pack(kind, {"food/notes.txt": b"none"})
-        assert complaint(data_params("archive", location=str(path))).startswith(f"{path}: holds no images; ")
+        assert complaint(data_params("archive", location=str(path))).startswith(f"{path}: contains no images; ")
 
     def test_takes_the_names_of_classes_from_classes_txt(self, workspace, data_params, kind):
         path = pack(kind, PHOTOS | {"food/classes.txt": b"bread\nsoup\n"})
@@ -144,7 +144,7 @@ def test_a_tar_that_ends_with_a_zip_is_a_tar(workspace, data_params):
         (b"no archive", "is neither"),
         (b"Rar!\x1a\x07\x01\x00 and more", "is a RAR archive, and neither"),
         (b"<!DOCTYPE html><html><title>Log in</title>", "is a web page (HTML), titled 'Log in', and neither"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer and not"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer, not"),
     ],
 )
 def test_a_file_that_is_no_archive_is_told_for_what_it_is(workspace, data_params, content, says):
@@ -157,7 +157,7 @@ def test_a_file_that_is_no_archive_is_told_for_what_it_is(workspace, data_params
 def test_a_compressed_file_that_is_no_tar_is_refused(workspace, data_params):
     (workspace / "photos.tar.gz").write_bytes(gzip.compress(b"label,name"))
     message = complaint(data_params("archive", location="photos.tar.gz"))
-    assert message.startswith("data.location: photos.tar.gz is compressed, but no tar; ")
+    assert message.startswith("data.location: photos.tar.gz is compressed, but not a tar; ")
 
 
 class Site(LoopbackServer):

@@ -1,10 +1,10 @@
-"""A folder's files that can belong to a data set, with their sizes; what is no plain file is refused."""
+"""A folder's files that can belong to a data set, with their sizes; what is not a regular file is refused."""
 
 import os
 
 import pytest
 
-from pipeline.download.file_tree import folder_tree
+from pipeline.download.trees import folder_tree
 from pipeline.errors import PipelineError
 
 
@@ -25,7 +25,7 @@ def test_holds_images_archives_and_names_of_classes_alone(workspace):
 def test_a_pipe_is_refused_and_not_waited_for(workspace):
     fill(workspace, {"train/0_a.jpg": b"1"})
     os.mkfifo(workspace / "train/1_b.jpg")
-    with pytest.raises(PipelineError, match=r"train/1_b\.jpg: is no plain file; "):
+    with pytest.raises(PipelineError, match=r"train/1_b\.jpg: is not a regular file; "):
         folder_tree(workspace)
 
 

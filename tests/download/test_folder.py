@@ -73,7 +73,7 @@ def test_what_is_no_folder_is_refused(workspace, data_params, location, says):
 
 def test_an_empty_folder_is_refused_by_its_name(workspace, data_params):
     (workspace / "photos").mkdir()
-    with pytest.raises(PipelineError, match=r"^photos: holds no images; "):
+    with pytest.raises(PipelineError, match=r"^photos: contains no images; "):
         contents(data_params("folder", location="photos"))
 
 

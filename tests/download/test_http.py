@@ -20,12 +20,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipeline.download.http import Patience, cache_folder, fetch
+from pipeline.download.cache import cache_folder
+from pipeline.download.http import RetryPolicy, fetch
 from pipeline.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
 CONTENT = random.Random(0).randbytes(100_000)
-SHORT = Patience(connect=2, stall=0.3, tries=3, requests=50, first_pause=0.001, longest_pause=0.01)
+SHORT = RetryPolicy(connect_timeout=2, read_timeout=0.3, tries=3, requests=50, first_pause=0.001, longest_pause=0.01)
 SLOW = 50.0  # seconds that a test waits for another thread or process before it fails
 
 
@@ -234,9 +235,9 @@ def serve(cache):
         site.server_close()
 
 
-def fetched(*sites, content=CONTENT, patience=SHORT):
+def fetched(*sites, content=CONTENT, policy=SHORT):
     """Fetch from sites (or URLs) and return what lies in the cache then."""
-    path = fetch([getattr(site, "url", site) for site in sites], sha256(content), patience)
+    path = fetch([getattr(site, "url", site) for site in sites], sha256(content), policy)
     assert path == cache_folder() / sha256(content)
     assert not part(content).exists()
     return path.read_bytes()
@@ -246,10 +247,10 @@ def part(content=CONTENT):
     return cache_folder() / f"{sha256(content)}.part"
 
 
-def complaint(*sites, content=CONTENT, patience=SHORT):
+def complaint(*sites, content=CONTENT, policy=SHORT):
     """The one line with which a download ends."""
     with pytest.raises(PipelineError) as error:
-        fetched(*sites, content=content, patience=patience)
+        fetched(*sites, content=content, policy=policy)
     assert len(str(error.value).splitlines()) == 1
     assert not (cache_folder() / sha256(content)).exists()
     return str(error.value)
@@ -290,7 +291,7 @@ class TestCache:
     def test_a_folder_that_cannot_be_made_is_refused_in_one_line(self, serve, cache):
         cache.write_text("a file")
         message = complaint(serve(good))
-        assert message.startswith("data.location: no download into ")
+        assert message.startswith("data.location: cannot download into ")
         assert "PIPELINE_CACHE" in message
 
     def test_a_file_that_can_only_be_read_is_used(self, serve, cache):
@@ -314,7 +315,7 @@ class TestResume:
     def test_goes_on_in_a_later_run(self, serve, cache):
         site = serve(cut, says(404))
         message = complaint(site)
-        assert "(60,000 bytes are kept, and the next run goes on from there)" in message
+        assert "(the 60,000 bytes so far are kept, and the next run resumes there)" in message
         assert part().read_bytes() == CONTENT[:60_000]
         again = serve(good)
         assert fetched(again) == CONTENT
@@ -385,8 +386,8 @@ class TestWrongFile:
     def test_from_the_only_mirror_is_told_after_the_second_time(self, serve, cache):
         site = serve(wrong_byte)
         message = complaint(site)
-        assert message.startswith(f"data.sha256: {site.url} gave a file with the SHA-256 ")
-        assert f"expected is {sha256(CONTENT)} (asked 2 times); correct it " in message
+        assert message.startswith(f"data.sha256: {site.url} returned a file with the SHA-256 ")
+        assert f"expected {sha256(CONTENT)} (2 requests); correct it " in message
         assert len(site.requests) == 2
         assert [file.suffix for file in cache.iterdir()] == [".lock"]
 
@@ -405,15 +406,15 @@ class TestWrongFile:
     def test_a_web_page_is_told_for_what_it_is(self, serve):
         site = serve(page)
         message = complaint(site)
-        found = f"{site.url} gave a web page (HTML), titled 'Please log & in', and not the file (asked 2 times)"
+        found = f"{site.url} returned a web page (HTML), titled 'Please log & in', not the file (2 requests)"
         assert message.startswith(f"data.location: {found}; check the address ")
 
     def test_a_web_page_without_a_title_is_told_too(self, serve):
-        assert "gave a web page (HTML), and not the file" in complaint(serve(with_(page, text="\n <HTML lang='en'>no")))
+        assert "returned a web page (HTML), not the file" in complaint(serve(with_(page, text="\n <HTML lang='en'>no")))
 
     def test_a_pointer_of_git_lfs_is_told_for_what_it_is(self, serve):
         content = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 100000\n"
-        assert "gave a Git LFS pointer and not the file" in complaint(serve(good, content=content))
+        assert "returned a Git LFS pointer, not the file" in complaint(serve(good, content=content))
 
     def test_a_compressed_file_is_kept_as_it_came(self, serve):
         site = serve(labelled_gzip)
@@ -424,10 +425,10 @@ class TestWrongFile:
 class TestPatience:
     def test_pauses_grow_and_are_told(self, serve, capsys):
         site = serve(*[says(503)] * 4, good)
-        patience = Patience(tries=5, first_pause=0.1, longest_pause=0.3)
-        assert fetched(site, patience=patience) == CONTENT
+        policy = RetryPolicy(tries=5, first_pause=0.1, longest_pause=0.3)
+        assert fetched(site, policy=policy) == CONTENT
         assert capsys.readouterr().out.splitlines() == [
-            f"download: {site.url} answered 503 (Service Unavailable); it is asked again in {pause} s"
+            f"download: {site.url} answered 503 (Service Unavailable); retrying in {pause} s"
             for pause in (0.1, 0.2, 0.3, 0.3)
         ]
         pauses = [after - before for before, after in zip(site.times, site.times[1:], strict=False)]
@@ -438,7 +439,7 @@ class TestPatience:
         site = serve(says(code))
         message = complaint(site)
         assert message.startswith(f"data.location: {site.url} answered {code} (")
-        assert "(asked 3 times); check the address " in message
+        assert "(3 requests); check the address " in message
         assert len(site.requests) == 3
 
     def test_begins_anew_with_each_new_byte(self, serve):
@@ -447,7 +448,7 @@ class TestPatience:
 
     def test_ends_even_where_each_try_brings_a_byte(self, serve):
         site = serve(lambda request: request.body(request.answer()[:5000]))
-        complaint(site, patience=Patience(tries=3, requests=7, first_pause=0.001))
+        complaint(site, policy=RetryPolicy(tries=3, requests=7, first_pause=0.001))
         assert len(site.requests) == 7
 
     @pytest.mark.parametrize("code", [302, 400, 401, 403, 404, 410])
@@ -460,9 +461,9 @@ class TestPatience:
     def test_waits_as_long_as_the_server_asks(self, serve, form, capsys):
         wait = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
         site = serve(says(429, f"Retry-After: {wait}"), good)
-        assert fetched(site, patience=Patience(first_pause=0.001)) == CONTENT
+        assert fetched(site, policy=RetryPolicy(first_pause=0.001)) == CONTENT
         assert site.times[1] - site.times[0] >= 0.9  # a date has whole seconds
-        assert "answered 429 (Too Many Requests); it is asked again in " in capsys.readouterr().out
+        assert "answered 429 (Too Many Requests); retrying in " in capsys.readouterr().out
 
     @pytest.mark.parametrize("wait", ["3600", formatdate(time.time() + 9999, usegmt=True), "9" * 5000, "soon", "-5"])
     def test_does_not_wait_too_long(self, serve, wait):
@@ -494,16 +495,20 @@ class TestMirrors:
 
     def test_are_asked_without_a_pause_while_there_is_a_fresh_one(self, serve):
         start = time.monotonic()
-        assert fetched(serve(says(503)), serve(good), patience=Patience(first_pause=30)) == CONTENT
+        assert fetched(serve(says(503)), serve(good), policy=RetryPolicy(first_pause=30)) == CONTENT
         assert time.monotonic() - start < 10
 
     def test_are_listed_with_their_reasons(self, serve):
         sites = [serve(says(404)), serve(page), serve(wrong_byte)]
         message = complaint(*sites, nobody())
         assert message.startswith(
-            f"data.location: none of 4 mirrors gave the file: {sites[0].url} answered 404 (Not Found)"
+            f"data.location: none of 4 mirrors returned the file: {sites[0].url} answered 404 (Not Found)"
         )
-        for reason in ("gave a web page", "gave a file with the SHA-256", "gave no answer (Connection refused)"):
+        for reason in (
+            "returned a web page",
+            "returned a file with the SHA-256",
+            "did not answer (Connection refused)",
+        ):
             assert reason in message
 
     def test_one_that_is_named_twice_is_one(self, serve):
@@ -531,7 +536,7 @@ class TestAddress:
 
     def test_where_nobody_listens_is_told(self, cache):
         url = nobody()
-        assert complaint(url).startswith(f"data.location: {url} gave no answer (Connection refused) (asked 3 times); ")
+        assert complaint(url).startswith(f"data.location: {url} did not answer (Connection refused) (3 requests); ")
 
     @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
     def test_that_moved_is_followed(self, serve, code):
@@ -568,7 +573,7 @@ class TestRoom:
         code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
         child = start_process(serve(good), code)
         _, errors = child.communicate(timeout=2 * SLOW)
-        assert errors.splitlines()[-1].startswith("pipeline.errors.PipelineError: data.location: no download into ")
+        assert errors.splitlines()[-1].startswith("pipeline.errors.PipelineError: data.location: cannot download into ")
         assert "(File too large)" in errors
         assert part().read_bytes() == CONTENT[:50_000]
         assert fetched(serve(good)) == CONTENT
@@ -610,7 +615,7 @@ class TestProcesses:
         second = start_process(site)
         line = second.stdout.readline()
         meet.set()
-        assert line.startswith("download: waits for another process")
+        assert line.startswith("download: waits for another process ")
         for child in (first, second):
             assert child.communicate(timeout=2 * SLOW)[1] == ""
             assert child.returncode == 0
@@ -656,10 +661,10 @@ class TestProxy:
         proxy = serve(forward)
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@{proxy.address}")
         message = complaint("https://files.example/photos.zip")
-        assert "gave no answer (proxy: Tunnel connection failed: 403 Whatever)" in message
+        assert "did not answer (proxy: Tunnel connection failed: 403 Whatever)" in message
         assert proxy.requests[0].target == "files.example:443"
         monkeypatch.setenv("HTTP_PROXY", nobody().replace("//", "//me:secret@"))
-        assert "gave no answer (proxy: Connection refused)" in complaint("http://files.example/photos.zip")
+        assert "did not answer (proxy: Connection refused)" in complaint("http://files.example/photos.zip")
 
 
 def random_script(draw):
@@ -693,9 +698,11 @@ def test_random_faults_end_in_the_right_file_or_in_one_clear_line(serve, cache, 
         cache.mkdir()
         part(content).write_bytes(draw.choice([content, draw.randbytes(len(content))])[: draw.randint(0, len(content))])
     # More tries than faults: a try that brings bytes begins the count anew, but not each fault brings some.
-    patience = Patience(connect=2, stall=0.3, tries=12, requests=100, first_pause=0.001, longest_pause=0.01)
+    policy = RetryPolicy(
+        connect_timeout=2, read_timeout=0.3, tries=12, requests=100, first_pause=0.001, longest_pause=0.01
+    )
     try:
-        assert fetched(*sites, content=content, patience=patience) == content
+        assert fetched(*sites, content=content, policy=policy) == content
     except PipelineError as error:
         assert not any(sure for _, sure in scripts), error
         assert len(str(error).splitlines()) == 1

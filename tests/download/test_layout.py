@@ -185,23 +185,23 @@ class TestPicturesAroundTheSplits:
         paths = [above + path for path in self.SPLITS]
         assert layout([*paths, above + picture, above + "README.md"]).images == layout(paths).images
         said = capsys.readouterr().out
-        assert said == f"photos: passed over what lies outside {above}hw3_data/: {above}{picture}\n"
+        assert said == f"photos: ignored images outside {above}hw3_data/: {above}{picture}\n"
 
     @pytest.mark.parametrize("picture", ["cover.png", "assets/cover.png", "docs/figures/1.png"])
     def test_that_lie_beside_the_splits_are_passed_over_if_their_place_says_what_they_are(self, picture, capsys):
         paths = [path.removeprefix("hw3_data/") for path in self.SPLITS]
         assert layout([*paths, picture]).images == layout(paths).images
-        assert f"passed over what lies outside the splits' folders: {picture}" in capsys.readouterr().out
+        assert f"ignored images outside the folders of the splits: {picture}" in capsys.readouterr().out
 
     def test_a_folder_beside_the_splits_that_may_be_one_with_a_wrong_name_is_refused(self):
-        assert "vaild stands beside the splits' folders" in complaint([*self.SPLITS, "hw3_data/vaild/0_a.jpg"])
+        assert "vaild is next to the folders of the splits" in complaint([*self.SPLITS, "hw3_data/vaild/0_a.jpg"])
 
     def test_as_many_pictures_as_a_data_set_has_are_refused(self):
         pictures = [f"hw3_data/assets/{index}.jpg" for index in range(21)]
-        assert "assets stands beside the splits' folders" in complaint([*self.SPLITS, *pictures])
+        assert "assets is next to the folders of the splits" in complaint([*self.SPLITS, *pictures])
 
     def test_a_split_outside_is_refused(self):
-        assert "hw3_data stands beside the splits' folders" in complaint([*self.SPLITS, "test/0001.jpg"])
+        assert "hw3_data is next to the folders of the splits" in complaint([*self.SPLITS, "test/0001.jpg"])
 
     def test_a_class_may_have_the_name_of_a_readmes_folder(self):
         paths = [f"{split}/{name}/1.jpg" for split in ("train", "valid") for name in ("docs", "assets")]
@@ -227,11 +227,11 @@ class TestUnlabelledTestSplit:
     @pytest.mark.parametrize("stray", ["test/b.jpg", "test/eel/b.jpg"])
     def test_a_stray_image_in_a_labelled_test_split_is_refused(self, stray):
         message = complaint([*(f"train/{name}" for name in FOLDERS), "test/cat/a.jpg", stray])
-        assert f"{stray} lies in no folder of a training class (cat, dog)" in message
+        assert f"{stray} is in no folder of a training class (cat, dog)" in message
 
     @pytest.mark.parametrize(
         ("names", "says"),
-        [(PREFIXED, "has no class index before an underscore"), (FOLDERS, "lies in no class's folder")],
+        [(PREFIXED, "has no class index before an underscore"), (FOLDERS, "is in no folder of a class")],
         ids=["prefixed", "folders"],
     )
     def test_an_unlabelled_image_in_another_split_is_refused(self, names, says):
@@ -242,7 +242,7 @@ class TestUnlabelledTestSplit:
 class TestRefused:
     @pytest.mark.parametrize("paths", [[], ["readme.txt", "a/b.csv"], [".hidden/a.jpg"]])
     def test_no_images(self, paths):
-        assert complaint(paths) == f"photos: holds no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}"
+        assert complaint(paths) == f"photos: contains no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}"
 
     @pytest.mark.parametrize(
         ("paths", "classes", "name"),
@@ -255,12 +255,12 @@ class TestRefused:
         ],
     )
     def test_one_class(self, paths, classes, name):
-        assert f"photos: holds one class ({name}); " in complaint(paths, classes)
+        assert f"photos: contains one class ({name}), needs two or more; " in complaint(paths, classes)
 
     @pytest.mark.parametrize("stranger", ["extra/a.jpg", "preview.jpg"])
     def test_strangers_beside_the_splits(self, stranger):
         message = complaint([*(f"train/{name}" for name in PREFIXED), stranger])
-        assert f"{stranger.split('/')[0]} stands beside the splits' folders" in message
+        assert f"{stranger.split('/')[0]} is next to the folders of the splits" in message
 
     def test_splits_without_train(self):
         assert "has folders for test, valid but none for train" in complaint(["valid/0_a.jpg", "test/1_b.jpg"])
@@ -269,7 +269,7 @@ class TestRefused:
         assert "photos: b.jpg has no class index before an underscore" in complaint(["0_a.jpg", "b.jpg"])
 
     def test_images_beside_the_classes_folders(self):
-        assert "photos: cat/a.jpg lies in a folder and others beside it do not" in complaint(["cat/a.jpg", "0_b.jpg"])
+        assert "photos: cat/a.jpg is in a folder and others next to it are not" in complaint(["cat/a.jpg", "0_b.jpg"])
 
 
 PARTS = st.sampled_from(["train", "val", "Test", "evaluation", "cat", "dog", "0", "2", "set", "__MACOSX"])

@@ -1,5 +1,6 @@
 """A dataset on the hub gives the same images by git and git-lfs and by the hub's own client, however it is laid out."""
 
+import functools
 import hashlib
 import importlib.util
 import io
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from pipeline.download.sources import DATASET, open_modelscope
 from pipeline.errors import PipelineError
-from tests.support.hubs import Dataset, Hub, git, object_path
+from tests.support.hubs import LFS_ENDINGS, Dataset, Hub, git, object_path
 
 HAS_CLIENT = importlib.util.find_spec("modelscope_hub") is not None
 needs_lfs = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
@@ -84,6 +85,31 @@ def cache(workspace, monkeypatch):
 def root(workspace):
     """Where the hub keeps its repositories."""
     return workspace / "hub"
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """Build a dataset once per session, and return the root of its hub."""
+
+    @functools.cache
+    def build(name, layout, lfs, refs):
+        root = tmp_path_factory.mktemp("built")
+        Dataset(root, name, lfs).commit(LAYOUTS[layout], *refs)
+        return root
+
+    return build
+
+
+@pytest.fixture
+def publish(built, root):
+    """Publish a dataset on the test's own hub, and return it with its commit."""
+
+    def published(*refs, layout="loose", name=DATASET, lfs=LFS_ENDINGS):
+        shutil.copytree(built(name, layout, lfs, refs), root, symlinks=True, dirs_exist_ok=True)
+        dataset = Dataset(root, name)
+        return dataset, git(dataset.work, "rev-parse", "HEAD").strip()
+
+    return published
 
 
 @pytest.fixture
@@ -159,21 +185,21 @@ def complaint(modelscope):
 
 class TestEveryWay:
     @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_gives_the_images_however_they_are_laid_out(self, way, root, modelscope, layout):
-        Dataset(root, DATASET).commit(LAYOUTS[layout])
+    def test_gives_the_images_however_they_are_laid_out(self, way, publish, modelscope, layout):
+        publish(layout=layout)
         assert modelscope() == WANTED
 
-    def test_takes_images_that_git_keeps_itself(self, way, root, modelscope):
-        Dataset(root, DATASET, lfs=()).commit(LOOSE)
+    def test_takes_images_that_git_keeps_itself(self, way, publish, modelscope):
+        publish(lfs=())
         assert modelscope() == WANTED
 
-    def test_says_the_commit_of_a_branch(self, way, root, modelscope, capsys):
-        commit = Dataset(root, DATASET).commit(LOOSE)
+    def test_says_the_commit_of_a_branch(self, way, publish, modelscope, capsys):
+        _, commit = publish()
         modelscope()
         assert f"{DATASET} master is the commit {commit}; set data.revision to it" in capsys.readouterr().out
 
-    def test_needs_no_network_for_a_commit_that_was_fetched(self, way, root, modelscope, capsys):
-        commit = Dataset(root, DATASET).commit(LOOSE)
+    def test_needs_no_network_for_a_commit_that_was_fetched(self, way, root, modelscope, capsys, publish):
+        _, commit = publish()
         modelscope()
         root.rename(root.with_name("gone"))
         if way:
@@ -183,9 +209,8 @@ class TestEveryWay:
         assert not way or way.requests == []
         assert "is the commit" not in capsys.readouterr().out
 
-    def test_takes_a_branch_where_it_is_now_and_a_commit_where_it_was(self, way, root, modelscope):
-        dataset = Dataset(root, DATASET)
-        old = dataset.commit(LOOSE)
+    def test_takes_a_branch_where_it_is_now_and_a_commit_where_it_was(self, way, publish, modelscope):
+        dataset, old = publish()
         assert modelscope() == WANTED
         # The same size, so that nothing but the content tells them apart.
         path, content = "hw3_data/train/0_0.jpg", IMAGES["train/0_0.jpg"]
@@ -194,9 +219,8 @@ class TestEveryWay:
         assert modelscope(revision=old) == WANTED
 
     @pytest.mark.parametrize("ref", ["v1", "refs/tags/v1", "feature/new"])
-    def test_takes_tags_and_branches(self, way, root, modelscope, ref):
-        dataset = Dataset(root, DATASET)
-        dataset.commit(LOOSE, ref)
+    def test_takes_tags_and_branches(self, way, publish, modelscope, ref):
+        dataset, _ = publish(ref)
         dataset.commit({"README.md": b"empty"}, "master")
         assert modelscope(revision=ref.removeprefix("refs/tags/")) == WANTED
 
@@ -208,14 +232,14 @@ class TestEveryWay:
         root.mkdir()
         assert complaint(location="someone/nothing").startswith("data.location: someone/nothing could not be f")
 
-    def test_refuses_a_revision_that_is_not_there_and_names_those_that_are(self, way, root, complaint):
-        Dataset(root, DATASET).commit(LOOSE, "master", "refs/tags/v1")
+    def test_refuses_a_revision_that_is_not_there_and_names_those_that_are(self, way, publish, complaint):
+        publish("master", "refs/tags/v1")
         message = complaint(revision="v2")
         assert message.startswith("data.revision: ")
         assert "has no branch or tag v2; allowed are master, v1, or the 40 digits of a commit" in message
 
-    def test_refuses_a_commit_that_is_not_there(self, way, root, complaint):
-        Dataset(root, DATASET).commit(LOOSE)
+    def test_refuses_a_commit_that_is_not_there(self, way, publish, complaint):
+        publish()
         assert DATASET in complaint(revision="0" * 40)
 
 
@@ -233,8 +257,8 @@ def test_revisions_are_branches_tags_and_commits(data_params, revision):
 
 
 class TestGit:
-    def test_checks_nothing_out_and_keeps_one_copy(self, at_file, cache, root, modelscope):
-        Dataset(root, DATASET).commit(LOOSE)
+    def test_checks_nothing_out_and_keeps_one_copy(self, at_file, cache, publish, modelscope):
+        publish()
         modelscope()
         repository = cache / "modelscope" / f"{DATASET}.git"
         kept = [path for path in repository.rglob("*") if path.is_file() and "objects" not in path.parts]
@@ -247,10 +271,9 @@ class TestGit:
         content = IMAGES["train/0_0.jpg"]
         assert object_path(repository, hashlib.sha256(content).hexdigest()).read_bytes() == content
 
-    def test_fetches_only_what_a_new_commit_adds(self, cache, root, modelscope, monkeypatch):
+    def test_fetches_only_what_a_new_commit_adds(self, cache, root, modelscope, monkeypatch, publish):
         without_client(monkeypatch)
-        dataset = Dataset(root, DATASET)
-        dataset.commit(LOOSE)
+        dataset, _ = publish()
         with Hub(root) as hub:
             monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
             modelscope()
@@ -261,9 +284,9 @@ class TestGit:
 
     @pytest.mark.parametrize("damage", [lambda old: b"x" * len(old), lambda old: old[:7]], ids=["changed", "cut"])
     def test_a_damaged_object_in_the_cache_is_never_used_and_fetched_again(
-        self, at_file, cache, root, modelscope, complaint, damage
+        self, at_file, cache, publish, modelscope, complaint, damage
     ):
-        commit = Dataset(root, DATASET).commit(LOOSE)
+        _, commit = publish()
         modelscope()
         content = IMAGES["valid/1_1.jpg"]
         kept = object_path(cache / "modelscope" / f"{DATASET}.git", hashlib.sha256(content).hexdigest())
@@ -274,24 +297,22 @@ class TestGit:
             assert f"{kept} was damaged" in complaint(revision=commit)
         assert modelscope(revision=commit) == WANTED
 
-    def test_a_damaged_object_of_the_publisher_is_refused(self, at_file, root, complaint):
-        dataset = Dataset(root, DATASET)
-        dataset.commit(LOOSE)
+    def test_a_damaged_object_of_the_publisher_is_refused(self, at_file, publish, complaint):
+        dataset, _ = publish()
         content = IMAGES["valid/1_1.jpg"]
         theirs = object_path(dataset.remote, hashlib.sha256(content).hexdigest())
         theirs.chmod(0o644)
         theirs.write_bytes(b"x" * len(content))
         assert hashlib.sha256(content).hexdigest() in complaint()
 
-    def test_a_missing_object_of_the_publisher_is_refused(self, at_file, root, complaint):
-        dataset = Dataset(root, DATASET)
-        dataset.commit(LOOSE)
+    def test_a_missing_object_of_the_publisher_is_refused(self, at_file, publish, complaint):
+        dataset, _ = publish()
         oid = hashlib.sha256(IMAGES["valid/1_1.jpg"]).hexdigest()
         object_path(dataset.remote, oid).unlink()
         assert oid in complaint()
 
-    def test_without_git_lfs_says_how_to_install_it(self, at_file, root, workspace, complaint, monkeypatch):
-        Dataset(root, DATASET).commit(LOOSE)
+    def test_without_git_lfs_says_how_to_install_it(self, at_file, publish, workspace, complaint, monkeypatch):
+        publish()
         (workspace / "bin").mkdir()
         (workspace / "bin/git").symlink_to(shutil.which("git"))
         monkeypatch.setenv("PATH", str(workspace / "bin"))
@@ -299,8 +320,8 @@ class TestGit:
         assert "git-lfs, which is not installed; install it" in message
         assert "pip install 'image-classification-pipeline[modelscope]'" in message
 
-    def test_without_git_lfs_takes_what_git_keeps_itself(self, at_file, root, workspace, modelscope, monkeypatch):
-        Dataset(root, DATASET, lfs=()).commit(LOOSE)
+    def test_without_git_lfs_takes_what_git_keeps_itself(self, at_file, publish, workspace, modelscope, monkeypatch):
+        publish(lfs=())
         (workspace / "bin").mkdir()
         (workspace / "bin/git").symlink_to(shutil.which("git"))
         monkeypatch.setenv("PATH", str(workspace / "bin"))
@@ -312,8 +333,8 @@ class TestGit:
         assert "git is not installed" in message
         assert "pip install 'image-classification-pipeline[modelscope]'" in message
 
-    def test_runs_no_hook_and_asks_nothing(self, at_file, root, workspace, modelscope, monkeypatch):
-        Dataset(root, DATASET).commit(LOOSE)
+    def test_runs_no_hook_and_asks_nothing(self, at_file, publish, workspace, modelscope, monkeypatch):
+        publish()
         hooks = workspace / "hooks"
         hooks.mkdir()
         for name in ("post-checkout", "post-merge", "reference-transaction", "post-rewrite"):
@@ -327,19 +348,19 @@ class TestGit:
         assert modelscope() == WANTED
         assert not (workspace / "ran").exists()
 
-    def test_a_link_named_like_an_image_is_refused(self, at_file, root, complaint):
-        dataset = Dataset(root, DATASET)
-        dataset.commit(LOOSE)
+    def test_a_link_named_like_an_image_is_refused(self, at_file, publish, complaint):
+        dataset, _ = publish()
         (dataset.work / "hw3_data/train/0_link.jpg").symlink_to("/etc/hostname")
         git(dataset.work, "add", "--all")
         git(dataset.work, "commit", "--quiet", "--message", "link")
         git(dataset.work, "push", "--quiet", "--no-verify", str(dataset.remote), "HEAD:refs/heads/master")
         assert "'hw3_data/train/0_link.jpg'" in complaint()
 
-    def test_a_server_that_gives_no_commit_by_its_number_gives_all_branches(self, cache, root, modelscope, monkeypatch):
+    def test_a_server_that_gives_no_commit_by_its_number_gives_all_branches(
+        self, cache, root, modelscope, monkeypatch, publish
+    ):
         without_client(monkeypatch)
-        dataset = Dataset(root, DATASET)
-        old = dataset.commit(LOOSE)
+        dataset, old = publish()
         dataset.commit({"README.md": b"empty"})
         with Hub(root) as hub:
             hub.protocol = ""  # the oldest: a commit that no branch stands at is refused
@@ -350,8 +371,8 @@ class TestGit:
 
 @needs_client
 class TestClient:
-    def test_breaks_are_mended_from_where_they_were(self, hub, root, modelscope):
-        Dataset(root, DATASET).commit(LOOSE)
+    def test_breaks_are_mended_from_where_they_were(self, hub, publish, modelscope):
+        publish()
         hub.faults["train/0_3"] = 300
         assert modelscope() == WANTED
         assert "bytes=300-" in [asked for path, asked in hub.requests if "0_3.jpg" in path]
@@ -362,20 +383,21 @@ class TestClient:
         assert len(modelscope()) == 450
         assert [page for page in "123" if any(f"PageNumber={page}" in path for path, _ in hub.requests)] == list("123")
 
-    def test_goes_on_without_git_and_says_that_the_revision_may_move(self, hub, root, modelscope, capsys):
-        dataset = Dataset(root, DATASET)
-        dataset.commit(LOOSE)
+    def test_goes_on_without_git_and_says_that_the_revision_may_move(self, hub, publish, modelscope, capsys):
+        dataset, _ = publish()
         hub.git = False
         assert modelscope() == WANTED
-        assert "another day may bring other images" in capsys.readouterr().out
+        assert "its images may change later" in capsys.readouterr().out
         path, content = "hw3_data/train/0_0.jpg", IMAGES["train/0_0.jpg"]
         dataset.commit({key: value for key, value in LOOSE.items() if "1_1" not in key} | {path: content.upper()})
         found = modelscope()
         assert ("train", 0, content.upper()) in found
         assert len(found) == len(WANTED) - 2
 
-    def test_a_damaged_file_in_the_cache_is_never_used_and_fetched_again(self, hub, cache, root, modelscope, complaint):
-        commit = Dataset(root, DATASET).commit(LOOSE)
+    def test_a_damaged_file_in_the_cache_is_never_used_and_fetched_again(
+        self, hub, cache, publish, modelscope, complaint
+    ):
+        _, commit = publish()
         modelscope()
         kept = cache / "modelscope" / DATASET / commit / "hw3_data/valid/1_1.jpg"
         kept.write_bytes(b"x" * kept.stat().st_size)
@@ -384,34 +406,34 @@ class TestClient:
         assert modelscope(revision=commit) == WANTED
         assert len([path for path, _ in hub.requests if "FilePath" in path]) == 1
 
-    def test_a_file_that_the_hub_gives_wrong_is_refused(self, hub, root, complaint, impatient):
-        Dataset(root, DATASET).commit(LOOSE)
+    def test_a_file_that_the_hub_gives_wrong_is_refused(self, hub, publish, complaint, impatient):
+        publish()
         hub.faults["FilePath=hw3_data%2Ftrain%2F0_0"] = b"x" * len(IMAGES["train/0_0.jpg"])
         assert "hw3_data/train/0_0.jpg: " in complaint()
 
     @pytest.mark.parametrize(
         "answer", [b"<html>log in</html>", b'{"Code": 500, "Success": false, "Data": null}', 403, 500]
     )
-    def test_a_listing_that_is_none_is_refused(self, hub, root, complaint, impatient, answer):
-        commit = Dataset(root, DATASET).commit(LOOSE)
+    def test_a_listing_that_is_none_is_refused(self, hub, publish, complaint, impatient, answer):
+        _, commit = publish()
         hub.faults["/repo/tree"] = answer
         assert complaint(revision=commit).startswith(f"data.location: {DATASET} ")
 
     @pytest.mark.parametrize("name", ["../outside.jpg", "/tmp/outside.jpg", "a/../../outside.jpg", "C:\\outside.jpg"])
-    def test_a_listing_with_names_that_lead_elsewhere_is_refused(self, hub, cache, root, complaint, name):
-        commit = Dataset(root, DATASET).commit(LOOSE)
+    def test_a_listing_with_names_that_lead_elsewhere_is_refused(self, hub, cache, publish, complaint, name):
+        _, commit = publish()
         entry = f'{{"Path": {name!r}, "Type": "blob", "Size": 1, "Sha256": ""}}'.replace("'", '"')
         hub.faults["/repo/tree"] = f'{{"Code": 200, "Data": {{"Files": [{entry}]}}}}'.encode()
         assert repr(name) in complaint(revision=commit)
         assert not [path for path, _ in hub.requests if "FilePath" in path]
 
-    def test_prints_nothing_of_its_own_into_a_log_file(self, hub, root, modelscope, capfd):
-        Dataset(root, DATASET).commit(LOOSE)
+    def test_prints_nothing_of_its_own_into_a_log_file(self, hub, publish, modelscope, capfd):
+        publish()
         modelscope()
         assert capfd.readouterr().err == ""
 
-    def test_leaves_nothing_but_the_files_and_their_list(self, hub, cache, root, modelscope):
-        commit = Dataset(root, DATASET).commit(LOOSE)
+    def test_leaves_nothing_but_the_files_and_their_list(self, hub, cache, publish, modelscope):
+        _, commit = publish()
         modelscope()
         folder = cache / "modelscope" / DATASET
         assert sorted(path.name for path in folder.iterdir()) == [commit, f"{commit}.json", f"{commit}.lock"]
@@ -430,8 +452,8 @@ def test_an_endpoint_without_a_scheme_is_taken_as_the_client_takes_it(cache, com
     assert " at https://127.0.0.1:9/datasets/Datawhale/LeeDL-HW3-CNN.git (" in complaint()
 
 
-def test_two_processes_fetch_one_after_the_other(cache, root, data_params, monkeypatch, workspace):
-    Dataset(root, DATASET).commit(LOOSE)
+def test_two_processes_fetch_one_after_the_other(cache, root, data_params, monkeypatch, workspace, publish):
+    publish()
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pipeline.params.schema import DataParams\n"

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.common.file_types import is_archive, is_part
-from pipeline.download.archive_tree import archive_tree
-from pipeline.download.file_tree import FileTree
+from pipeline.common.file_types import is_archive
+from pipeline.download.archives import archive_tree, with_archives
 from pipeline.download.layout import read_layout
-from pipeline.download.nested import with_nested
+from pipeline.download.trees import FileTree, is_part
 from pipeline.errors import PipelineError
 
 KINDS = ["zip", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz"]
@@ -54,13 +53,13 @@ def loose(files):
 def archive_of(files, kind="zip"):
     """Open an archive, and those in it, as data.source archive does."""
     data = packed(files, kind)
-    with archive_tree(io.BytesIO(data), len(data), "photos") as outer, with_nested(outer) as tree:
+    with archive_tree(io.BytesIO(data), len(data), "photos") as outer, with_archives(outer) as tree:
         yield tree
 
 
 def opened(files):
     """The files with those of the archives among them; images and names of classes alone."""
-    with with_nested(loose(files)) as tree:
+    with with_archives(loose(files)) as tree:
         return {path: tree.read(path) for path in tree.sizes if not is_archive(path)}
 
 
@@ -85,7 +84,7 @@ class TestWhatIsOpened:
     @pytest.mark.parametrize("name", ["backup.zip", "photos.tar.gz", "old/train_old.zip"])
     def test_no_archive_beside_images(self, name, capsys):
         assert opened(PHOTOS | {name: b"not even an archive"}) == PHOTOS
-        assert f"photos: passed over {name}, no part of the data set" in capsys.readouterr().out
+        assert f"photos: ignored {name}, not part of the dataset" in capsys.readouterr().out
 
     def test_a_splits_archive_beside_the_images_of_other_splits(self):
         assert opened(TRAIN | {"valid.zip": packed(VALID), "testing.tar": packed(without("test/", TEST), "tar")}) == (
@@ -99,13 +98,13 @@ class TestWhatIsOpened:
     def test_no_other_archive_beside_the_splits_archives(self, capsys):
         files = {"train.zip": packed(TRAIN), "valid.zip": packed(VALID), "results.zip": b"no archive"}
         assert opened(files) == TRAIN | VALID
-        assert "photos: passed over results.zip, " in capsys.readouterr().out
+        assert "photos: ignored results.zip, " in capsys.readouterr().out
 
     @pytest.mark.parametrize("picture", ["cover.png", "assets/a.png", "docs/figures/1.jpg"])
     def test_an_archive_beside_a_readmes_pictures_which_are_left_out(self, picture, capsys):
         found = opened({"README.md": b"", picture: b"x", "food.zip": packed(PHOTOS)})
         assert found == {f"food/{name}": content for name, content in PHOTOS.items()}
-        assert f"photos: passed over {picture}, no part of the data set in food.zip" in capsys.readouterr().out
+        assert f"photos: ignored {picture}, not part of the dataset in food.zip" in capsys.readouterr().out
 
     def test_no_archive_beside_as_many_pictures_as_a_data_set_has(self):
         pictures = {f"docs/{label}/{index}.jpg": b"x" for label in ("bill", "letter") for index in range(20)}
@@ -178,7 +177,7 @@ class TestDepth:
         assert list(opened(self.wrapped(2)).values()) == list(PHOTOS.values())
 
     def test_of_more_is_refused(self):
-        assert "food.zip lies more than 3 archives deep; " in complaint(self.wrapped(3))
+        assert "food.zip is more than 3 archives deep; " in complaint(self.wrapped(3))
 
 
 class TestRefused:
@@ -188,7 +187,7 @@ class TestRefused:
             (b"<html><title>404</title></html>", "photos/a/train.zip is a web page (HTML), titled '404', and neither"),
             (
                 b"version https://git-lfs.github.com/spec/v1\n",
-                "photos/a/train.zip is a Git LFS pointer and not the file",
+                "photos/a/train.zip is a Git LFS pointer, not the file",
             ),
             (packed(TRAIN)[:-30], "photos/a/train.zip is damaged ("),
             (packed({"../x.jpg": b""}), "photos/a/train.zip: the member '../x.jpg' leads out of its folder by ..; "),
@@ -258,7 +257,7 @@ def data_sets(draw):
 def test_any_nesting_gives_the_images_of_the_loose_files(sets, outermost):
     files, nested = sets
     if outermost == "loose":
-        with with_nested(loose(nested)) as tree:
+        with with_archives(loose(nested)) as tree:
             assert described(tree) == described(loose(files))
     else:
         with archive_of(nested, outermost) as tree:

@@ -1,11 +1,13 @@
-"""A hub on this machine: git repositories with git-lfs objects, in a folder or behind HTTP, and the hub's own API."""
+"""A hub on this machine: git repositories with git-lfs objects, in a folder or over HTTP, and the hub's own API."""
 
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,17 +22,19 @@ LFS_ENDINGS = ("*.jpg", "*.png", "*.zip")
 
 
 def git(folder, *arguments):
-    """Run git in a folder, and return what it printed."""
+    """Run git in a folder, and return its output."""
     return subprocess.run(
         ["git", *arguments], cwd=folder, env=ENVIRONMENT, check=True, capture_output=True
     ).stdout.decode()
 
 
 class Dataset:
-    """A repository of the hub, at ``{root}/datasets/{name}.git``, and a clone to change it from."""
+    """A repository of the hub, ``{root}/datasets/{name}.git``, with a clone in which it is changed; new or existing."""
 
     def __init__(self, root, name, lfs=LFS_ENDINGS):
         self.name, self.remote, self.work = name, root / "datasets" / f"{name}.git", root / "work" / name
+        if self.work.exists():
+            return
         self.work.mkdir(parents=True)
         git(self.work, "init", "--quiet", "--initial-branch=master")
         if lfs:
@@ -38,7 +42,7 @@ class Dataset:
             git(self.work, "lfs", "track", *lfs)
 
     def commit(self, files, *refs):
-        """Replace all files, publish them as ``refs`` (branches, or tags as refs/tags/…), and return the commit."""
+        """Replace all files, push them to ``refs`` (branches, or tags as refs/tags/…), and return the commit."""
         for old in self.work.iterdir():
             if old.name not in (".git", ".gitattributes"):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -58,13 +62,13 @@ class Dataset:
 
 
 class Published:
-    """What the hub reads of a repository, each commit once."""
+    """The files of a repository; each commit is read once."""
 
     def __init__(self, remote):
         self.remote, self.seen = remote, {}
 
     def files(self, revision):
-        """Path and content of each file of a revision, those that git-lfs keeps included."""
+        """Path and content of each file of a revision, including those in git-lfs."""
         commit = git(self.remote, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").strip()
         if commit not in self.seen:
             self.seen[commit] = self._files(commit)
@@ -72,29 +76,33 @@ class Published:
 
     def _files(self, revision):
         found = {}
-        for path in git(self.remote, "ls-tree", "-r", "-z", "--name-only", revision).split("\0")[:-1]:
-            show = ["git", "show", f"{revision}:{path}"]
-            content = subprocess.run(show, cwd=self.remote, env=ENVIRONMENT, check=True, capture_output=True).stdout
-            if pointer := re.search(rb"\Aversion https://git-lfs.*\noid sha256:(\w+)", content):
-                content = object_path(self.remote, pointer[1].decode()).read_bytes()
-            found[path] = content
+        export = ["git", "archive", "--format=tar", revision]
+        packed = subprocess.run(export, cwd=self.remote, env=ENVIRONMENT, check=True, capture_output=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                content = archive.extractfile(member).read()
+                if pointer := re.search(rb"\Aversion https://git-lfs.*\noid sha256:(\w+)", content):
+                    content = object_path(self.remote, pointer[1].decode()).read_bytes()
+                found[member.name] = content
         return found
 
 
 def object_path(repository, oid):
-    """Where git-lfs keeps an object."""
+    """The file in which git-lfs stores an object."""
     return Path(repository) / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
 
 
 class Hub(LoopbackServer):
-    """A web server with the hub's listing and download calls and, unless ``git`` is False, its git repositories.
+    """A web server with the hub's API for listing and downloading and, unless ``git`` is False, its git repositories.
 
-    ``faults`` are answers by a part of the URL: a status, an HTML page (bytes), or how many bytes come before a break.
+    ``faults`` maps a part of the URL to a status, to a body (bytes), or to the number of bytes before a break.
     """
 
     def __init__(self, root):
         self.root, self.git, self.faults, self.requests, self.published = Path(root), True, {}, [], {}
-        self.protocol = None  # of git: what the client asks for
+        self.protocol = None  # the version of git's protocol; None lets the client choose
         super().__init__()
 
     def answer(self, request):

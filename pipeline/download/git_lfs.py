@@ -1,35 +1,32 @@
-"""A commit of a remote git repository, with its Git LFS objects, read where git keeps them: nothing is checked out."""
+"""Fetches a commit of a remote git repository with its Git LFS objects, and reads the files without a checkout."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
-from pipeline.common.file_types import is_part
-from pipeline.download.file_tree import FileTree
-from pipeline.download.spool import need_room
-from pipeline.download.store import StoredFile, locked
+from pipeline.download.cache import CachedFile, locked, require_space
+from pipeline.download.trees import FileTree, is_part
 from pipeline.errors import PipelineError, listed, printable
 from pipeline.progress import say
 
 HUB_CLIENT = "pip install 'image-classification-pipeline[modelscope]'"
-LARGEST_POINTER = 1024  # bytes; git-lfs takes no larger file for one
+LARGEST_POINTER = 1024  # bytes; git-lfs takes no larger file for a pointer
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n?"
 )
-# What else could run a program, ask a question, or bring the user's own settings in.
+# Settings that could run a program, ask a question or apply the user's own configuration.
 _SETTINGS = {
     "core.hooksPath": os.devnull,
     "credential.helper": "",
     "gc.auto": "0",
     "init.defaultBranch": "master",
-    "http.lowSpeedLimit": "100",  # bytes a second, over
+    "http.lowSpeedLimit": "100",  # bytes per second, for
     "http.lowSpeedTime": "60",  # seconds
 }
 _ENVIRONMENT = {
@@ -45,21 +42,21 @@ _KEPT = ("GIT_SSL_", "GIT_PROXY_", "GIT_TRACE", "GIT_CURL_", "GIT_EXEC_PATH")
 
 
 class GitError(Exception):
-    """What git said, in one line."""
+    """Git failed, with its reason in one line."""
 
 
 def resolve(url: str, revision: str) -> str:
-    """Return the commit, 40 hexadecimal digits, of a branch or a tag; a commit is returned as it is.
+    """Return the commit, 40 hexadecimal digits, of a branch or a tag; a commit is returned unchanged.
 
     Raises:
-        GitError: git or the repository cannot be reached.
+        GitError: git is not installed, or the repository cannot be reached.
         PipelineError: the repository has no such branch or tag.
     """
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
     lines = _git(None, "ls-remote", "--quiet", url).splitlines()
     refs = {ref: commit for commit, _, ref in (line.partition("\t") for line in lines)}
-    # A tag with a message is an object of its own; ^{} is the commit that it points to.
+    # An annotated tag is an object of its own; ^{} is the commit that it points to.
     for ref in (f"refs/heads/{revision}", f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}"):
         if ref in refs:
             return refs[ref]
@@ -72,21 +69,21 @@ def resolve(url: str, revision: str) -> str:
 
 @contextmanager
 def git_tree(name: str, url: str, commit: str, repository: Path) -> Iterator[FileTree]:
-    """Yield the files of a commit; what is not in the bare ``repository`` yet is fetched there first.
+    """Yield the files of a commit, after fetching what the bare ``repository`` in the cache does not have yet.
 
     Raises:
-        PipelineError: git or git-lfs is missing, or gave up, or the disk has no room.
+        PipelineError: git or git-lfs is missing or failed, or the disk has not enough space.
     """
     try:
         with locked(repository):
             _fetch_commit(repository, url, commit)
             with closing(_Blobs(repository)) as blobs:
-                blob_of, objects = _listing(repository, commit, blobs)
+                blob_of, objects = _files(repository, commit, blobs)
             _fetch_objects(name, repository, url, commit, objects)
     except GitError as error:
         raise PipelineError(
             f"data.location: {name} could not be fetched from {printable(url)} ({error}); check data.location, "
-            "data.revision and the network, and run the command again: what came is kept"
+            "data.revision and the network, and run the command again: it resumes the download"
         ) from None
     sizes = {path: size for path, (_, size) in blob_of.items()} | {path: file.size for path, file in objects.items()}
     with closing(_Blobs(repository)) as blobs:
@@ -98,7 +95,7 @@ def git_tree(name: str, url: str, commit: str, repository: Path) -> Iterator[Fil
 
 
 def _git(repository: Path | None, *arguments: str, progress: bool = False) -> str:
-    """Run git, and return what it printed; with ``progress``, show that on a terminal instead."""
+    """Run git and return its output; with ``progress``, show the output on the terminal instead."""
     done = subprocess.run(
         _command(repository, *arguments),
         stdin=subprocess.DEVNULL,
@@ -124,10 +121,11 @@ def _environment() -> dict[str, str]:
     return kept | _ENVIRONMENT
 
 
-def _reason(said: str) -> str:
-    """Choose the line that says why, of the many that git prints."""
-    dull = re.compile(r"\s*$|warning:|hint:|error: failed to fetch some objects")
-    lines = [line for line in said.splitlines() if not dull.match(line)] or [*said.splitlines(), "git gave no reason"]
+def _reason(output: str) -> str:
+    """Choose the line that explains the error from the many that git prints."""
+    ignored = re.compile(r"\s*$|warning:|hint:|error: failed to fetch some objects")
+    lines = [line for line in output.splitlines() if not ignored.match(line)]
+    lines = lines or [*output.splitlines(), "git printed no reason"]
     return printable(next((line for line in lines if line.startswith("fatal:")), lines[0]))[:500]
 
 
@@ -142,7 +140,7 @@ def _fetch_commit(repository: Path, url: str, commit: str) -> None:
     try:
         _git(repository, *fetch, "--depth=1", url, f"+{commit}:{pinned}")
     except GitError as error:
-        # Some servers give no commit by its number: then all branches and tags, with their history.
+        # Some servers do not serve a commit by its hash: fetch all branches and tags with their history.
         _git(repository, *fetch, f"--depth={2**31 - 1}", url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
         if not _has(repository, commit):
             raise error
@@ -157,10 +155,8 @@ def _has(repository: Path, revision: str) -> bool:
     return True
 
 
-def _listing(
-    repository: Path, commit: str, blobs: "_Blobs"
-) -> tuple[dict[str, tuple[str, int]], dict[str, StoredFile]]:
-    """List the files that matter: those that git holds, as blob and size, and those that git-lfs holds."""
+def _files(repository: Path, commit: str, blobs: "_Blobs") -> tuple[dict[str, tuple[str, int]], dict[str, CachedFile]]:
+    """The files of a commit that can belong to a dataset: those in git, as blob and size, and those in git-lfs."""
     blob_of, objects = {}, {}
     for line in _git(repository, "ls-tree", "-r", "-z", "--long", commit).split("\0")[:-1]:
         meta, _, path = line.partition("\t")
@@ -168,39 +164,39 @@ def _listing(
         if not is_part(path):
             continue
         if not mode.startswith("100"):
-            raise PipelineError(f"data.location: {path!r} at {commit[:12]} is a link; allowed are plain files")
+            raise PipelineError(f"data.location: {path!r} at {commit[:12]} is a link; allowed are regular files")
         pointer = _POINTER.fullmatch(blobs.read(blob)) if int(size) <= LARGEST_POINTER else None
         if pointer:
             oid = pointer[1].decode()
             place = repository / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
-            objects[path] = StoredFile(place, int(pointer[2]), oid)
+            objects[path] = CachedFile(place, int(pointer[2]), oid)
         else:
             blob_of[path] = (blob, int(size))
     return blob_of, objects
 
 
-def _fetch_objects(name: str, repository: Path, url: str, commit: str, objects: dict[str, StoredFile]) -> None:
-    missing = {file for file in objects.values() if not file.is_whole()}
+def _fetch_objects(name: str, repository: Path, url: str, commit: str, objects: dict[str, CachedFile]) -> None:
+    missing = {file for file in objects.values() if not file.is_complete()}
     if not missing:
         return
     if shutil.which("git-lfs") is None:
         raise PipelineError(
-            f"data.source: {name} is kept by git-lfs, which is not installed; install it (apt install git-lfs, "
+            f"data.source: {name} is stored in git-lfs, which is not installed; install it (apt install git-lfs, "
             f"brew install git-lfs), or the hub's own client: {HUB_CLIENT}"
         )
     size = sum(file.size for file in missing)
-    need_room(repository, size, name)
+    require_space(repository, size, name)
     say(f"download: fetching {len(missing):,} files, {size / 1e6:,.0f} MB, by git-lfs")
     _git(repository, "-c", f"remote.origin.url={url}", "lfs", "fetch", "origin", commit, progress=True)
-    left_out = {path for path, file in objects.items() if not file.is_whole()}
+    left_out = sorted(path for path, file in objects.items() if not file.is_complete())
     if left_out:
-        raise GitError(f"git-lfs left out {listed(sorted(left_out))}")
+        raise GitError(f"git-lfs did not fetch {listed(left_out)}")
 
 
 class _Blobs:
-    """One git process that gives the content of blobs, as many as asked for."""
+    """A git process that returns the content of any number of blobs."""
 
-    def __init__(self, repository: Path):
+    def __init__(self, repository: Path) -> None:
         self._process = subprocess.Popen(
             _command(repository, "cat-file", "--batch"),
             stdin=subprocess.PIPE,
@@ -211,23 +207,21 @@ class _Blobs:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
         self._repository = repository
-        self._lock = threading.Lock()
 
     def read(self, blob: str) -> bytes:
-        """Return the content of a blob; git checks it by its number.
+        """Return the content of a blob, which git checks by its hash.
 
         Raises:
             PipelineError: the repository in the cache is damaged.
         """
-        with self._lock:
-            with suppress(BrokenPipeError):  # then there is no answer
-                self._requests.write(f"{blob}\n".encode())
-                self._requests.flush()
-            answer = self._answers.readline().split()
-            if len(answer) == 3:
-                content = self._answers.read(int(answer[2]) + 1)[:-1]
-                if len(content) == int(answer[2]):
-                    return content
+        with suppress(BrokenPipeError):  # then there is no answer
+            self._requests.write(f"{blob}\n".encode())
+            self._requests.flush()
+        answer = self._answers.readline().split()
+        if len(answer) == 3:
+            content = self._answers.read(int(answer[2]) + 1)[:-1]
+            if len(content) == int(answer[2]):
+                return content
         raise PipelineError(f"{self._repository}: git cannot read {blob} there; remove that folder and run again")
 
     def close(self) -> None:

@@ -1,0 +1,198 @@
+"""Zips and tars as trees of files, and trees in which the archives have become folders; nothing is unpacked to disk
+under a name that an archive chose."""
+
+import bz2
+import gzip
+import lzma
+import posixpath
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from io import BufferedIOBase, BufferedReader
+from typing import IO
+
+from pipeline.common.file_types import HEAD, Kind, archive_stem, describe, is_archive, is_image, kind_of
+from pipeline.download.layout import SPLIT_FOLDERS, readme_pictures
+from pipeline.download.safety import Quota, tar_members, zip_members
+from pipeline.download.trees import FileTree, Slice, Spool, is_part, reporting_damage
+from pipeline.errors import PipelineError, listed
+from pipeline.progress import say
+
+CHUNK = 2**20  # bytes
+DEPTH = 3  # archives in archives in archives, inside the outermost one
+_DECOMPRESSORS: dict[Kind | None, Callable[[IO[bytes]], BufferedIOBase]] = {
+    Kind.GZIP: gzip.open,
+    Kind.BZIP2: bz2.open,
+    Kind.XZ: lzma.open,
+}
+
+
+@contextmanager
+def archive_tree(file: IO[bytes], size: int, name: str) -> Iterator[FileTree]:
+    """Yield the files in an archive of ``size`` bytes, which messages call ``name``.
+
+    Its format is recognised by its content, not by its name. The caller closes ``file``.
+
+    Raises:
+        PipelineError: it is neither a zip nor a tar, is damaged, or has a member that is refused (see ``safety``).
+    """
+    with closing(Spool(Quota(size))) as spool:
+        yield _tree(file, name, spool)
+
+
+def _tree(file: IO[bytes], name: str, spool: Spool) -> FileTree:
+    with reporting_damage(name):
+        if isinstance(file, zipfile.ZipExtFile):  # seeking backwards in it would start from the beginning
+            file = spool.add(iter(partial(file.read, CHUNK), b""), name)
+        head = file.read(HEAD)
+        file.seek(0)
+        kind = kind_of(head)
+        if kind is Kind.ZIP:
+            return _zip_tree(file, name, spool)
+        if kind in _DECOMPRESSORS:
+            return _tar_tree(_decompressed(file, name, spool, _DECOMPRESSORS[kind]), name, spool)
+        if _is_tar(head):
+            return _tar_tree(file, name, spool)
+        # A zip may begin with a program that unpacks it. Checked last, since a tar that ends with a zip looks like one.
+        if zipfile.is_zipfile(file):
+            return _zip_tree(file, name, spool)
+    found = describe(head)
+    is_found = f"is {found}, and neither" if found else "is neither"
+    raise PipelineError(f"{name} {is_found} a zip nor a tar; fetch it again, or repack the images as one of them")
+
+
+def _zip_tree(file: IO[bytes], name: str, spool: Spool) -> FileTree:
+    archive = zipfile.ZipFile(file)
+    members = {path: info for path, info in zip_members(archive, name, spool.quota) if is_part(path)}
+    sizes = {path: info.file_size for path, info in members.items()}
+    return FileTree(name, sizes, lambda path: archive.open(members[path]), spool)
+
+
+def _tar_tree(file: IO[bytes], name: str, spool: Spool) -> FileTree:
+    members = tar_members(file, name, spool.quota)
+    places = {path: (member.offset_data, member.size) for path, member in members if is_part(path)}
+    sizes = {path: size for path, (_, size) in places.items()}
+    return FileTree(name, sizes, lambda path: BufferedReader(Slice(file, *places[path])), spool)
+
+
+def _decompressed(
+    file: IO[bytes], name: str, spool: Spool, decompress: Callable[[IO[bytes]], BufferedIOBase]
+) -> IO[bytes]:
+    """Return a copy of a compressed tar that can be read in any order."""
+    if not _is_tar(decompress(file).read(tarfile.BLOCKSIZE)):
+        raise PipelineError(f"{name} is compressed, but not a tar; repack the images as a zip or a tar")
+    file.seek(0)
+    stream, size = decompress(file), 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal size
+        while chunk := stream.read(CHUNK):
+            size += len(chunk)
+            spool.quota.check(name, size)  # so that a bomb stops early; the members are counted when they are listed
+            yield chunk
+
+    return spool.add(chunks(), name)
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether a file begins with the header of a member, or with the zeros of an empty tar."""
+    block = head[: tarfile.BLOCKSIZE]
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return block == bytes(tarfile.BLOCKSIZE)
+    return True
+
+
+@contextmanager
+def with_archives(tree: FileTree) -> Iterator[FileTree]:
+    """Yield a tree in which the dataset's archives are folders: ``hw3/train.zip`` becomes ``hw3/train/``.
+
+    All archives are opened if there are no images beside them except a README's. Otherwise, or if one of the archives
+    is named train, only those are opened that are named like a split and have no folder of that split beside them, so
+    that a forgotten backup adds nothing. A file that is found twice with the same size counts once.
+
+    Raises:
+        PipelineError: an archive cannot be read or is nested too deeply, or a file is found with two sizes.
+    """
+    with ExitStack() as stack:
+        yield _expanded(tree, DEPTH, stack)
+
+
+def _expanded(tree: FileTree, depth: int, stack: ExitStack) -> FileTree:
+    archives = sorted(path for path in tree.sizes if is_archive(path))
+    images = {path for path in tree.sizes if is_image(path)}
+    pictures = _readme_pictures(images)
+    chosen = _chosen(archives, images - pictures)
+    if len(chosen) < len(archives):
+        ignored = listed(sorted(set(archives) - set(chosen)))
+        say(f"{tree.name}: ignored {ignored}, not part of the dataset beside it")
+    if not chosen:
+        return tree
+    if depth == 0:
+        raise PipelineError(f"{tree.name}: {chosen[0]} is more than {DEPTH} archives deep; unpack the outer ones")
+    if pictures:
+        say(f"{tree.name}: ignored {listed(sorted(pictures))}, not part of the dataset in {listed(chosen)}")
+    spool = tree.spool or stack.enter_context(closing(Spool(Quota(sum(tree.sizes[path] for path in chosen)))))
+    places = {path: (tree, path) for path in tree.sizes if path not in pictures and not is_archive(path)}
+    for path in chosen:
+        name = f"{tree.name}/{path}"
+        with reporting_damage(name):
+            file = stack.enter_context(tree.open(path))
+        _add(places, tree, path, _expanded(_tree(file, name, spool), depth - 1, stack))
+    sizes = {path: origin.sizes[inner] for path, (origin, inner) in places.items()}
+    return FileTree(tree.name, sizes, lambda path: places[path][0].open(places[path][1]), spool)
+
+
+def _readme_pictures(images: set[str]) -> set[str]:
+    """Those of the loose images that illustrate a README if archives contain the dataset; also a single cover image."""
+    found = readme_pictures(images)
+    rest = images - found
+    return images if len(rest) == 1 and not any(_split(folder) for path in rest for folder in _folders(path)) else found
+
+
+def _chosen(archives: list[str], images: set[str]) -> list[str]:
+    """The archives that belong to a dataset with these loose images."""
+    folders = {folder for path in images for folder in _folders(path)}
+    splits = {(posixpath.dirname(folder), _split(folder)) for folder in folders}
+    stems = {path: archive_stem(path) for path in archives}
+    named = [
+        path for path, stem in stems.items() if _split(stem) and (posixpath.dirname(stem), _split(stem)) not in splits
+    ]
+    return named if images or any(_split(stems[path]) == "train" for path in named) else archives
+
+
+def _split(folder: str) -> str | None:
+    return SPLIT_FOLDERS.get(posixpath.basename(folder).lower())
+
+
+def _folders(path: str) -> Iterator[str]:
+    while path := posixpath.dirname(path):
+        yield path
+
+
+def _add(places: dict[str, tuple[FileTree, str]], outer: FileTree, archive: str, inner: FileTree) -> None:
+    """Add the files of an archive to the places of the tree that contains it."""
+    stem = archive_stem(archive)
+    prefix = _repeated_folder(posixpath.basename(stem), [path for path in inner.sizes if is_image(path)])
+    for path, size in inner.sizes.items():
+        if is_archive(path):
+            continue
+        place = f"{stem}/{path.removeprefix(prefix)}"
+        other, name = places.setdefault(place, (inner, path))
+        if other.sizes[name] != size:
+            raise PipelineError(
+                f"{outer.name}: {place} has {other.sizes[name]:,} bytes in {other.name} and {size:,} bytes in "
+                f"{inner.name}; remove the wrong one"
+            )
+
+
+def _repeated_folder(stem: str, images: list[str]) -> str:
+    """The folder around all images that repeats the name of the archive, with those above it; "" if there is none."""
+    parts = posixpath.commonpath([posixpath.dirname(path) for path in images]).split("/") if images else []
+    for depth, part in enumerate(parts, start=1):
+        if part.lower() == stem.lower() or (_split(part) and _split(part) == _split(stem)):
+            return "/".join(parts[:depth]) + "/"
+    return ""
