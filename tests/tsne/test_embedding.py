@@ -1,4 +1,4 @@
-"""t-SNE and the measures of its pictures."""
+"""t-SNE and the metrics of its pictures."""
 
 import os
 import subprocess
@@ -15,13 +15,13 @@ from pipeline import progress as progress_module
 from pipeline.params.schema import TsneParams
 from pipeline.tsne import embedding
 from pipeline.tsne.embedding import (
-    FEWEST,
+    MIN_IMAGES,
     embed,
+    evenly_spaced,
     first_positions,
     measure,
     neighbour_purity,
     principal_components,
-    spread,
 )
 from tests.support.sections import TSNE
 
@@ -45,8 +45,8 @@ def blobs(images=120, features=16, classes=3, apart=8.0, seed=0):
 
 
 @pytest.mark.parametrize(("count", "most"), [(10, 5), (5, 10), (1000, 999), (1, 10)])
-def test_rows_are_spread_evenly_and_never_twice(count, most):
-    rows = spread(count, most)
+def test_rows_are_evenly_spaced_and_distinct(count, most):
+    rows = evenly_spaced(count, most)
     assert len(rows) == len(set(rows)) == min(count, most)
     assert rows[0] == 0
     assert rows[-1] in (0, count - 1)
@@ -66,8 +66,8 @@ def test_neighbours_stay_neighbours_and_the_same_seed_gives_the_same_picture():
 
 
 @pytest.mark.parametrize(("factor", "early"), [(1.0, 12), (4.0, 12), (20.0, 20)])
-def test_the_steps_are_those_that_the_authors_advise(monkeypatch, factor, early):
-    """Belkina et al. 2019: n/12 while everything is exaggerated twelve times."""
+def test_the_steps_are_those_that_the_authors_recommend(monkeypatch, factor, early):
+    """Belkina et al. 2019: learning rate n/12 while the exaggeration is 12."""
     calls = []
     optimize = TSNEEmbedding.optimize
 
@@ -82,7 +82,7 @@ def test_the_steps_are_those_that_the_authors_advise(monkeypatch, factor, early)
     assert {call[1:] for call in calls[5:]} == {(factor, 240 / factor)}
 
 
-def test_exaggeration_draws_the_classes_together():
+def test_exaggeration_makes_clusters_tighter():
     """Böhm, Berens & Kobak 2022."""
     features, labels = blobs(150, apart=2.0)
     plain, tight = (
@@ -91,7 +91,7 @@ def test_exaggeration_draws_the_classes_together():
     assert silhouette_score(tight, labels) > silhouette_score(plain, labels) + 0.05
 
 
-def test_it_starts_from_the_first_two_components_in_small():
+def test_the_initial_positions_are_the_first_two_components_scaled_down():
     features, _ = blobs()
     components = principal_components(features, 5, 1)
     start = first_positions(components, 1)
@@ -102,7 +102,7 @@ def test_it_starts_from_the_first_two_components_in_small():
 
 @pytest.mark.parametrize("shape", [(60, 7), (60, 200), (400, 30)])
 def test_the_components_are_those_of_the_singular_value_decomposition(shape):
-    # A large mean, which must not cost digits.
+    # A large mean must not cost precision.
     features = np.random.default_rng(0).normal(1e4, 1, shape)
     components = principal_components(features, 5, 1)
     left, values, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
@@ -112,18 +112,18 @@ def test_the_components_are_those_of_the_singular_value_decomposition(shape):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_picture_does_not_depend_on_the_threads(monkeypatch, quick, threads):
     features, _ = blobs(400, 24)
-    # Images that occur twice: their order among the neighbours is nobody's.
+    # Duplicates: their order among the neighbours is arbitrary.
     features = np.concatenate([features, features[:100]])
-    monkeypatch.setattr(embedding, "WORTH_THREADS", len(features) + 1)
+    monkeypatch.setattr(embedding, "MIN_IMAGES_FOR_THREADS", len(features) + 1)
     alone, _ = embed(features, PARAMS, 1, "test")
-    monkeypatch.setattr(embedding, "WORTH_THREADS", 1)
+    monkeypatch.setattr(embedding, "MIN_IMAGES_FOR_THREADS", 1)
     monkeypatch.setenv("PIPELINE_WORKERS", str(threads))
     np.testing.assert_array_equal(embed(features, PARAMS, 1, "test")[0], alone)
 
 
 @pytest.mark.slow
 def test_the_picture_does_not_depend_on_the_process_or_its_threads():
-    """With 1,200 images by Barnes-Hut, with 10,000 by interpolation."""
+    """1,200 images use Barnes-Hut, 10,000 use interpolation."""
     script = """if True:
         import hashlib
         from pipeline.tsne import embedding
@@ -134,17 +134,17 @@ def test_the_picture_does_not_depend_on_the_process_or_its_threads():
             points, _ = embedding.embed(features, PARAMS, 1, "test")
             print(hashlib.sha256(points).hexdigest(), embedding.measure(features[:300], points[:300], labels[:300]))
     """
-    said = set()
+    outputs = set()
     for threads in ("1", "2"):
         settings = {"OMP_NUM_THREADS": threads, "PIPELINE_WORKERS": threads, "OMP_WAIT_POLICY": "passive"}
         run = subprocess.run([sys.executable, "-c", script], env=os.environ | settings, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
-        said.add(run.stdout)
-    assert len(said) == 1
+        outputs.add(run.stdout)
+    assert len(outputs) == 1
 
 
-@pytest.mark.parametrize("images", [*range(FEWEST, 16), 31, 91])
-def test_few_images_give_a_picture_and_measures(quick, images):
+@pytest.mark.parametrize("images", [*range(MIN_IMAGES, 16), 31, 91])
+def test_few_images_have_a_picture_and_metrics(quick, images):
     features, labels = blobs(images)
     points, about = embed(features, PARAMS, 1, "test")
     assert points.shape == (images, 2)
@@ -166,10 +166,10 @@ def test_few_images_give_a_picture_and_measures(quick, images):
         blobs(30)[0] * 1e15,
         blobs(30)[0] * 1e-15,
     ],
-    ids=["constant", "zero", "two alike", "one stands out", "one feature", "two features", "huge", "tiny"],
+    ids=["constant", "zero", "two distinct", "one outlier", "one feature", "two features", "huge", "tiny"],
 )
 @pytest.mark.filterwarnings("error")
-def test_strange_features_give_a_picture_all_the_same(features):
+def test_degenerate_features_have_a_picture(features):
     points, about = embed(features, PARAMS, 1, "test")
     assert np.isfinite(points).all()
     assert np.isfinite(about["kl_divergence"])
@@ -177,14 +177,14 @@ def test_strange_features_give_a_picture_all_the_same(features):
     assert np.isfinite(list(measure(features, points, np.arange(30) % 3).values())).all()
 
 
-def test_equal_images_stay_beside_each_other():
+def test_equal_images_are_next_to_each_other():
     features, _ = blobs(60)
     points, _ = embed(np.concatenate([features, features[:5]]), PARAMS, 1, "test")
     apart = np.linalg.norm(points[:5] - points[60:], axis=1)
     assert apart.max() < 0.2 * np.ptp(points)
 
 
-def test_the_measures_are_those_of_the_literature():
+def test_the_metrics_agree_with_their_definitions():
     features, labels = blobs(90, apart=2.0)
     points = features[:, :2].astype(np.float64)
     measures = measure(features, points, labels)
@@ -198,7 +198,7 @@ def test_the_measures_are_those_of_the_literature():
         assert measures[name] == pytest.approx(np.mean(labels[nearest] == labels[:, None]))
 
 
-def test_a_picture_that_keeps_everything_is_best_and_a_shuffled_one_is_not():
+def test_a_perfect_picture_has_the_best_metrics_and_a_shuffled_one_has_not():
     features, labels = blobs(90, features=2, apart=30.0)
     perfect = measure(features, features.astype(np.float64), labels)
     assert perfect["trustworthiness"] == perfect["neighbour_purity"] == 1
@@ -215,13 +215,13 @@ def test_a_picture_that_keeps_everything_is_best_and_a_shuffled_one_is_not():
     [
         (np.zeros(12, int), 1.0),
         (np.arange(12), 0.0),
-        # The image that is alone in its class has no neighbour of it, and is one of five others' five nearest.
+        # The only image of its class has no neighbour of its class, and is one of the five nearest of five others.
         (np.array([1] + [0] * 11), (5 * 4 + 6 * 5) / 60),
     ],
-    ids=["one class", "a class an image", "an image alone"],
+    ids=["one class", "one class per image", "one image apart"],
 )
-def test_classes_of_any_size_have_measures(labels, purity):
-    # The nearest are the ones before it.
+def test_classes_of_any_size_have_metrics(labels, purity):
+    # The nearest neighbours are the ones before it.
     line = 2.0 ** np.arange(12)[:, None] * [1.0, 0.1]
     measures = measure(line, line, labels)
     assert ("silhouette" in measures) == (len(set(labels)) == 2)
@@ -234,15 +234,15 @@ def test_purity_is_the_share_of_neighbours_of_the_same_class(places, purity):
     assert neighbour_purity(np.array(places, float)[:, None], labels, 1) == pytest.approx(purity)
 
 
-def test_many_images_are_measured_on_a_spread_of_them(monkeypatch):
+def test_many_images_are_measured_on_an_evenly_spaced_sample(monkeypatch):
     monkeypatch.setattr(embedding, "SAMPLE", 40)
     features, labels = blobs(100)
     points = features[:, :2].astype(np.float64)
-    rows = spread(100, 40)
+    rows = evenly_spaced(100, 40)
     assert measure(features, points, labels) == measure(features[rows], points[rows], labels[rows])
 
 
-def test_long_work_says_how_far_it_is(monkeypatch, capsys):
+def test_progress_is_shown(monkeypatch, capsys):
     monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.0)
     embed(blobs(30)[0], PARAMS, 1, "tsne of hidden2")
     lines = capsys.readouterr().out.splitlines()

@@ -11,7 +11,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.common.dataset import PackedDataset
-from pipeline.common.paths import DATASET, METRICS, MODEL, PLOTS
+from pipeline.common.paths import DATASET, DETAILS, METRICS, MODEL, PLOTS
+from pipeline.common.results import read_results
 from pipeline.errors import PipelineError
 from pipeline.network.inference import predict_logits
 from pipeline.network.models import build_model
@@ -37,11 +38,11 @@ MEASURES = {
 
 def draw(**changes):
     tsne(TsneParams(**{**TSNE, **changes}), seed=1)
-    return json.loads((METRICS / "tsne.json").read_text())
+    return read_results("tsne")
 
 
 def write_model(**changes):
-    """An untrained network: colours it tells apart all the same."""
+    """An untrained network: it can still tell colours apart."""
     torch.manual_seed(0)
     spec = replace(SPEC, mean=MEAN, std=STD, **changes)
     model = build_model(spec)
@@ -72,7 +73,7 @@ def test_a_trained_network_is_drawn(trained):
     assert metrics["neighbour_purity"] > 1 / 3
 
 
-def test_the_last_layer_stands_at_the_top_of_the_metrics_and_each_has_its_own(written):
+def test_the_results_are_those_of_the_last_layer_and_of_each_layer(written):
     assert {key: written[key] for key in ("split", "layer", "images")} == {
         "split": "valid",
         "layer": "hidden2",
@@ -84,7 +85,12 @@ def test_the_last_layer_stands_at_the_top_of_the_metrics_and_each_has_its_own(wr
     assert written["layers"]["blocks.2"] != written["layers"]["hidden2"]
 
 
-def test_the_table_for_dvc_holds_the_last_layer(written):
+def test_the_metrics_file_contains_only_the_numbers_to_decide_by(written):
+    metrics = json.loads((METRICS / "tsne.json").read_text())
+    assert metrics == {name: written[name] for name in ("neighbour_purity", "trustworthiness")}
+
+
+def test_the_table_for_dvc_contains_the_last_layer(written):
     points = pd.read_csv(PLOTS / "tsne.csv", dtype={"id": str})
     assert list(points.columns) == ["x", "y", "class", "id", "predicted_class", "correct"]
     layers = pd.read_csv(PLOTS / "tsne_layers.csv", dtype={"id": str})
@@ -93,7 +99,7 @@ def test_the_table_for_dvc_holds_the_last_layer(written):
         assert points[column].tolist() == last[column].tolist()
 
 
-def test_the_table_of_all_layers_says_what_each_image_is_and_is_taken_for(written):
+def test_the_table_of_all_layers_has_the_class_and_prediction_of_each_image(written):
     table = pd.read_csv(PLOTS / "tsne_layers.csv", dtype={"id": str})
     assert list(table.columns) == ["layer", "id", "label", "class", "predicted_class", "x", "y"]
     assert table["layer"].tolist() == ["blocks.2"] * 24 + ["hidden2"] * 24
@@ -109,8 +115,9 @@ def test_the_table_of_all_layers_says_what_each_image_is_and_is_taken_for(writte
     assert points["correct"].tolist() == (predicted == split.labels).astype(int).tolist()
 
 
-def test_a_run_again_gives_the_same_bytes(written):
-    files = [PLOTS / "tsne.csv", PLOTS / "tsne_layers.csv", PLOTS / "tsne.png", METRICS / "tsne.json"]
+def test_a_second_run_writes_the_same_bytes(written):
+    files = [PLOTS / "tsne.csv", PLOTS / "tsne_layers.csv", PLOTS / "tsne.png"]
+    files += [METRICS / "tsne.json", DETAILS / "tsne.json"]
     before = [file.read_bytes() for file in files]
     draw()
     assert [file.read_bytes() for file in files] == before
@@ -120,7 +127,7 @@ def test_a_run_again_gives_the_same_bytes(written):
     "layers",
     [("hidden2",), ("blocks.0", "blocks.2", "output"), ("blocks.0", "blocks.1", "flatten", "blocks", "output")],
 )
-def test_any_layers_are_drawn_in_the_order_they_are_named(untrained, layers):
+def test_any_layers_are_drawn_in_the_given_order(untrained, layers):
     metrics = draw(layers=layers)
     assert metrics["layer"] == layers[-1]
     assert tuple(metrics["layers"]) == layers
@@ -135,7 +142,7 @@ def test_the_rows_of_a_layer_do_not_depend_on_the_others(untrained):
     assert draw(layers=("hidden2",))["layers"]["hidden2"] == together["layers"]["hidden2"]
 
 
-def test_at_most_so_many_images_are_drawn_evenly_spread(untrained):
+def test_at_most_max_images_are_drawn_evenly_spaced(untrained):
     assert draw(max_images=10)["images"] == 10
     ids = pd.read_csv(PLOTS / "tsne.csv", dtype={"id": str})["id"].tolist()
     assert len(ids) == 10
@@ -150,7 +157,7 @@ def test_a_network_with_one_output_for_two_classes_is_drawn(untrained):
     assert set(pd.read_csv(PLOTS / "tsne.csv")["predicted_class"]) <= {"blue", "green"}
 
 
-def test_few_images_are_drawn_and_fewer_are_refused(untrained):
+def test_five_images_are_drawn_and_fewer_are_rejected(untrained):
     write_dataset(DATASET, valid=5)
     assert draw()["images"] == 5
     write_dataset(DATASET, valid=4)
@@ -164,42 +171,42 @@ def test_a_dead_layer_is_drawn_with_a_warning(untrained, capsys):
     save_model(MODEL, model.state_dict(), spec)
     draw()
     warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
-    assert warnings == ["tsne: warning: hidden2 gives the same for every image, so its picture shows noise"]
+    assert warnings == ["tsne: warning: hidden2 has the same features for every image, so its picture shows noise"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused_in_one_line(untrained, value):
+def test_features_that_are_not_finite_are_rejected_in_one_line(untrained, value):
     model, spec = untrained
     torch.nn.init.constant_(model.hidden2[1].bias, value)
     save_model(MODEL, model.state_dict(), spec)
-    with pytest.raises(PipelineError, match="hidden2 gives values that are infinite or not a number") as error:
+    with pytest.raises(PipelineError, match="the features of hidden2 are not finite") as error:
         draw()
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_an_unknown_layer_is_refused_with_the_layers_there_are(untrained):
+def test_an_unknown_layer_is_rejected_with_the_layers_of_the_network(untrained):
     with pytest.raises(
         PipelineError, match=r"tsne.layers: got 'head', allowed are the layers of the network, such as \w+"
     ):
         draw(layers=["hidden2", "head"])
 
 
-def test_a_split_without_labels_is_refused(untrained):
+def test_a_split_without_labels_is_rejected(untrained):
     with pytest.raises(PipelineError, match="the test split has no labels"):
         draw(split="test")
 
 
 @pytest.mark.parametrize(
-    ("layers", "says"), [(["hidden2", "output", "hidden2"], "names 'hidden2' twice"), ([], "names no layer")]
+    ("layers", "says"), [(["hidden2", "output", "hidden2"], "contains 'hidden2' twice"), ([], "contains no layer")]
 )
-def test_a_layer_twice_or_none_is_refused(layers, says):
+def test_a_duplicate_layer_or_none_is_rejected(layers, says):
     with pytest.raises(ValidationError, match=says):
         TsneParams(**{**TSNE, "layers": layers})
 
 
 @pytest.mark.parametrize(("count", "named"), [(1, True), (11, True), (60, True), (61, False), (1000, False)])
 @pytest.mark.filterwarnings("error")
-def test_class_names_of_any_script_stand_in_the_legend_where_they_are_not_too_many(tmp_path, count, named):
+def test_class_names_of_any_script_are_in_the_legend_if_they_are_not_too_many(tmp_path, count, named):
     classes = ("_寿司 $x_1$", *(f"class {number}, of a long name" for number in range(1, count)))
     points = np.random.default_rng(0).normal(size=(count, 2))
     table = pd.DataFrame({"x": points[:, 0], "y": points[:, 1], "label": range(count)})
