@@ -64,6 +64,10 @@ class Workspace:
                 command, cwd=self.folder, env=self.variables(**environment), stdout=file, stderr=subprocess.STDOUT
             )
 
+    def checkpoints(self) -> list[Path]:
+        """The complete checkpoints; a name that begins with a dot is one that is being written."""
+        return list((self.folder / ".checkpoints").glob("[!.]*.pt"))
+
     def trainings(self) -> Iterator[psutil.Process]:
         """The processes that run the stage train in the folder or below it."""
         for process in psutil.process_iter():

@@ -158,7 +158,7 @@ def stop_queue(clone: Workspace, name: str) -> None:
 def test_a_killed_task_queued_again_resumes_and_ends_in_the_same_bits(clone, undisturbed, kill):
     queue(clone, "first", *LONG)
     clone.run("dvc", "queue", "start")
-    wait_until(lambda: any((clone.folder / ".checkpoints").glob("*.pt")))
+    wait_until(clone.checkpoints)
     kill(clone, "first")
     assert wait_for_all(clone) == {"first": "Failed"}
     # With --force DVC kills only its own process and the training continues: the second one waits for it.
@@ -176,7 +176,7 @@ def test_a_killed_task_queued_again_resumes_and_ends_in_the_same_bits(clone, und
 def test_a_temporary_experiment_that_is_killed_resumes_too(clone, undisturbed):
     command = ("dvc", "exp", "run", "--temp", "--name", "temporary", *LONG, "train")
     with clone.start(*command) as process:
-        wait_until(lambda: any((clone.folder / ".checkpoints").glob("*.pt")))
+        wait_until(clone.checkpoints)
         kill_process(clone, "temporary")
         assert process.wait() != 0
     output = clone.run(*command)
