@@ -1,32 +1,32 @@
-"""Images a second of the stage ``augment`` against what a user would write, side by side in one run; then its time and
+"""Throughput of the stage ``augment`` compared with what a user would write, side by side in one run; and its time and
 memory as the dataset grows.
 
     OMP_NUM_THREADS=1 python benchmarks/augment.py speed photos.zip
     OMP_NUM_THREADS=1 python benchmarks/augment.py growth photos.zip
     python benchmarks/augment.py quality photos.zip
 
-*speed*: decode and resize to 128 px: (a) PIL and torchvision's ``Resize`` in a ``DataLoader``, ours doing the same, and
-ours with all that the stage does for an image: it also measures for the audit, and writes the array. With the preset
-medium: (b) cv2 and albumentations in a ``DataLoader``, each photo decoded for its plain copy and for each of its 4
-views, as five epochs do, (c) the same with one decoding for all five, and ours as the stage does it. Every one with 2
-worker processes, started anew in each round; the loaders drop their batches.
+*speed*: decode and resize to 128 px: (a) PIL and torchvision's ``Resize`` in a ``DataLoader``; our code for the same
+work; and our whole stage, which also measures each image for the audit and writes the arrays. With the preset medium:
+(b) cv2 and albumentations in a ``DataLoader``, which decodes each photo for its plain copy and for each of its 4 views,
+as five epochs do; (c) the same, but it decodes each photo once; and our whole stage. All of them use 2 worker
+processes, which start again in each round; the loaders discard their batches.
 
-*growth*: the whole stage, audit and page included, on the photos repeated, in a fresh process each; memory is the peak
-over time of the sum of all its processes' anonymous memory, so pages of the files that are written do not count.
+*growth*: the whole stage, audit and page included, on repeated photos, in one new process per size; memory is the peak
+over time of the sum of all processes' anonymous memory, so pages of the written files do not count.
 
-*quality*: what decoding a JPEG at a half, quarter or eighth of its scale changes in the resized copy, against what the
-choice of the library changes (cv2 by area against PIL by an antialiased bilinear filter, both decoded in full).
+*quality*: how much decoding a JPEG at 1/2, 1/4 or 1/8 of its scale changes the resized copy, compared with how much the
+choice of the library changes it (cv2's area filter and PIL's antialiased bilinear filter, both after a full decode).
 
 Measured:
 
-    2 CPU cores (x86-64, shared machine), 3,000 photos of 512 px, median of 3 rounds, photos a second: (a) 476, ours
-    doing the same 1,471 (3.1 times), ours with audit and arrays 1,068 (2.2 times); with 4 views (b) 166, ours 211
-    (1.27 times), (c) 371. So who augments decodes once: that is what a stage that runs once for all epochs is for.
+    2 CPU cores (x86-64, shared machine), 3,000 photos of 512 px, median of 3 rounds, photos per second: (a) 476, our
+    code for the same work 1,471 (3.1 times), our stage with audit and arrays 1,068 (2.2 times); with 4 views (b) 166,
+    our stage 211 (1.27 times), (c) 371. Decoding once for all epochs matters most.
 
     Growth: 1,000 images 1.4 s, 10,000 9.7 s, 50,000 49.6 s; peak memory 170, 196 and 408 MiB.
 
-    Quality, 300 photos: reduced decode PSNR 51.3 dB (worst 32.3), mean difference 0.38 of 255 (worst 3.37); another
-    library 39.9 dB (worst 34.2), mean difference 1.49 (worst 3.20).
+    Quality, 300 photos: decoding at a reduced scale: PSNR 51.3 dB (worst 32.3), mean difference 0.38 of 255 (worst
+    3.37); another library: PSNR 39.9 dB (worst 34.2), mean difference 1.49 (worst 3.20).
 """
 
 import io
@@ -74,7 +74,7 @@ def augment_params(views: int) -> AugmentParams:
 
 
 def repeat_photos(photos: Path, count: int) -> None:
-    """Write ``data/raw.zip`` of so many photos, all in the training split."""
+    """Write ``data/raw.zip`` with ``count`` photos, all in the training split."""
     with zipfile.ZipFile(photos) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
         entries = {f"train/{row % CLASSES}_{row:06}.jpg": names[row % len(names)] for row in range(count)}
@@ -101,7 +101,7 @@ class PillowPhotos:
 
 
 class AlbumentationsPhotos:
-    """(b), (c): a ``Dataset`` that gives a plain copy and views of a photo, decoded anew for each or once."""
+    """(b), (c): a ``Dataset`` that returns a plain copy and views of a photo, decoded for each of them or once."""
 
     def __init__(self, files: list[Path], decode_once: bool) -> None:
         size = {"size": (IMAGE_SIZE, IMAGE_SIZE)}
@@ -131,7 +131,7 @@ class AlbumentationsPhotos:
 
 
 def load_all(photos) -> None:
-    """Draw every batch of a loader."""
+    """Load all batches."""
     from torch.utils.data import DataLoader
 
     for _ in DataLoader(photos, BATCH_SIZE, num_workers=WORKERS):
@@ -148,7 +148,7 @@ def pack_all(views: int) -> None:
 
 
 def resize_all() -> None:
-    """Decode and resize as the stage does, without its audit and its arrays."""
+    """Decode and resize as the stage does, without audit and arrays."""
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpg")]
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
@@ -178,7 +178,7 @@ def _seconds(work: Callable[[], None]) -> float:
 
 @app.command()
 def speed(photos: Path, images: int = 1200, rounds: int = 3) -> None:
-    """Print images a second of each way, the median over the rounds, and the ratios."""
+    """Print the photos per second of each method, the median over the rounds, and the ratios."""
     import os
 
     os.environ["PIPELINE_WORKERS"] = str(WORKERS)
@@ -189,7 +189,7 @@ def speed(photos: Path, images: int = 1200, rounds: int = 3) -> None:
         with zipfile.ZipFile(photos) as archive:
             files = [Path(archive.extract(name, "files")) for name in archive.namelist() if name.endswith(".jpg")]
         files = [files[row % len(files)] for row in range(images)]
-        ways: dict[str, Callable[[], None]] = {
+        methods: dict[str, Callable[[], None]] = {
             "(a) PIL, torchvision": lambda: load_all(PillowPhotos(files)),
             "ours, the same": resize_all,
             "ours, no views": lambda: pack_all(0),
@@ -197,13 +197,13 @@ def speed(photos: Path, images: int = 1200, rounds: int = 3) -> None:
             "(c) decoded once": lambda: load_all(AlbumentationsPhotos(files, decode_once=True)),
             f"ours, {VIEWS} views": lambda: pack_all(VIEWS),
         }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
+        rates: dict[str, list[float]] = {name: [] for name in methods}
         for _ in range(rounds):
-            for name, work in ways.items():
+            for name, work in methods.items():
                 rates[name].append(images / _seconds(work))
         os.chdir(ROOT)
     for name, found in rates.items():
-        print(f"{name:22}{statistics.median(found):8.0f} photos a second ({min(found):.0f} to {max(found):.0f})")
+        print(f"{name:22}{statistics.median(found):8.0f} photos per second ({min(found):.0f} to {max(found):.0f})")
     middle = {name: statistics.median(found) for name, found in rates.items()}
     views = f"ours, {VIEWS} views"
     for ours, other in (("ours, the same", "(a)"), ("ours, no views", "(a)"), (views, "(b)"), (views, "(c)")):
@@ -215,21 +215,21 @@ def speed(photos: Path, images: int = 1200, rounds: int = 3) -> None:
 def growth(photos: Path, sizes: Annotated[str, typer.Option(help="numbers of images")] = "1000,10000,50000") -> None:
     """Print time and peak memory of the whole stage for each number of images."""
     photos = photos.resolve()
-    print(f"{'images':>8}{'seconds':>9}{'ms an image':>13}{'peak memory':>13}")
+    print(f"{'images':>8}{'seconds':>9}{'ms per image':>14}{'peak memory':>13}")
     for count in (int(size) for size in sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, str(Path(__file__).resolve()), "stage", str(photos), str(count)]
             result = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(result.stdout.splitlines()[-1])
         print(
-            f"{count:8,}{found['seconds']:9.1f}{1000 * found['seconds'] / count:13.2f}{found['peak'] / 2**20:9.0f} MiB",
+            f"{count:8,}{found['seconds']:9.1f}{1000 * found['seconds'] / count:14.2f}{found['peak'] / 2**20:9.0f} MiB",
             flush=True,
         )
 
 
 @app.command(hidden=True)
 def stage(photos: Path, count: int) -> None:
-    """Run the stage once in the current folder, and print what it took as JSON."""
+    """Run the stage once in the current folder, and print its time and memory as JSON."""
     from pipeline.augment.stage import augment
 
     repeat_photos(photos, count)

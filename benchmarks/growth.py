@@ -1,23 +1,23 @@
-"""Time, memory and disk of every stage as the dataset grows, and of what the stages hold a row an image of.
+"""Time, memory and disk of each stage as the dataset grows, and of tables with one row per image.
 
     OMP_NUM_THREADS=1 python benchmarks/growth.py stages --sizes 1000,3000,10000
     OMP_NUM_THREADS=1 python benchmarks/growth.py tables --sizes 10000,100000,1000000
     python benchmarks/growth.py dvc --gigabytes 1
 
-*stages*: a folder of so many JPEGs of 48 pixels, no two alike, goes through the pipeline at 32 pixels, without views,
-with a network of width 4 and one epoch, each stage in a fresh process. Decoding and the network are as cheap as can be:
-what is left is what the stages do for an image besides. *tables*: reading the archive's table of contents and the
-index, the bootstrap (1,000 resamples, 10 classes), and the search for close hashes, on random values. *dvc*: hashing,
-linking and copying one large file.
+*stages*: a folder of JPEGs of 48 pixels, all different, goes through the pipeline at 32 pixels, without views, with a
+network of width 4 and one epoch, each stage in a new process. Decoding and the network are as cheap as possible, so the
+rest of each stage's work per image remains. *tables*: reading the archive's table of contents and the index, the
+bootstrap (1,000 resamples, 10 classes), and the search for close hashes, on random values. *dvc*: hashing, linking and
+copying one large file.
 
-Time is wall time and, since others may use the machine, the CPU time of the process and its children. Memory is the
-peak over time of the sum of all its processes' anonymous memory, so pages of files do not count; with the imports.
+The time is wall time, and the CPU time of the process and its children, because other processes may use the machine.
+Memory is the peak over time of the sum of all processes' anonymous memory, imports included, without pages of files.
 
 Measured:
 
-    2 CPU cores (x86-64) that others used at the same time, load 5 to 25, one run each: compare the CPU seconds, wall
-    time says little. CPU seconds, peak MiB and MiB written, of 1,000, 3,000 and 10,000 images, 65 % of them in the
-    training split and 20 % in the one that is evaluated:
+    2 CPU cores (x86-64) of a shared machine, load 5 to 25, one run each: compare the CPU seconds, not the wall time.
+    CPU seconds, peak MiB and MiB written, for 1,000, 3,000 and 10,000 images, 65 % of them in the training split and
+    20 % in the split that is evaluated:
 
     download   0.5   0.6   1.6      57   60   66     1.7   5.2  17.3
     augment    1.6   4.6  13.9     164  167  181     3.0   9.0  29.8
@@ -29,7 +29,7 @@ Measured:
 
     Tables, CPU seconds and peak MiB of 10,000, 100,000 and 1 million rows: contents 0.1, 1.5 and 15.5, 34, 124 and 955;
     index below 0.1, 0.2 and 1.9, 54, 85 and 429. Of 10,000 and 100,000: bootstrap 0.4 and 3.7, 455 and 456; close
-    hashes 0.2 and 3.5, 26 and 31, and 134 CPU seconds for 1 million. A look at every pair took 5.4 ns a pair (20,000
+    hashes 0.2 and 3.5, 26 and 31, and 134 CPU seconds for 1 million. Comparing all pairs took 5.4 ns per pair (20,000
     hashes): that would be 2,700 s for 1 million, and 8 GB for its blocks.
 
     DVC 3.67.1, one file of 1.07 GB, CPU seconds of two runs: add 8.9 and 10.9, push 5.4 and 4.5, checkout 0.9 and 1.0,
@@ -62,7 +62,7 @@ app = typer.Typer(add_completion=False)
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """Write JPEGs of smooth noise, a folder a class."""
+    """Write JPEGs of smooth noise, one folder per class."""
     import cv2
 
     random = np.random.default_rng(0)
@@ -75,7 +75,7 @@ def write_photos(folder: Path, count: int) -> None:
 
 
 def write_params(folder: Path) -> None:
-    """Write ``params.yaml``: the default run's, for the photos, with as little work for the network as can be."""
+    """Write ``params.yaml`` of the default run for the photos, with as little work for the network as possible."""
     from pipeline.params.file import read_yaml
 
     params = read_yaml(ROOT / "params.yaml")
@@ -88,7 +88,7 @@ def write_params(folder: Path) -> None:
 
 
 def cost(work: Callable[[], object]) -> dict[str, float]:
-    """What a piece of work takes: ``seconds``, ``cpu`` seconds and ``peak`` bytes."""
+    """Measure ``seconds``, ``cpu`` seconds and ``peak`` bytes of some work."""
     wall, cpu = time.perf_counter(), _cpu_seconds()
     with watch_memory(0.02) as peak:
         work()
@@ -101,7 +101,7 @@ def _cpu_seconds() -> float:
 
 
 def disk(folder: Path) -> int:
-    """Bytes of all files below a folder, the photos of the source and the parameters left out."""
+    """Bytes of all files in ``data`` and ``results``."""
     return sum(
         file.stat().st_size
         for file in folder.rglob("*")
@@ -109,8 +109,8 @@ def disk(folder: Path) -> int:
     )
 
 
-def in_fresh_process(folder: Path, *arguments: str) -> dict[str, float]:
-    """The cost that a command of this script prints."""
+def in_new_process(folder: Path, *arguments: str) -> dict[str, float]:
+    """Run a command of this script, and return the cost that it prints."""
     command = [sys.executable, str(Path(__file__).resolve()), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PIPELINE_DEVICE": "cpu", "DVC_NO_ANALYTICS": "true"}
     found = subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -126,7 +126,7 @@ def print_line(what: str, count: int, found: dict[str, float], more: str = "") -
 
 @app.command()
 def stages(sizes: str = "1000,3000,10000", names: str = ",".join(STAGES)) -> None:
-    """Print a line for each stage and number of images."""
+    """Print one line per stage and number of images."""
     print(f"{'stage':18}{'images':>10}{'seconds':>9}{'CPU s':>9}{'memory':>13}{'written':>13}")
     for count in map(int, sizes.split(",")):
         with tempfile.TemporaryDirectory() as name:
@@ -135,13 +135,13 @@ def stages(sizes: str = "1000,3000,10000", names: str = ",".join(STAGES)) -> Non
             write_params(folder)
             for stage in names.split(","):
                 before = disk(folder)
-                found = in_fresh_process(folder, "stage", stage)
+                found = in_new_process(folder, "stage", stage)
                 print_line(stage, count, found, f"{(disk(folder) - before) / MIB:9,.1f} MiB")
 
 
 @app.command(hidden=True)
 def stage(name: str) -> None:
-    """Run a stage in the current folder, its imports before the clock, and print what it took as JSON."""
+    """Run a stage in the current folder after its imports, and print its cost as JSON."""
     from importlib import import_module
 
     from pipeline import cli
@@ -153,17 +153,17 @@ def stage(name: str) -> None:
 
 @app.command()
 def tables(sizes: str = "10000,100000", names: str = "contents,index,bootstrap,hashes") -> None:
-    """Print a line for each table and number of rows."""
+    """Print one line per table and number of rows."""
     print(f"{'table':18}{'images':>10}{'seconds':>9}{'CPU s':>9}{'memory':>13}")
     for name in names.split(","):
         for count in map(int, sizes.split(",")):
             with tempfile.TemporaryDirectory() as folder:
-                print_line(name, count, in_fresh_process(Path(folder), "table", name, str(count)))
+                print_line(name, count, in_new_process(Path(folder), "table", name, str(count)))
 
 
 @app.command(hidden=True)
 def table(name: str, count: int) -> None:
-    """Make a table in the current folder, and print what the work on it took as JSON."""
+    """Create a table in the current folder, and print the cost of the work on it as JSON."""
     makers = {"contents": _contents, "index": _index, "bootstrap": _bootstrap, "hashes": _hashes}
     print("\n" + json.dumps(cost(makers[name](count))))
 
@@ -209,9 +209,9 @@ def _hashes(count: int) -> Callable[[], object]:
 
 @app.command()
 def dvc(gigabytes: float = 1.0) -> None:
-    """Print what DVC takes for one large file in a repository of its own, with this project's settings."""
+    """Print the cost of DVC's commands for one large file, in a new repository with this project's settings."""
     with tempfile.TemporaryDirectory() as name, chdir(name):
-        # A cache of its own: no other clone's is touched.
+        # A separate site cache, so that no other clone is affected.
         environment = {**os.environ, "DVC_NO_ANALYTICS": "true", "DVC_SITE_CACHE_DIR": f"{name}/site"}
 
         def run(*command: str) -> None:
@@ -239,10 +239,10 @@ def dvc(gigabytes: float = 1.0) -> None:
             "add: hash, link": lambda: dvc_command("add", "large.npy"),
             "push: copy": lambda: dvc_command("push"),
             "checkout: link": lambda: without("large.npy", "checkout"),
-            "status: as it was": lambda: dvc_command("status"),
+            "status: unchanged": lambda: dvc_command("status"),
             "pull: copy": lambda: without("large.npy", "pull", ".dvc/cache"),
         }
-        print(f"one file of {size / 1e9:.2f} GB{'seconds':>21}{'CPU s':>9}{'MB a second':>13}")
+        print(f"one file of {size / 1e9:.2f} GB{'seconds':>21}{'CPU s':>9}{'MB per s':>13}")
         for what, work in steps.items():
             found = cost(work)
             print(

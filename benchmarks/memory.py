@@ -1,13 +1,13 @@
 """Peak memory of training on the CPU with 10,000 and 100,000 images of 128 px, resident and streamed.
 
     python benchmarks/memory.py
-    python benchmarks/memory.py --steps 1562    # a whole epoch of the larger set
+    python benchmarks/memory.py --steps 1562    # a whole epoch of the larger dataset
 
-Each line is a fresh process that opens a packed dataset as the stage ``train`` does and trains a narrow network (width
-4) with batch 64, the images drawn at random from the whole set. The datasets are sparse files of zeros: they take no
-disk. *Resident* on a CPU is a memory map: its pages count in the RSS, though they belong to the page cache and go as
-soon as someone needs the memory. *Streamed* reads by position, a few batches ahead. So what training itself needs is
-the anonymous part, sampled every few milliseconds. Linux only.
+Each line is a new process that opens a packed dataset as the stage ``train`` does and trains a narrow network (width 4)
+with batch size 64, with images drawn at random from the whole dataset. The datasets are sparse files of zeros, which
+take no disk space. *Resident* on a CPU is a memory map: its pages count in the RSS, but belong to the page cache and
+are freed as soon as another process needs the memory. *Streamed* reads by position, a few batches ahead. So training
+itself needs the anonymous part, sampled every few milliseconds. Linux only.
 
 Measured:
 
@@ -18,8 +18,6 @@ Measured:
                10,000     469  streamed       956             614
               100,000   4,688  resident     1,905             616
               100,000   4,688  streamed       978             636
-
-    Resident on the CPU is a memory map: its pages count in RSS, but are the page cache's and given back on demand.
 """
 
 import csv
@@ -63,7 +61,7 @@ def make_dataset(folder: Path, images: int) -> None:
 
 
 def train(folder: Path, resident: bool, steps: int) -> int:
-    """Train on the dataset in ``folder`` and return how many steps there were; less than asked for in a small set."""
+    """Train on the dataset in ``folder`` and return the number of steps, at most those of one epoch."""
     import torch
 
     from pipeline.common.dataset import PackedDataset
@@ -93,7 +91,7 @@ def train(folder: Path, resident: bool, steps: int) -> int:
 
 
 def measure(folder: Path, resident: bool, steps: int) -> dict[str, int]:
-    """Train in this process and say what it took, in bytes."""
+    """Train in this process and return its memory in bytes."""
     with watch_memory(0.005) as peak:
         steps = train(folder, resident, steps)
     return {
@@ -104,10 +102,10 @@ def measure(folder: Path, resident: bool, steps: int) -> dict[str, int]:
     }
 
 
-def measure_apart(folder: Path, resident: bool, steps: int) -> dict[str, int]:
-    """Do it in a fresh process.
+def measure_in_new_process(folder: Path, resident: bool, steps: int) -> dict[str, int]:
+    """Train in a new process.
 
-    A child's ru_maxrss begins with its parent's: this process must stay smaller, hence imports no torch.
+    A child's ru_maxrss starts at its parent's, so this process must stay smaller and does not import torch.
     """
     mode = "--resident" if resident else "--no-resident"
     command = [sys.executable, __file__, "--steps", str(steps), "--folder", str(folder), mode]
@@ -115,12 +113,12 @@ def measure_apart(folder: Path, resident: bool, steps: int) -> dict[str, int]:
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="at most; an epoch of the smaller set has 156")] = 300,
+    steps: Annotated[int, typer.Option(help="maximum; one epoch of the smaller dataset has 156")] = 300,
     folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
     resident: Annotated[bool, typer.Option(hidden=True)] = True,
 ) -> None:
-    """Print a line for each size and mode; with --folder, only measure that dataset, in this process."""
-    if folder is not None:
+    """Print one line per size and mode."""
+    if folder is not None:  # the new process
         print(json.dumps(measure(folder, resident, steps)))
         return
     print(f"{'MiB':>14}{'pixels':>8}{'steps':>7}  {'mode':8}{'peak RSS':>10}{'peak anonymous':>16}{'at the end':>12}")
@@ -128,7 +126,7 @@ def main(
         with tempfile.TemporaryDirectory() as name:
             make_dataset(Path(name), count)
             for mode in ("resident", "streamed"):
-                found = measure_apart(Path(name), mode == "resident", steps)
+                found = measure_in_new_process(Path(name), mode == "resident", steps)
                 print(
                     f"{count:7,} images{count * IMAGE_SIZE**2 * 3 / MIB:8,.0f}{found['steps']:7,}  {mode}"
                     f"{found['peak'] / MIB:10,.0f}{found['anonymous_peak'] / MIB:16,.0f}"

@@ -1,4 +1,4 @@
-"""Peak memory of a process and all that it started, for the benchmarks that report one. Linux only."""
+"""Peak memory of a process and its descendants. Linux only."""
 
 import threading
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from pathlib import Path
 
 @dataclass
 class Peak:
-    """The most anonymous memory that was seen, in bytes: pages of files belong to the page cache and do not count."""
+    """The largest anonymous memory seen, in bytes; pages of files belong to the page cache and do not count."""
 
     bytes: int = 0
 
 
 @contextmanager
 def watch_memory(seconds: float = 0.05) -> Iterator[Peak]:
-    """Look every few ``seconds``, while the block runs, at what this process and its descendants hold together."""
+    """Sample the memory of this process and its descendants every ``seconds`` while the block runs."""
     peak, done = Peak(), threading.Event()
 
     def watch() -> None:
@@ -34,9 +34,9 @@ def watch_memory(seconds: float = 0.05) -> Iterator[Peak]:
 
 
 def anonymous_bytes() -> int:
-    """Bytes of this process and its descendants, what they share counted once (proportional set size)."""
+    """Anonymous bytes of this process and its descendants; shared pages count once (proportional set size)."""
     tree = _with_descendants("self")
-    if len(tree) == 1:  # it shares nothing, and this file is quicker to read
+    if len(tree) == 1:  # nothing is shared, and this file is faster to read
         return _sum_of_lines("/proc/self/status", "RssAnon:")
     return sum(_sum_of_lines(f"/proc/{pid}/smaps_rollup", "Pss_Anon:") for pid in tree)
 

@@ -1,24 +1,24 @@
-"""Images a second of ``python -m pipeline predict FOLDER`` against the loops that a user would write, side by side.
+"""Throughput of ``python -m pipeline predict FOLDER`` compared with the loops that a user would write, side by side.
 
     OMP_NUM_THREADS=1 python benchmarks/predict.py photos.zip --width 16
     OMP_NUM_THREADS=1 python benchmarks/predict.py photos.zip --width 64 --images 200
 
-The folder holds 1,000 photos: those of the zip, repeated. All run the network ``classifier`` at 128 pixels, with
-weights as they are drawn, on the same device. (a) opens a photo with PIL, resizes it with torchvision and runs the
-network, one photo after the other; (b) does so in a ``DataLoader`` with 2 workers and batches of 64; ours is what the
-command does from the folder's listing to the probabilities in memory, which is the time that it states. Starting
-Python, importing torch and reading the weights count for none of them.
+The folder contains 1,000 photos: those of the zip, repeated. All methods run the network ``classifier`` at 128 pixels
+with random weights on the same device. (a) opens a photo with PIL, resizes it with torchvision and runs the network,
+one photo at a time; (b) uses a ``DataLoader`` with 2 workers and batches of 64; ours is the command from listing the
+folder to the probabilities in memory, the time that it reports. Starting Python, importing torch and reading the
+weights do not count.
 
 Measured:
 
-    2 CPU cores (x86-64, shared with other work: load 4 to 5 throughout), torch 2.15.0 with 1 thread, photos of 512 px;
-    medians, in brackets the extremes.
-    Width 16, 1,000 photos, 5 rounds: (a) 118 images a second (88 to 160), (b) 120 (81 to 137), ours 312 (180 to 325):
-    2.6 times as many. With batches of 64 instead of 16 ours were 203 (3 rounds).
-    Width 64, 200 photos, 3 rounds: (a) 21 (20 to 31), (b) 24 (19 to 26), ours 21 (21 to 30): there the network takes
-    all the time, and no way is faster than another.
+    2 CPU cores (x86-64, shared machine: load 4 to 5 throughout), torch 2.15.0 with 1 thread, photos of 512 px;
+    medians, minimum and maximum in brackets.
+    Width 16, 1,000 photos, 5 rounds: (a) 118 images per second (88 to 160), (b) 120 (81 to 137), ours 312 (180 to
+    325): 2.6 times as many. With batches of 64 instead of 16, ours had 203 (3 rounds).
+    Width 64, 200 photos, 3 rounds: (a) 21 (20 to 31), (b) 24 (19 to 26), ours 21 (21 to 30): the network takes all
+    the time, and no method is faster than another.
 
-    A GPU: not measured.
+    GPU: not measured.
 """
 
 import os
@@ -64,7 +64,7 @@ class Photos(Dataset):
 
 
 def write_photos(archive: Path, folder: Path, count: int) -> None:
-    """Write so many photos into a folder, those of a zip repeated."""
+    """Write ``count`` photos into a folder, those of a zip repeated."""
     with zipfile.ZipFile(archive) as photos:
         contents = [photos.read(name) for name in sorted(photos.namelist()) if name.endswith(".jpg")]
     for number in range(count):
@@ -72,7 +72,7 @@ def write_photos(archive: Path, folder: Path, count: int) -> None:
 
 
 def save_network(path: Path, width: int, size: int) -> None:
-    """Write a weights file of the network ``classifier``, untrained."""
+    """Write a weights file of an untrained network ``classifier``."""
     torch.manual_seed(0)
     names = tuple(f"class {number}" for number in range(CLASSES))
     spec = ModelSpec("classifier", width, 0.0, "default", CLASSES, size, "stretch", names, MEAN, STD)
@@ -100,7 +100,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main(photos: Path, images: int = 1000, rounds: int = 5, width: int = 16, size: int = 128) -> None:
-    """Print images a second of each way, the median over the rounds and the extremes, and the ratios."""
+    """Print the images per second of each method, the median, minimum and maximum over the rounds, and the ratios."""
     os.environ["PIPELINE_WORKERS"] = str(WORKERS)
     device = choose_device()
     print(
@@ -114,23 +114,23 @@ def main(photos: Path, images: int = 1000, rounds: int = 5, width: int = 16, siz
         models = load_models([Path(name) / "model.safetensors"])
         network = models[0][0].model
         usual = Photos(sorted(folder.iterdir()), size)
-        ways: dict[str, Callable[[], object]] = {
+        methods: dict[str, Callable[[], object]] = {
             "(a) one by one": lambda: one_by_one(network, usual, device),
             "(b) DataLoader": lambda: in_batches(network, usual, device),
             "ours": lambda: predict_files(find_images([folder])[0], models, quiet=True),
         }
-        rates: dict[str, list[float]] = {way: [] for way in ways}
+        rates: dict[str, list[float]] = {method: [] for method in methods}
         for number in range(rounds + 1):
-            for way, work in ways.items():
+            for method, work in methods.items():
                 rate = images / seconds(work)
-                # The first round warms the caches up.
+                # The first round only warms up the caches.
                 if number:
-                    rates[way].append(rate)
-    medians = {way: statistics.median(found) for way, found in rates.items()}
-    for way, found in rates.items():
-        print(f"{way:16}{medians[way]:8.0f} images a second ({min(found):.0f} to {max(found):.0f})")
-    for way in list(ways)[:2]:
-        print(f"ours / {way}: {medians['ours'] / medians[way]:.2f}")
+                    rates[method].append(rate)
+    medians = {method: statistics.median(found) for method, found in rates.items()}
+    for method, found in rates.items():
+        print(f"{method:16}{medians[method]:8.0f} images per second ({min(found):.0f} to {max(found):.0f})")
+    for method in list(methods)[:2]:
+        print(f"ours / {method}: {medians['ours'] / medians[method]:.2f}")
     print(f"load {os.getloadavg()[0]:.1f}")
 
 

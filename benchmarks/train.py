@@ -1,10 +1,10 @@
-"""Images a second of our training against the loop that a user would write, side by side in one run.
+"""Throughput of our training compared with the loop that a user would write, side by side in one run.
 
 The usual loop: a ``Dataset`` that decodes with PIL, ``Resize`` and ``ToTensor``, a ``DataLoader``, the network in NCHW
-fp32, ``loss.item()`` each step. Ours: ``Trainer`` over the same photos, packed once as the stage ``augment`` does. Both
-train the network of homework 3 with Adam on the same images and batches. A round is an epoch of each, one after the
-other; the loop's epoch starts its workers, ours its reading thread, as any epoch of theirs does. No photos given, noise
-of 512 px stands in for them. Two CPU cores, then a GPU, the usual batch and the largest sensible one:
+fp32, ``loss.item()`` at each step. Ours: ``Trainer`` on the same photos, packed once as the stage ``augment`` does.
+Both train the network of homework 3 with Adam on the same images and batches. A round is one epoch of each, one after
+the other; an epoch of the loop starts its workers, one of ours its reading thread, as in normal use. Without --photos
+it uses noise of 512 px. On two CPU cores, then on a GPU with the usual and the largest sensible batch size:
 
     OMP_NUM_THREADS=2 taskset -c 0,1 python benchmarks/train.py --photos photos.zip --workers 2 --device cpu --profile
     python benchmarks/train.py --photos photos.zip --workers 8 --device cuda --compile --profile
@@ -12,13 +12,13 @@ of 512 px stands in for them. Two CPU cores, then a GPU, the usual batch and the
 
 Measured:
 
-    2 CPU cores (x86-64, shared machine), torch 2.15.0, 128 px, width 64, batch 64, photos of 512 px, 2 workers,
-    4 steps an epoch, 3 rounds: the usual loop 12.2 images a second (10.6 to 12.7), ours 20.7 (19.7 to 21.9), 1.72 times
-    as many; deterministic 18.7 (18.3 to 21.0), 1.65 times. That was before deterministic stopped filling new tensors.
-    With THP_MEM_ALLOC_ENABLE=1, which the product sets for itself, 2 rounds: 14.3, 23.2 and 22.4.
-    Of our time convolutions took 70 %, batch norms 17 %, max pooling 5 % (the profile).
+    2 CPU cores (x86-64, shared machine), torch 2.15.0, 128 px, width 64, batch size 64, photos of 512 px, 2 workers,
+    4 steps per epoch, 3 rounds: the usual loop 12.2 images per second (10.6 to 12.7), ours 20.7 (19.7 to 21.9), 1.72
+    times as many; deterministic 18.7 (18.3 to 21.0), 1.65 times, measured when deterministic mode still filled new
+    tensors. With THP_MEM_ALLOC_ENABLE=1, which the product sets itself, 2 rounds: 14.3, 23.2 and 22.4.
+    In the profile of ours, convolutions took 70 % of the time, batch norms 17 %, max pooling 5 %.
 
-    A GPU: not measured.
+    GPU: not measured.
 """
 
 import itertools
@@ -61,7 +61,7 @@ FLOP_PER_IMAGE = 6.5e9
 
 
 class Photos(Dataset):
-    """Photos decoded one by one as they are asked for, repeated up to ``images``."""
+    """Photos that are decoded on access, repeated up to ``images``."""
 
     def __init__(self, files: list[Path], images: int, image_size: int) -> None:
         self.files, self.images = files, images
@@ -75,7 +75,7 @@ class Photos(Dataset):
 
 
 class UsualLoop:
-    """The loop as homeworks and tutorials have it, with torch's default settings."""
+    """The loop of homeworks and tutorials, with torch's default settings."""
 
     name = "the usual loop"
 
@@ -87,13 +87,13 @@ class UsualLoop:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=3e-4, weight_decay=1e-5)
 
     def set_up(self) -> None:
-        """Undo what ours sets for the whole process."""
+        """Reset the process-wide settings of ours."""
         torch.use_deterministic_algorithms(False)
         torch.backends.cudnn.benchmark = False
         torch.set_float32_matmul_precision("highest")
 
     def epoch(self, steps: int) -> None:
-        """Train so many steps."""
+        """Train for ``steps`` steps."""
         self.model.train()
         losses, accuracies = [], []
         for images, labels in itertools.islice(self.loader, steps):
@@ -109,7 +109,7 @@ class UsualLoop:
 
 
 class OurEngine:
-    """``Trainer`` with the settings of the recipe food11, which are the usual loop's."""
+    """``Trainer`` with the settings of the recipe food11, the same as in the usual loop."""
 
     def __init__(self, name: str, batches: Batches, width: int, batch_size: int, **changes: Any) -> None:
         self.name, self.batch_size = name, batch_size
@@ -122,11 +122,11 @@ class OurEngine:
         self.trainer = Trainer(model, batches, batches, CLASSES, params, SEED, ProcessGroup())
 
     def set_up(self) -> None:
-        """Set what the stage ``train`` sets for the whole process."""
+        """Apply the process-wide settings of the stage ``train``."""
         set_up_torch(SEED, self.trainer.params.deterministic)
 
     def epoch(self, steps: int) -> None:
-        """Train so many steps as ``Trainer.fit`` does, without its validation."""
+        """Train for ``steps`` steps as ``Trainer.fit`` does, without validation."""
         trainer = self.trainer
         trainer.model.train()
         plan = shuffled_plan(len(trainer.train), trainer.train.shape[1], self.batch_size, SEED, trainer.epoch)
@@ -143,7 +143,7 @@ Contender = UsualLoop | OurEngine
 
 
 def usual_network(width: int, image_size: int) -> nn.Sequential:
-    """The network as the homework writes it."""
+    """The network as the homework defines it."""
     channels = [3, width, 2 * width, 4 * width, 8 * width, 8 * width]
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(channels):
@@ -158,12 +158,12 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
         names = [name for name in content.namelist() if Path(name).suffix.lower() in (".jpg", ".jpeg", ".png")]
         photos = [Path(content.extract(name, folder)) for name in names]
     if not photos:
-        raise typer.BadParameter(f"{archive} holds no .jpg, .jpeg or .png")
+        raise typer.BadParameter(f"{archive} contains no .jpg, .jpeg or .png")
     return photos
 
 
 def make_photos(folder: Path, count: int = 100, size: int = 512) -> list[Path]:
-    """Write noise as smooth as photos are: about 50 kB a JPEG."""
+    """Write JPEGs of noise as smooth as photos, about 50 kB each."""
     random = np.random.default_rng(SEED)
     photos = [folder / f"{number}.jpg" for number in range(count)]
     for photo in photos:
@@ -173,9 +173,14 @@ def make_photos(folder: Path, count: int = 100, size: int = 512) -> list[Path]:
     return photos
 
 
+def augment_params(image_size: int) -> AugmentParams:
+    """The section ``augment`` for plain copies without views."""
+    return AugmentParams(image_size=image_size, resize="stretch", views=0, test_views=0, preset="none", transforms=())
+
+
 def pack(photos: list[Path], path: Path, images: int, image_size: int) -> PackedSplit:
     """Pack the photos as the stage ``augment`` does, repeated up to ``images``."""
-    resize = plain_copy(AugmentParams(image_size=image_size, resize="stretch", views=0, transforms=()))
+    resize = plain_copy(augment_params(image_size))
     pixels = np.stack([resize(decode(photo.read_bytes())) for photo in photos])
     create_array(path, (images, 1, image_size, image_size, 3))
     array = np.load(path, mmap_mode="r+")
@@ -187,7 +192,7 @@ def pack(photos: list[Path], path: Path, images: int, image_size: int) -> Packed
 
 
 def images_per_second(contender: Contender, steps: int, device: torch.device) -> float:
-    """Time an epoch, until the device has done it."""
+    """Time an epoch, until the device has finished."""
     synchronise = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
     contender.set_up()
     synchronise()
@@ -198,7 +203,7 @@ def images_per_second(contender: Contender, steps: int, device: torch.device) ->
 
 
 def run_rounds(contenders: list[Contender], steps: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Let them take turns, each warmed up before."""
+    """Warm up each contender, then run them in turns."""
     for contender in contenders:
         images_per_second(contender, min(steps, 2 if device.type == "cpu" else 20), device)
     speeds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
@@ -209,7 +214,7 @@ def run_rounds(contenders: list[Contender], steps: int, rounds: int, device: tor
 
 
 def bf16_peak(device: torch.device, size: int = 8192, products: int = 10) -> float:
-    """FLOP a second of a matrix product in bf16, of which all but nothing is arithmetic; the median of 10 runs."""
+    """FLOP per second of a large matrix product in bf16, which is bound by arithmetic; the median of 10 runs."""
     left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
 
     def run() -> float:
@@ -226,23 +231,23 @@ def bf16_peak(device: torch.device, size: int = 8192, products: int = 10) -> flo
 
 
 def print_table(speeds: dict[str, list[float]], peak: float | None) -> None:
-    """Print a line for each contender; a ratio is the median of the rounds' own ratios."""
-    print(f"\n{'images a second':24}{'median':>10}{'min':>10}{'max':>10}{'× usual':>10}{'bf16 peak':>12}")
+    """Print one line per contender; a ratio is the median of the ratios of the rounds."""
+    print(f"\n{'images per second':24}{'median':>10}{'min':>10}{'max':>10}{'× usual':>10}{'bf16 peak':>12}")
     for name, values in speeds.items():
         median, ratio = statistics.median(values), median_ratio(values, speeds[UsualLoop.name])
         share = f"{median * FLOP_PER_IMAGE / peak:.1%}" if peak else "–"
         print(f"{name:24}{median:10,.1f}{min(values):10,.1f}{max(values):10,.1f}{ratio:10.2f}{share:>12}")
     cost = 1 - median_ratio(speeds["ours, deterministic"], speeds["ours"])
-    print(f"train.deterministic costs {cost:.1%} of the images a second\n")
+    print(f"train.deterministic costs {cost:.1%} of the images per second\n")
 
 
 def median_ratio(ours: list[float], theirs: list[float]) -> float:
-    """Compare within each round: what else the machine does changes from one to the next."""
+    """Compare within each round, because the load of the machine changes between rounds."""
     return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
 def print_profile(engine: OurEngine, milliseconds: float, steps: int = 5) -> None:
-    """Print the ten operators that cost most in a few steps, and on a GPU how much of a step it computes."""
+    """Print the ten most expensive operators of a few steps, and on a GPU the kernels' share of a step."""
     device, on_gpu = engine.trainer.device, engine.trainer.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
     steps = min(steps, engine.trainer.steps)
@@ -271,23 +276,23 @@ def main(
     compile: bool = False,
     profile: bool = False,
 ) -> None:
-    """Compare. --steps of an epoch are 20 on a CPU and 150 elsewhere; --workers the cores, at most 8."""
+    """Compare the throughput. Defaults: 20 steps per epoch on a CPU, 150 elsewhere; one worker per core, at most 8."""
     if device != "auto":
         os.environ["PIPELINE_DEVICE"] = device
-    # cuBLAS reads it when it starts: everyone has it, or it would depend on who comes first.
+    # cuBLAS reads it at its start. Set for all contenders, so that their order does not matter.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    place, cores = choose_device(), worker_count()
-    steps = steps or (20 if place.type == "cpu" else 150)
+    target, cores = choose_device(), worker_count()
+    steps = steps or (20 if target.type == "cpu" else 150)
     workers = min(8, cores) if workers is None else workers
-    print(f"{describe_device(place)}, {cores} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{describe_device(target)}, {cores} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
     torch.manual_seed(SEED)
-    print(f"width {width}, {image_size} px, batch {batch_size}, {steps} steps an epoch, {rounds} rounds")
+    print(f"width {width}, {image_size} px, batch {batch_size}, {steps} steps per epoch, {rounds} rounds")
     with tempfile.TemporaryDirectory() as name:
         files = unpack(photos, Path(name)) if photos else make_photos(Path(name))
         split = pack(files, Path(name) / "train.npy", steps * batch_size, image_size)
-        batches = Batches(split, MEAN, STD, place)
+        batches = Batches(split, MEAN, STD, target)
         model = usual_network(width, image_size)
-        usual = UsualLoop(Photos(files, len(split), image_size), batch_size, workers, model, place)
+        usual = UsualLoop(Photos(files, len(split), image_size), batch_size, workers, model, target)
         engines = [
             OurEngine("ours", batches, width, batch_size),
             OurEngine("ours, deterministic", batches, width, batch_size, deterministic=True),
@@ -295,9 +300,11 @@ def main(
         ]
         sides = f"{len(files)} photos of {max(Image.open(files[0]).size)} px"
         print(f"usual loop: {sides}, float32, {workers} workers")
-        print(f"ours: {engines[0].trainer.dtype}, images {'held on the device' if batches.resident else 'streamed'}")
-        speeds = run_rounds([usual, *engines], steps, rounds, place)
-        peak = bf16_peak(place) if place.type == "cuda" else None
+        print(
+            f"ours: {engines[0].trainer.dtype}, images {'resident on the device' if batches.resident else 'streamed'}"
+        )
+        speeds = run_rounds([usual, *engines], steps, rounds, target)
+        peak = bf16_peak(target) if target.type == "cuda" else None
         if peak:
             print(f"bf16 peak, 8192³ matrix product: {peak / 1e12:,.0f} TFLOP/s")
         print_table(speeds, peak if (image_size, width) == (128, 64) else None)

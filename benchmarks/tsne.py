@@ -1,17 +1,17 @@
-"""Time and quality of our t-SNE (``pipeline.tsne.embedding``) against scikit-learn's and other settings.
+"""Time and quality of our t-SNE (``pipeline.tsne.embedding``) compared with scikit-learn's and with other settings.
 
     python benchmarks/tsne.py compare --images 3430 --rounds 3 --threads 2
     python benchmarks/tsne.py compare --images 50000 --rounds 1 --threads 2 --limit 300
     python benchmarks/tsne.py determinism --images 3430
 
-*compare*: 512 features an image of a network that tells 11 classes apart for 96 % of neighbours: Gaussian classes in 24
-dimensions, mixed linearly, with noise, through ReLU. Everyone gets the first 50 principal components and starts from
-the first two; a run is a fresh process that computes them and the t-SNE. The divergence is taken by one yardstick for
-all, trustworthiness and purity as the stage does. *determinism*: whether 1 thread, 2 threads and 2 threads once more
-give the same bits.
+*compare*: 512 features per image, similar to those of a network that separates 11 classes so that 96 % of neighbours
+have the same class: Gaussian classes in 24 dimensions, mixed linearly, with noise, through ReLU. All methods use the
+first 50 principal components and start from the first two; each run is a new process that computes them and the t-SNE.
+The divergence is computed in the same way for all of them, trustworthiness and purity as in the stage. *determinism*:
+whether 1 thread, 2 threads and 2 threads again yield the same bits.
 
-Measured (2 CPU cores of a machine that others used at the same time, load 4 to 6: compare within a table, not across;
-openTSNE 1.0.4, scikit-learn 1.9.1):
+Measured (2 CPU cores of a shared machine, load 4 to 6: compare within a table, not across tables; openTSNE 1.0.4,
+scikit-learn 1.9.1):
 
     3,430 images, 3 rounds, median:
                              seconds                    CPU s  diverg.   trust  purity silhou.
@@ -20,15 +20,15 @@ openTSNE 1.0.4, scikit-learn 1.9.1):
     approximate neighbours      17.1   (14.4 to 21.0)    11.4   1.6722  0.9729  0.9831  0.7114
     n/12 throughout             20.2   (13.9 to 28.0)    10.5   1.7039  0.9734  0.9838  0.7024
 
-    50,000 images, a run each of at most 420 s:
+    50,000 images, one run each of at most 420 s:
     ours                       182.0                     83.3   3.7658  0.9619  0.9858  0.6214
-    scikit-learn had done 450 of its 1,000 steps, at 39.6 s for fifty, its own divergence at 4.04.
+    scikit-learn had done 450 of its 1,000 steps, 39.6 s per 50 steps; its own divergence was 4.04.
 
-    determinism, 1,500 images: scikit-learn, ours and n/12 throughout always gave the same bits, approximate neighbours
-    others with 2 threads than with 1.
+    determinism, 1,500 images: scikit-learn, ours and n/12 throughout always yielded the same bits; approximate
+    neighbours yielded different bits with 2 threads than with 1.
 
-So: openTSNE, with exact neighbours, which cost no more CPU and do not depend on the threads, and with the rate that it
-recommends, n over the exaggeration: n/12 at first, n afterwards.
+So we use openTSNE with exact neighbours, which take no more CPU time and do not depend on the threads, and with its
+recommended learning rate, n over the exaggeration: n/12 at first, n afterwards.
 """
 
 import hashlib
@@ -71,18 +71,18 @@ def network_features(images: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(features: np.ndarray, threads: int) -> np.ndarray:
-    """``embed`` as the stage calls it."""
+    """``embed`` as in the stage."""
     return embed(features, PARAMS, SEED, "ours")[0]
 
 
 def scikit_learn(features: np.ndarray, threads: int) -> np.ndarray:
-    """Barnes-Hut, 1,000 steps, a learning rate of n/12 in the usual convention: its defaults."""
+    """The defaults: Barnes-Hut, 1,000 steps, a learning rate of n/12 in the usual convention."""
     components = principal_components(features, PARAMS.pca_components, SEED)
     return sklearn.manifold.TSNE(random_state=SEED, n_jobs=threads, verbose=2).fit_transform(components)
 
 
 def open_tsne(**settings: object) -> Callable[[np.ndarray, int], np.ndarray]:
-    """openTSNE with other settings than ours."""
+    """openTSNE with settings other than ours."""
 
     def run(features: np.ndarray, threads: int) -> np.ndarray:
         components = principal_components(features, PARAMS.pca_components, SEED)
@@ -103,7 +103,7 @@ CONTENDERS = {
 
 
 def divergence(features: np.ndarray, points: np.ndarray) -> float:
-    """Kullback-Leibler divergence in nats, by the same affinities for everyone."""
+    """Kullback-Leibler divergence in nats, with the same affinities for all methods."""
     components = principal_components(features, PARAMS.pca_components, SEED)
     weights = PerplexityBasedNN(components, PARAMS.perplexity, method="exact").P
     return float(kl_divergence_approx_fft(weights.indices, weights.indptr, weights.data, points))
@@ -111,7 +111,7 @@ def divergence(features: np.ndarray, points: np.ndarray) -> float:
 
 @app.command()
 def run(name: str, images: int, threads: int, rate: bool = True) -> None:
-    """Let one contender run, in this process, and print what came of it as JSON."""
+    """Run one contender in this process, and print its results as JSON."""
     features, labels = network_features(images)
     wall, cpu = time.perf_counter(), time.process_time()
     points = CONTENDERS[name](features, threads)
@@ -123,29 +123,29 @@ def run(name: str, images: int, threads: int, rate: bool = True) -> None:
     print("\n" + json.dumps(result))
 
 
-def in_fresh_process(name: str, images: int, threads: int, limit: float, *options: str) -> dict | str:
-    """What ``run`` printed, or, where it took longer than ``limit`` seconds, the last line of its progress."""
+def in_new_process(name: str, images: int, threads: int, limit: float, *options: str) -> dict | str:
+    """The output of ``run``, or, if it takes longer than ``limit`` seconds, its last line of progress."""
     command = [sys.executable, __file__, "run", name, str(images), str(threads), *options]
-    # Waiting threads sleep: spinning, they would take the cores from whatever else the machine does.
+    # Waiting threads sleep instead of spinning, which would slow other processes.
     settings = {"OMP_NUM_THREADS": str(threads), "PIPELINE_WORKERS": str(threads), "OMP_WAIT_POLICY": "passive"}
     environment = {**os.environ, **settings}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment, check=True)
     except subprocess.TimeoutExpired as error:
         lines = (error.stdout or b"").decode().strip().splitlines()
-        return lines[-1] if lines else "before its first step"
+        return lines[-1] if lines else "before the first step"
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @app.command()
 def compare(images: int = 3430, rounds: int = 3, threads: int = 2, limit: float = 600, names: str = "") -> None:
-    """Let all take turns; --names picks some, by comma, --limit is of seconds for a run."""
+    """Run all contenders in turns; --names selects some, separated by commas; --limit is in seconds per run."""
     chosen = names.split(",") if names else list(CONTENDERS)
     results: dict[str, list[dict]] = {name: [] for name in chosen}
     print(f"{images:,} images, {threads} threads, {rounds} rounds; load before {os.getloadavg()[0]:.1f}")
     for _ in range(rounds):
         for name in chosen:
-            result = in_fresh_process(name, images, threads, limit)
+            result = in_new_process(name, images, threads, limit)
             if isinstance(result, str):
                 print(f"{name}: stopped after {limit:.0f} s: {result}")
             else:
@@ -166,14 +166,14 @@ def compare(images: int = 3430, rounds: int = 3, threads: int = 2, limit: float 
 
 @app.command()
 def determinism(images: int = 3430, names: str = "") -> None:
-    """Say who gives the same bits in three processes."""
+    """Print which contenders yield the same bits in three processes."""
     for name in names.split(",") if names else CONTENDERS:
         bits = []
         for threads in (1, 2, 2):
-            result = in_fresh_process(name, images, threads, 3600, "--no-rate")
+            result = in_new_process(name, images, threads, 3600, "--no-rate")
             bits.append(result["bits"] if isinstance(result, dict) else "")
-        said = {1: "always the same", 2: "the same twice with 2 threads" if bits[1] == bits[2] else "by chance"}
-        print(f"{name:24}{' '.join(bits)}  {said.get(len(set(bits)), 'never the same')}")
+        equal = {1: "always equal", 2: "equal with 2 threads" if bits[1] == bits[2] else "equal by chance"}
+        print(f"{name:24}{' '.join(bits)}  {equal.get(len(set(bits)), 'never equal')}")
 
 
 if __name__ == "__main__":

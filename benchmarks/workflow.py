@@ -1,24 +1,24 @@
-"""What DVC itself costs: nothing to do, an experiment beside its stages' own time, links in the place of copies.
+"""The cost of DVC itself: nothing to do, an experiment without its stages' own time, links instead of copies.
 
     OMP_NUM_THREADS=1 python benchmarks/workflow.py digits
     OMP_NUM_THREADS=1 python benchmarks/workflow.py food --images 16643
 
 *digits*: the default run of this repository, in a temporary clone of its last commit. *food*: a dataset of Food-11's
-size, photos of noise of some 70 KB, 9,866 to train, 3,430 to validate, 3,347 to test, packed at 128 pixels; a network
-small enough to train one epoch on any machine. Beside it, in the same run, the naive layout: the same photos as one
-output of DVC, a folder of small files, on which a stage depends.
+size, noise photos of some 70 KB, 9,866 for training, 3,430 for validation, 3,347 for testing, packed at 128 pixels; the
+network is small enough to train one epoch on any machine. For comparison, in the same run, the naive layout: the same
+photos as one DVC output, a folder of small files, on which a stage depends.
 
 *nothing to do*: ``dvc repro``. *checkout*: ``dvc checkout`` after the output was removed. *experiment*, *--temp*: ``dvc
-exp run -S train.lr=...`` in the workspace and in one of its own, less the time of the stages' own commands. Medians
-over the rounds; the CPU seconds too are DVC's own, and tell more than the clock on a busy machine. *disk* is what the
-temporary workspace took at its largest, beside what it shares with the cache by links.
+exp run -S train.lr=...`` in the workspace and in a temporary one, minus the time of the stages' commands. Medians over
+the rounds; the CPU seconds, too, are DVC's own, and more reliable than wall time on a busy machine. *disk* is the
+largest size of the temporary workspace without its links into the cache.
 
-Measured (2 CPU cores with nothing else running, DVC 3.67.1, ext4, hard links; medians of three rounds in seconds):
+Measured (2 CPU cores without other load, DVC 3.67.1, ext4, hard links; medians of three rounds in seconds):
 
-    digits: nothing to do 1.3, checkout 1.0, an experiment 6.7, --temp 9.5 and 9.7 MB of disk, a dataset of 34 MB.
+    digits: nothing to do 1.3, checkout 1.0, an experiment 6.7, --temp 9.5 with 9.7 MB on disk; the dataset has 34 MB.
 
-    16,643 images, in brackets the naive layout: nothing to do 1.1 (1.9), checkout 1.2 (2.5), an experiment 4.1 (10.2),
-    --temp 7.2 (12.2) and 9.5 MB of disk beside a dataset of 819 MB.
+    16,643 images, the naive layout in brackets: nothing to do 1.1 (1.9), checkout 1.2 (2.5), an experiment 4.1 (10.2),
+    --temp 7.2 (12.2) with 9.5 MB on disk; the dataset has 819 MB.
 """
 
 import os
@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARES, CLASSES = {"train": 9866, "valid": 3430, "test": 3347}, 11
 PHOTO_SIZE, QUALITY = 256, 92
 SMALL = {"model": {"width": 2, "dropout": 0.0}, "train": {"epochs": 1, "warmup_epochs": 0.0, "ema_decay": 0.0}}
-# Notes when a command of a stage begins and ends, and then its CPU time: of the shell, and of what the shell started.
+# Logs the start and the end of a stage's command, and its CPU time: of the shell, and of its children.
 SHIM = """#!/bin/sh
 begin=$(date +%s.%N)
 "{python}" "$@"
@@ -69,7 +69,7 @@ app = typer.Typer(add_completion=False)
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a command: seconds on the clock, and the CPU's, that are not its stages' own; and the seconds that are."""
+    """Wall and CPU seconds of a command without its stages, and the wall seconds of the stages."""
 
     wall: float
     cpu: float
@@ -77,7 +77,7 @@ class Cost:
 
 
 class Repository:
-    """A repository of git and DVC, with a ``python`` that notes the time of each stage."""
+    """A repository of git and DVC, with a ``python`` that logs the time of each stage."""
 
     def __init__(self, folder: Path, tools: Path) -> None:
         self.folder, self._log = folder, tools / "log"
@@ -108,13 +108,13 @@ class Repository:
 
 
 def _seconds(text: str) -> float:
-    """Read what the shell prints: 1m2.34s."""
+    """Parse the shell's format, such as 1m2.34s."""
     minutes, seconds = text.removesuffix("s").split("m")
     return 60 * float(minutes) + float(seconds)
 
 
 def new_repository(folder: Path, tools: Path) -> Repository:
-    """A clone of this repository's last commit, with an empty cache."""
+    """Clone this repository's last commit, with an empty cache."""
     for path in (folder.parent, tools):
         path.mkdir(parents=True, exist_ok=True)
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
@@ -133,7 +133,7 @@ def change(repository: Repository, changes: dict[str, dict[str, object]]) -> Non
 
 
 def write_photos(folder: Path, images: int) -> None:
-    """JPEG files of noise over soft colours, each another, in the layout of Food-11."""
+    """Write JPEG files of noise over smooth colours, all different, in the layout of Food-11."""
     import cv2
     import numpy as np
 
@@ -152,7 +152,7 @@ def write_photos(folder: Path, images: int) -> None:
 
 
 def naive_repository(folder: Path, tools: Path, photos: Path) -> Repository:
-    """The naive layout: the photos as one output, and a stage that depends on it."""
+    """Create the naive layout: the photos as one output, and a stage that depends on it."""
     for path in (folder, tools):
         path.mkdir(parents=True)
     repository = Repository(folder, tools)
@@ -172,9 +172,9 @@ def naive_repository(folder: Path, tools: Path, photos: Path) -> Repository:
 
 
 def own_bytes(folder: Path) -> int:
-    """Bytes on the disk of a folder's files that have no other name: no links into the cache."""
+    """Bytes on disk of a folder's files without other hard links, such as links into the cache."""
     total = 0
-    # Unlike rglob, walk passes over a folder that is removed meanwhile.
+    # Unlike rglob, walk ignores a folder that is removed in the meantime.
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
@@ -185,7 +185,7 @@ def own_bytes(folder: Path) -> int:
 
 @contextmanager
 def watched(folder: Path) -> Iterator[Callable[[], int]]:
-    """Yield a function that tells by how many own bytes the folder has been larger than now."""
+    """Yield a function that returns the largest growth of ``own_bytes`` during the block."""
     peak, done, before = 0, threading.Event(), own_bytes(folder)
 
     def watch() -> None:
@@ -203,7 +203,7 @@ def watched(folder: Path) -> Iterator[Callable[[], int]]:
 
 
 def show(what: str, costs: list[Cost], more: str = "") -> None:
-    """Print the medians of what is DVC's own, and of the stages."""
+    """Print the medians of DVC's own cost, and of the stages."""
     wall, cpu, stages = ([getattr(cost, name) for cost in costs] for name in ("wall", "cpu", "stages"))
     spread = f"({min(wall):.1f} to {max(wall):.1f})"
     dvc = f"{statistics.median(wall):7.1f} s {spread:>16}{statistics.median(cpu):7.1f} CPU s"
@@ -211,7 +211,7 @@ def show(what: str, costs: list[Cost], more: str = "") -> None:
 
 
 def measure(repository: Repository, data: str, parameter: str, target: tuple[str, ...], rounds: int) -> None:
-    """Print all figures of a repository in which everything has run."""
+    """Print all measurements of a repository in which everything has run."""
     show("nothing to do", [repository.run("dvc", "repro", *target) for _ in range(rounds)])
     costs = []
     for _ in range(rounds):
@@ -232,7 +232,7 @@ def measure(repository: Repository, data: str, parameter: str, target: tuple[str
 
 @app.command()
 def digits(rounds: int = 3) -> None:
-    """The default run of this repository."""
+    """Measure the default run of this repository."""
     with tempfile.TemporaryDirectory() as folder:
         repository = new_repository(Path(folder) / "digits", Path(folder) / "tools")
         change(repository, SMALL)
@@ -244,7 +244,7 @@ def digits(rounds: int = 3) -> None:
 
 @app.command()
 def food(images: int = 16643, rounds: int = 3) -> None:
-    """A dataset of Food-11's size, and the naive layout beside it."""
+    """Measure a dataset of Food-11's size, and the naive layout for comparison."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_photos(folder / "photos", images)
