@@ -1,4 +1,4 @@
-"""Predicting image files with one or several weights files: all that is needed is in them, not in ``params.yaml``."""
+"""Predicting image files with one or several weights files, which contain everything that is needed."""
 
 import os
 import stat
@@ -9,7 +9,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +26,58 @@ from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import ModelSpec
 from pipeline.network.weights import load_model
 from pipeline.params.file import load_params
-from pipeline.params.schema import AugmentParams, Preset, Transform
+from pipeline.params.schema import AugmentParams
 from pipeline.predict.table import Predictions, print_table, write_csv
 from pipeline.progress import progress, say
 
+# With larger batches, the first result would wait longer.
+MAX_BATCH_SIZE = 64
+# For each image size and resize mode of the models, ``uint8``, ``(copies, size, size, 3)``.
+Photo = list[NDArray[np.uint8]]
+
+
+def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Path | None, top: int, tta: int) -> None:
+    """Predict files and folders; print a table, or write a CSV file.
+
+    Args:
+        paths: image files with any extension, and folders, of which all images are predicted.
+        model_files: weights files; of several, the mean of the probabilities is used.
+        output: the CSV file; None prints the table.
+        top: number of classes per image in the table.
+        tta: number of augmented views that are averaged with the plain image.
+
+    Raises:
+        PipelineError: a model is missing or does not fit the others, ``output`` is not a CSV file, or, after the others
+            are predicted and written, for each file that cannot be read.
+    """
+    if output is not None and (output.suffix.lower() != ".csv" or output.is_dir()):
+        raise PipelineError(f"--output: got {str(output)!r}, allowed is the name of a file that ends in .csv")
+    files, failures = find_images(paths)
+    models = load_models(model_files)
+    views, seed = choose_views(tta) if tta else (None, 0)
+    # Only the table goes into a pipe; a progress bar is printed to stderr.
+    found = predict_files(files, models, views, seed, quiet=output is None and not sys.stderr.isatty())
+    if found.paths:
+        if output is not None:
+            write_csv(output, found)
+        else:
+            print_table(found, top)
+        where = f", written to {output}" if output is not None else ""
+        count = f"{len(found.paths):,} image{'s' if len(found.paths) > 1 else ''}"
+        rate = f"{len(found.paths) / found.seconds:,.0f} images per second"
+        say(f"predict: {count} in {found.seconds:.2f} s, {rate}{where}")
+    failures |= found.failures
+    if failures:
+        count = f"{len(failures):,} of {len(failures) + len(found.paths):,} could not be predicted"
+        lines = [f"{shown_name(path)}: {reason}" for path, reason in failures.items()]
+        raise PipelineError("\n".join(lines if len(lines) == 1 else [f"predict: {count}", *lines]))
+
 
 def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """List the files to predict, each once, and for each path that gives none, why not.
+    """List the files to predict, each once, and the reason for each path without any.
 
-    Of a folder all files are taken that end like an image, in folders within it, too; hidden ones are passed over,
-    and so are links to folders.
+    In a folder and its subfolders, files with the extension of an image are taken; hidden files and links to folders
+    are not.
     """
     files: dict[str, Path] = {}
     failures: dict[Path, str] = {}
@@ -50,85 +91,26 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
         for file in found:
             files.setdefault(os.path.abspath(file), file)  # noqa: PTH100  (resolve() would follow links)
         if not found and path not in failures:
-            failures[path] = f"holds no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}"
+            failures[path] = f"contains no images; allowed extensions are {', '.join(sorted(IMAGE_ENDINGS))}"
     return list(files.values()), failures
 
 
 def _images_below(root: Path, failures: dict[Path, str]) -> list[Path]:
-    def note(error: OSError) -> None:
+    def add_failure(error: OSError) -> None:
         failures[Path(error.filename)] = error.strerror or str(error)
 
     found = []
-    for folder, _, names in os.walk(root, onerror=note):
+    for folder, _, names in os.walk(root, onerror=add_failure):
         files = (Path(folder) / name for name in names)
         found += [file for file in files if is_image(file.name) and not is_junk(file.relative_to(root).as_posix())]
     return sorted(found)
 
 
-# More would only make the first result wait for more files to be decoded.
-MOST_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class Views:
-    """What test-time augmentation draws beside the plain image.
-
-    Attributes:
-        params: ``views``, ``preset`` and ``transforms`` count; the image's size is the network's.
-        seed: with a file's name and a view's number it makes the seed of a view.
-    """
-
-    params: AugmentParams
-    seed: int
-
-
-def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Path | None, top: int, tta: int) -> None:
-    """Predict files and folders; print a table, or write a CSV.
-
-    Args:
-        paths: image files, whatever their ending, and folders, of which all images are taken.
-        model_files: weights files; of several the mean of the probabilities counts.
-        output: the CSV file; None prints the table.
-        top: how many classes the table shows for an image.
-        tta: how many views of an image are predicted beside the plain one, and averaged; 0 for none.
-
-    Raises:
-        PipelineError: a model is missing or does not fit the others, ``output`` cannot be, or, after the others are
-            predicted and written, for each file that cannot be read.
-    """
-    if output is not None and (output.suffix.lower() != ".csv" or output.is_dir()):
-        raise PipelineError(f"--output: got {str(output)!r}, allowed is the name of a file that ends in .csv")
-    files, failures = find_images(paths)
-    models = load_models(model_files)
-    views = choose_views(tta) if tta else None
-    # Into a pipe goes the table alone; a bar on stderr does no harm.
-    quiet = output is None and not sys.stderr.isatty()
-    found = predict_files(files, models, views, quiet)
-    if found.paths:
-        if output is not None:
-            write_csv(output, found)
-        else:
-            print_table(found, top)
-        _say_rate(found, output)
-    failures |= found.failures
-    if failures:
-        count = f"{len(failures):,} of {len(failures) + len(found.paths):,} could not be predicted"
-        lines = [f"{shown_name(path)}: {reason}" for path, reason in failures.items()]
-        raise PipelineError("\n".join(lines if len(lines) == 1 else [f"predict: {count}", *lines]))
-
-
-def _say_rate(found: Predictions, output: Path | None) -> None:
-    where = f", written to {output}" if output is not None else ""
-    count = f"{len(found.paths):,} image{'s' if len(found.paths) > 1 else ''}"
-    rate = f"{len(found.paths) / found.seconds:,.0f} images a second"
-    say(f"predict: {count} in {found.seconds:.2f} s, {rate}{where}")
-
-
 def load_models(paths: Sequence[Path]) -> list[tuple[PixelClassifier, ModelSpec]]:
-    """Open weights files of the same classes, on the device.
+    """Load weights files with the same classes to the device.
 
     Raises:
-        PipelineError: one cannot be read, or the classes differ.
+        PipelineError: a file cannot be read, or the classes differ.
     """
     device = choose_device()
     models = []
@@ -141,83 +123,82 @@ def load_models(paths: Sequence[Path]) -> list[tuple[PixelClassifier, ModelSpec]
     for path, (_, spec) in zip(paths, models, strict=True):
         if spec.classes != first:
             raise PipelineError(
-                f"{path}: its classes are {listed(spec.classes)}, those of {paths[0]} are {listed(first)}; models that "
-                "predict together need the same classes in the same order: leave one out"
+                f"{path}: its classes are {listed(spec.classes)}, those of {paths[0]} are {listed(first)}; models of "
+                "an ensemble need the same classes in the same order: leave one out"
             )
     return models
 
 
-def choose_views(count: int) -> Views:
-    """What test-time augmentation draws: views as ``params.yaml`` has them, or the preset light; says which.
+def choose_views(count: int) -> tuple[AugmentParams, int]:
+    """Parameters and seed of test-time augmentation: those of ``params.yaml``, or the preset light; say which.
 
     Raises:
-        PipelineError: ``params.yaml`` is there and wrong.
+        PipelineError: ``params.yaml`` exists and is invalid.
     """
-    preset: Preset = "light"
-    transforms: tuple[Transform, ...] = ()
-    seed, why = 0, f"no {PARAMS} here"
+    views = AugmentParams(image_size=32, resize="stretch", views=count, test_views=0, preset="light", transforms=())
+    seed, reason = 0, f"no {PARAMS} in this folder"
     if PARAMS.exists():
         params = load_params(PARAMS)
-        seed, why = params.seed, f"{PARAMS} names no transforms"
+        seed, reason = params.seed, f"{PARAMS} has no transforms"
         if params.augment.preset != "none" or params.augment.transforms:
-            preset, transforms, why = params.augment.preset, params.augment.transforms, f"as in {PARAMS}"
-    say(f"predict: {count} views beside the plain image, preset {preset} and {len(transforms)} transforms ({why})")
-    augment = AugmentParams(
-        image_size=32, resize="stretch", views=count, test_views=0, preset=preset, transforms=transforms
-    )
-    return Views(augment, seed)
+            views, reason = params.augment.model_copy(update={"views": count}), f"from {PARAMS}"
+    transforms = f"preset {views.preset} and {len(views.transforms)} transforms ({reason})"
+    say(f"predict: {count} augmented views per image, {transforms}")
+    return views, seed
 
 
 def predict_files(
     files: Sequence[Path],
     models: Sequence[tuple[PixelClassifier, ModelSpec]],
-    views: Views | None = None,
+    views: AugmentParams | None = None,
+    seed: int = 0,
     quiet: bool = False,
 ) -> Predictions:
-    """Decode files in threads and predict them batch by batch, while the next ones are being decoded.
+    """Predict files batch by batch, while threads decode the next ones.
 
     Args:
         files: the image files.
-        models: as ``load_models`` gives them; the mean of their probabilities counts.
-        views: what to average over beside the plain image.
+        models: from ``load_models``; the mean of their probabilities is used.
+        views: augmented views that are averaged with the plain image; their image size is that of the network.
+        seed: together with a file's name and a view's number, it is the seed of a view.
         quiet: show no progress.
 
     Raises:
-        PipelineError: a transform of the views is wrong.
+        PipelineError: a transform of the views is invalid.
     """
-    # Models that see the same pixels share the decoding.
-    sizes = list(dict.fromkeys((spec.image_size, spec.resize) for _, spec in models))
-    batch_size = forward_batch_size(models[0][0].scale.device, max(size for size, _ in sizes), MOST_AT_ONCE)
-    known: list[Path] = []
+    # Models with the same input share the decoding.
+    specs = {(spec.image_size, spec.resize): spec for _, spec in models}
+    largest = max(spec.image_size for spec in specs.values())
+    batch_size = forward_batch_size(models[0][0].scale.device, largest, MAX_BATCH_SIZE)
+    predicted: list[Path] = []
     failures: dict[Path, str] = {}
     rows = [np.empty((0, len(models[0][1].classes)), np.float32)]
     start = time.perf_counter()
-    # Set once around all threads: each of them sets and resets the filters, which they share.
+    # The filters are shared by all threads, so they are set once around them.
     with warnings.catch_warnings(action="ignore"):
-        photos = progress(_read_ahead(files, sizes, views, 2 * batch_size), len(files), "predict", quiet=quiet)
+        decoded = _decode_ahead(files, list(specs.values()), views, seed, 2 * batch_size)
+        photos = progress(decoded, len(files), "predict", quiet=quiet)
         for batch in _batches(zip(files, photos, strict=True), batch_size, failures):
-            known += [file for file, _ in batch]
-            arrays = [np.stack(arrays) for arrays in zip(*(photo for _, photo in batch), strict=True)]
-            rows.append(_mean_probabilities(dict(zip(sizes, arrays, strict=True)), models))
-    return Predictions(models[0][1].classes, known, np.concatenate(rows), failures, time.perf_counter() - start)
+            predicted += [file for file, _ in batch]
+            arrays = (np.stack(copies) for copies in zip(*(photo for _, photo in batch), strict=True))
+            rows.append(_mean_probabilities(dict(zip(specs, arrays, strict=True)), models))
+    seconds = time.perf_counter() - start
+    return Predictions(models[0][1].classes, predicted, np.concatenate(rows), failures, seconds)
 
 
-Photo = list[NDArray[np.uint8]]
-
-
-def _read_ahead(
-    files: Sequence[Path], sizes: Sequence[tuple[int, str]], views: Views | None, ahead: int
+def _decode_ahead(
+    files: Sequence[Path], specs: Sequence[ModelSpec], views: AugmentParams | None, seed: int, ahead: int
 ) -> Iterator[Photo | str]:
-    """Give each file's copies, for each of ``sizes`` ``uint8`` ``(copies, size, size, 3)``, or why it has none."""
+    """Yield the photo of each file, decoded by threads, or the reason why it cannot be decoded."""
     local = threading.local()
 
     def read(file: Path) -> Photo | str:
-        # The transforms hold a state, so every thread has its own.
+        # Transforms have a state, so every thread has its own.
         if not hasattr(local, "readers"):
-            local.readers = [_make_reader(size, resize, views) for size, resize in sizes]
+            local.readers = [_make_reader(spec, views, seed) for spec in specs]
         try:
             if not file.is_file():
-                return "is no plain file"
+                return "not a regular file"
             content = file.read_bytes()
             return [reader(content, file.name) for reader in local.readers]
         except OSError as error:
@@ -228,36 +209,29 @@ def _read_ahead(
     workers = worker_count()
     pool = ThreadPoolExecutor(workers)
     try:
-        waiting: deque[Future[Photo | str]] = deque()
+        queue: deque[Future[Photo | str]] = deque()
         for file in files:
-            waiting.append(pool.submit(read, file))
-            if len(waiting) > ahead + workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            queue.append(pool.submit(read, file))
+            if len(queue) > ahead + workers:
+                yield queue.popleft().result()
+        while queue:
+            yield queue.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-@dataclass(frozen=True)
-class _Square:
-    image_size: int
-    resize: str
-
-
-def _make_reader(size: int, resize: str, views: Views | None) -> Callable[[bytes, str], NDArray[np.uint8]]:
-    """Make the function from a file's bytes and name to its plain copy and views, just as ``augment`` makes them."""
-    plain = plain_copy(_Square(size, resize))
+def _make_reader(spec: ModelSpec, views: AugmentParams | None, seed: int) -> Callable[[bytes, str], NDArray[np.uint8]]:
+    """Return a function from a file's content and name to its plain copy and views, the same as the stage augment."""
+    size, plain = spec.image_size, plain_copy(spec)
     if views is None:
         return lambda content, name: plain(plain_photo(content, size))[None]
-    draw = augmented_view(views.params.model_copy(update={"image_size": size, "resize": resize}))
-    numbers = range(1, views.params.views + 1)
+    draw = augmented_view(views.model_copy(update={"image_size": size, "resize": spec.resize}))
 
     def read(content: bytes, name: str) -> NDArray[np.uint8]:
         photo = plain_photo(content, size)
         detailed = photo_for_views(content, size, photo)
-        drawn = (draw(detailed, view_seed(views.seed, name, number)) for number in numbers)
-        return np.stack([plain(photo), *drawn])
+        seeds = (view_seed(seed, name, number) for number in range(1, views.views + 1))
+        return np.stack([plain(photo), *(draw(detailed, view) for view in seeds)])
 
     return read
 
@@ -265,7 +239,7 @@ def _make_reader(size: int, resize: str, views: Views | None) -> Callable[[bytes
 def _batches(
     photos: Iterable[tuple[Path, Photo | str]], size: int, failures: dict[Path, str]
 ) -> Iterator[list[tuple[Path, Photo]]]:
-    """Gather the readable files; why the others are none is noted in ``failures``."""
+    """Group the decoded files into batches; reasons why others could not be decoded are added to ``failures``."""
     batch: list[tuple[Path, Photo]] = []
     for file, photo in photos:
         if isinstance(photo, str):
@@ -284,8 +258,8 @@ def _mean_probabilities(
     pixels: dict[tuple[int, str], NDArray[np.uint8]], models: Sequence[tuple[PixelClassifier, ModelSpec]]
 ) -> NDArray[np.float32]:
     """Average over models and copies; ``pixels`` are ``uint8``, ``(n, copies, size, size, 3)``."""
-    of_each = []
+    probabilities = []
     for network, spec in models:
         images = torch.from_numpy(pixels[spec.image_size, spec.resize]).to(network.scale.device)
-        of_each += [network(copy)[0] for copy in images.unbind(1)]
-    return torch.stack(of_each).mean(0).cpu().numpy()
+        probabilities += [network(copy)[0] for copy in images.unbind(1)]
+    return torch.stack(probabilities).mean(0).cpu().numpy()

@@ -1,11 +1,10 @@
-"""Stage ``predict``: the file of predictions."""
+"""Stage ``predict``: predict a split and write the submission."""
 
 import numpy as np
 import pandas as pd
 
 from pipeline.common.files import replacing
 from pipeline.common.paths import DATASET, MODEL, PREDICTIONS
-from pipeline.errors import PipelineError
 from pipeline.network.inference import open_trained, predict_probabilities
 from pipeline.params.schema import PredictParams
 from pipeline.progress import say
@@ -15,18 +14,13 @@ def predict(params: PredictParams) -> None:
     """Write ``submission.csv`` (``Id,Category``) and ``probabilities.csv`` to ``results/predictions/``.
 
     Raises:
-        PipelineError: there is no model, it does not fit the dataset, or the split or its views are not there.
+        PipelineError: there is no model, it does not fit the dataset, or there is no such split or, with ``tta``, no
+            views.
     """
     dataset, model, spec = open_trained(DATASET, MODEL)
-    name = params.split if params.split != "auto" else "test" if "test" in dataset else "valid"
-    split = dataset.split(name)
-    views = split.images.shape[1] - 1
-    if params.tta and not views:
-        key = "augment.views" if name == "train" else "augment.test_views"
-        raise PipelineError(
-            f"params.yaml: predict.tta: got true, but the {name} split has no augmented views to average over; set "
-            f"{key} to 1 or more, or predict.tta to false"
-        )
+    split = dataset.split(params.split if params.split != "auto" else "test" if "test" in dataset else "valid")
+    if params.tta:
+        split.require_views("predict")
     probabilities = predict_probabilities(model, spec, split, "predict", params.tta)
     submission = pd.DataFrame({"Id": split.ids, "Category": probabilities.argmax(axis=1)})
     table = pd.DataFrame(probabilities.astype(np.float64), columns=list(spec.classes))
@@ -35,5 +29,5 @@ def predict(params: PredictParams) -> None:
         folder.mkdir()
         submission.to_csv(folder / "submission.csv", index=False)
         table.to_csv(folder / "probabilities.csv", index=False, float_format="%.6f")
-    averaged = f", each the mean over the image and {views} views" if params.tta else ""
-    say(f"predict: {PREDICTIONS / 'submission.csv'} holds {len(split):,} predictions for the {name} split{averaged}")
+    averaged = f", each the mean over the image and {split.images.shape[1] - 1} views" if params.tta else ""
+    say(f"predict: {PREDICTIONS / 'submission.csv'}: {len(split):,} predictions for the {split.name} split{averaged}")

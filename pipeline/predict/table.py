@@ -1,4 +1,4 @@
-"""What was predicted for files, as a CSV file or as a table for a terminal."""
+"""The predictions for image files, as a CSV file or as a table in the terminal."""
 
 import csv
 import sys
@@ -20,14 +20,14 @@ COLUMNS = ["path", "predicted", "confidence"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted.
+    """The predictions for image files.
 
     Attributes:
         classes: the class names.
-        paths: of the files that could be read, in order.
+        paths: the files that could be read, in order.
         probabilities: of each of them, ``float32``, ``(files, classes)``.
-        failures: for each of the others, why not.
-        seconds: from the first file's opening to the last one's result.
+        failures: the reason for each file that could not be read.
+        seconds: from opening the first file to the last result.
     """
 
     classes: tuple[str, ...]
@@ -38,10 +38,10 @@ class Predictions:
 
 
 def write_csv(path: Path, found: Predictions) -> None:
-    """Write a row a file: ``COLUMNS``, then the probability of each class, to six decimals."""
+    """Write one row per file: ``COLUMNS``, then the probability of each class, to six decimals."""
     best = found.probabilities.argmax(axis=1)
-    # A file's name may hold bytes that are no UTF-8: they come out as they are.
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    # Names that are not UTF-8 are written with their original bytes.
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*COLUMNS, *found.classes])
         for name, index, row in zip(found.paths, best, found.probabilities, strict=True):
@@ -50,8 +50,8 @@ def write_csv(path: Path, found: Predictions) -> None:
 
 
 def print_table(found: Predictions, top: int) -> None:
-    """Print a row a file: its class, how probable that is, and the next best; as wide as the terminal, or in a pipe
-    one line each."""
+    """Print one row per file: its class and probability, and the next best classes. In a terminal the table is as wide
+    as that, in a pipe every file is one line."""
     order = np.argsort(-found.probabilities, axis=1, kind="stable")[:, :top]
     header = ["file", "class", "probability", *(["next best"] if order.shape[1] > 1 else [])]
     classes = [shown_name(name) for name in found.classes]
@@ -60,18 +60,14 @@ def print_table(found: Predictions, top: int) -> None:
         next_best = ", ".join(f"{classes[index]} {row[index]:.1%}" for index in others)
         rows.append([shown_name(path), classes[best], f"{row[best]:.1%}", *([next_best] if others else [])])
     if sys.stdout.isatty():
-        _print_grid(header, rows)
+        table = Table(box=None, pad_edge=False)
+        for name in header:
+            table.add_column(name, overflow="fold", no_wrap=name == "probability", justify="left")
+        for cells in rows:
+            table.add_row(*map(Text, cells))
+        Console(highlight=False).print(table)
         return
-    widths = [max(cell_len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-    for row in [header, *rows]:
-        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
+    for cells in [header, *rows]:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
         print("  ".join(padded).rstrip())
-
-
-def _print_grid(header: list[str], rows: list[list[str]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in header:
-        table.add_column(name, overflow="fold", no_wrap=name == "probability", justify="left")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)

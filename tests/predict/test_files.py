@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +25,13 @@ from pipeline.params.file import read_yaml
 from pipeline.params.schema import AugmentParams, Params
 from pipeline.predict import files as file_prediction
 from pipeline.predict.files import (
-    Views,
     choose_views,
     find_images,
     load_models,
     predict_files,
     predict_paths,
 )
+from tests.support.commands import run_command
 from tests.support.models import SPEC
 from tests.support.sections import AUGMENT
 
@@ -57,7 +56,7 @@ def write_model(path="model.safetensors", seed=0, **changes) -> Path:
 
 
 def write_image(path, seed=0, size=(48, 36), **options) -> Path:
-    """A picture with structure, so that turning it matters."""
+    """A picture with structure, so that its orientation matters."""
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (4, 3, 3), np.uint8)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -65,14 +64,14 @@ def write_image(path, seed=0, size=(48, 36), **options) -> Path:
     return Path(path)
 
 
-def probabilities_of(*files, models=("model.safetensors",), views=None) -> np.ndarray:
-    found = predict_files([Path(file) for file in files], load_models([Path(model) for model in models]), views)
+def probabilities_of(*files, models=("model.safetensors",), views=None, seed=0) -> np.ndarray:
+    found = predict_files([Path(file) for file in files], load_models([Path(model) for model in models]), views, seed)
     assert not found.failures
     return found.probabilities
 
 
 def expected(file, model="model.safetensors", seed=None, number=0, transforms=None) -> np.ndarray:
-    """The definition: the plain copy, or a view of the given seed, through the network."""
+    """The definition: the prediction for the plain copy, or for a view with the given seed."""
     network, spec = load_model(Path(model))
     content = Path(file).read_bytes()
     if seed is None:
@@ -95,13 +94,13 @@ def read_csv(path="out.csv") -> list[list[str]]:
 
 
 @pytest.mark.parametrize("resize", ["stretch", "crop"])
-def test_a_file_goes_through_the_network_as_the_images_it_was_trained_on_did(resize):
+def test_a_file_is_resized_and_normalised_as_the_training_images_were(resize):
     write_model(resize=resize, image_size=64)
     files = [write_image(f"{number}.png", number, (90, 70)) for number in range(3)]
     np.testing.assert_allclose(probabilities_of(*files), [expected(file) for file in files], atol=1e-5)
 
 
-def test_a_network_with_one_sigmoid_output_gives_two_probabilities():
+def test_a_network_with_one_sigmoid_output_has_two_probabilities():
     write_model(outputs=1, classes=("no", "yes"))
     file = write_image("a.png")
     [row] = probabilities_of(file)
@@ -111,14 +110,14 @@ def test_a_network_with_one_sigmoid_output_gives_two_probabilities():
 
 def test_all_files_keep_their_order_over_batches_whatever_the_number_of_workers(monkeypatch):
     write_model()
-    files = [write_image(f"{number:03}.png", number) for number in range(file_prediction.MOST_AT_ONCE + 6)]
+    files = [write_image(f"{number:03}.png", number) for number in range(file_prediction.MAX_BATCH_SIZE + 6)]
     together = probabilities_of(*files)
     np.testing.assert_allclose(together[::23], [expected(file) for file in files[::23]], atol=1e-5)
     monkeypatch.setenv("PIPELINE_WORKERS", "5")
     np.testing.assert_array_equal(probabilities_of(*files), together)
 
 
-def test_large_images_come_in_small_batches(monkeypatch):
+def test_batches_of_large_images_are_small(monkeypatch):
     monkeypatch.setattr(device, "PIXELS_AT_ONCE", {"cpu": 2 * 64**2})
     write_model(image_size=64)
     seen = []
@@ -129,7 +128,7 @@ def test_large_images_come_in_small_batches(monkeypatch):
 
 
 @pytest.mark.parametrize(("orientation", "turn"), [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_270)])
-def test_an_image_is_turned_as_its_exif_data_say(orientation, turn):
+def test_the_exif_orientation_is_applied(orientation, turn):
     write_model()
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -147,7 +146,7 @@ def test_a_gif_and_a_file_without_an_ending_are_read():
     np.testing.assert_array_equal(*probabilities_of(file, "b"))
 
 
-def test_several_models_vote_by_their_mean_also_of_other_sizes():
+def test_probabilities_of_several_models_are_averaged_even_if_their_sizes_differ():
     models = [write_model("a.safetensors"), write_model("b.safetensors", seed=1), write_model("c.safetensors", 2)]
     models.append(write_model("d.safetensors", 3, image_size=96, resize="crop"))
     files = [write_image(f"{number}.png", number, (120, 99)) for number in range(2)]
@@ -157,7 +156,7 @@ def test_several_models_vote_by_their_mean_also_of_other_sizes():
 
 
 @pytest.mark.parametrize("classes", [("red", "green", "blue"), ("blue", "green")])
-def test_models_of_other_classes_or_in_another_order_are_refused(classes):
+def test_models_with_other_classes_or_another_order_are_rejected(classes):
     models = [write_model("a.safetensors"), write_model("b.safetensors", outputs=len(classes), classes=classes)]
     with pytest.raises(PipelineError) as error:
         load_models(models)
@@ -178,7 +177,7 @@ def test_models_of_other_classes_or_in_another_order_are_refused(classes):
     ],
     ids=["missing", "folder", "empty", "bytes", "image"],
 )
-def test_a_missing_or_damaged_model_is_one_line(make, line):
+def test_a_missing_or_damaged_model_is_reported_in_one_line(make, line):
     make(Path("x.safetensors"))
     with pytest.raises(PipelineError) as error:
         predict_paths([write_image("a.png")], [Path("x.safetensors")], None, 3, 0)
@@ -186,7 +185,7 @@ def test_a_missing_or_damaged_model_is_one_line(make, line):
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_gives_its_images_in_order_and_a_named_file_is_always_taken():
+def test_images_of_a_folder_are_sorted_and_a_named_file_is_always_predicted():
     for name in ("b.png", "a.JPG", "deep/er/c.webp", ".hidden/x.png", "__MACOSX/._a.png", "notes.txt", "Thumbs.db"):
         path = Path("photos") / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,43 +196,43 @@ def test_a_folder_gives_its_images_in_order_and_a_named_file_is_always_taken():
     assert failures == {}
 
 
-def test_a_file_named_twice_in_whatever_way_is_predicted_once():
+def test_a_file_is_predicted_once_even_if_it_is_named_twice():
     photo = write_image("photos/a.png")
     files, _ = find_images([photo, Path("photos"), photo.absolute(), Path("photos/../photos/a.png")])
     assert files == [photo]
 
 
-def test_what_gives_no_image_is_told_and_does_not_keep_the_others_from_their_results(capsys):
+def test_unreadable_files_are_reported_after_the_others_are_predicted(capsys):
     write_model()
     write_image("photos/good.png")
     Path("photos/text.jpg").write_text("hello")
     Path("photos/empty.png").touch()
-    Path("bare").mkdir()
+    Path("none").mkdir()
     Path("pipe").mkdir()
     os.mkfifo("pipe/waits.png")
-    paths = [Path(name) for name in ("photos", "nowhere.png", "bare", "pipe", "x" * 300)]
+    paths = [Path(name) for name in ("photos", "nowhere.png", "none", "pipe", "x" * 300)]
     with pytest.raises(PipelineError) as error:
         predict_paths(paths, [Path("model.safetensors")], Path("out.csv"), 3, 0)
     assert str(error.value).splitlines() == [
         "predict: 6 of 7 could not be predicted",
         "nowhere.png: No such file or directory",
-        f"bare: holds no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}",
+        f"none: contains no images; allowed extensions are {', '.join(sorted(IMAGE_ENDINGS))}",
         f"{'x' * 300}: File name too long",
         "photos/empty.png: the file is empty",
         "photos/text.jpg: not an image",
-        "pipe/waits.png: is no plain file",
+        "pipe/waits.png: not a regular file",
     ]
     assert [row[0] for row in read_csv()] == ["path", "photos/good.png"]
-    assert "images a second" in capsys.readouterr().out.splitlines()[-1]
+    assert "images per second" in capsys.readouterr().out.splitlines()[-1]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_told():
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_a_folder_without_permission_is_reported():
     Path("closed").mkdir(mode=0)
     assert find_images([Path("closed")]) == ([], {Path("closed"): "Permission denied"})
 
 
-def test_where_no_file_can_be_read_nothing_is_written():
+def test_if_no_file_can_be_read_nothing_is_written():
     write_model()
     Path("out.csv").write_text("old")
     Path("bad.jpg").write_text("no image")
@@ -242,7 +241,7 @@ def test_where_no_file_can_be_read_nothing_is_written():
     assert Path("out.csv").read_text() == "old"
 
 
-def test_the_csv_has_a_row_an_image_and_a_column_a_class(capsys):
+def test_the_csv_has_one_row_per_image_and_one_column_per_class(capsys):
     write_model(classes=("blau", "зелёный", "red, or pink"))
     names = ["photos/写真 1.png", 'photos/a"b.png', os.fsdecode(b"photos/\xff.png")]
     for number, name in enumerate(names):
@@ -258,11 +257,11 @@ def test_the_csv_has_a_row_an_image_and_a_column_a_class(capsys):
         assert (float(confidence), predicted) == (max(values), header[3 + int(np.argmax(values))])
     out = capsys.readouterr().out
     assert out.startswith("predict: 3 images in ")
-    assert out.endswith(" images a second, written to new/out.csv\n")
+    assert out.endswith(" images per second, written to new/out.csv\n")
 
 
 @pytest.mark.parametrize("output", ["a.png", "folder.csv", "results"])
-def test_the_csv_takes_the_place_of_no_photo_and_of_no_folder(output):
+def test_the_csv_replaces_no_photo_and_no_folder(output):
     write_model()
     before = write_image("a.png").read_bytes()
     Path("folder.csv").mkdir()
@@ -272,7 +271,7 @@ def test_the_csv_takes_the_place_of_no_photo_and_of_no_folder(output):
     assert Path("folder.csv").is_dir()
 
 
-def test_into_a_pipe_the_table_is_plain_with_full_names(capsys):
+def test_in_a_pipe_the_table_is_plain_text_with_full_names(capsys):
     write_model()
     long = write_image("photos/" + "long" * 40 + ".png")
     write_image("photos/\x1b[31mred.png", 1)
@@ -291,7 +290,7 @@ def test_into_a_pipe_the_table_is_plain_with_full_names(capsys):
 
 
 @pytest.mark.parametrize("width", [30, 40, 80, 200])
-def test_on_a_terminal_the_table_is_as_wide_as_that(capsys, monkeypatch, width):
+def test_in_a_terminal_the_table_is_as_wide_as_the_terminal(capsys, monkeypatch, width):
     write_model(classes=("a class of a rather long name", "写真", "red"))
     write_image("photos/" + "long" * 20 + ".png")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
@@ -308,7 +307,7 @@ def test_top_1_has_no_next_best(capsys):
     assert capsys.readouterr().out.splitlines()[0] == "file   class  probability"
 
 
-def test_more_top_classes_than_there_are_show_all(capsys):
+def test_a_top_k_above_the_number_of_classes_shows_all(capsys):
     write_model()
     predict_paths([write_image("a.png")], [Path("model.safetensors")], None, 99, 0)
     assert capsys.readouterr().out.splitlines()[1].count("%") == 3
@@ -318,18 +317,19 @@ def test_test_time_augmentation_averages_over_the_image_and_its_views():
     write_model()
     file = write_image("a.png")
     transforms = [{"name": "RandomResizedCrop", "scale": [0.3, 0.6]}, {"name": "HorizontalFlip"}]
-    views = Views(AugmentParams(**{**AUGMENT, "views": 3, "transforms": transforms}), seed=7)
+    views = AugmentParams(**{**AUGMENT, "views": 3, "transforms": transforms})
     copies = [expected(file), *(expected(file, seed=7, number=number, transforms=transforms) for number in (1, 2, 3))]
-    np.testing.assert_allclose(probabilities_of(file, views=views), [np.mean(copies, axis=0)], atol=1e-5)
+    np.testing.assert_allclose(probabilities_of(file, views=views, seed=7), [np.mean(copies, axis=0)], atol=1e-5)
     assert not np.allclose(copies[1], copies[2])
     moved = write_image("elsewhere/a.png")
-    np.testing.assert_array_equal(probabilities_of(moved, views=views), probabilities_of(file, views=views))
+    moved, original = (probabilities_of(path, views=views, seed=7) for path in (moved, file))
+    np.testing.assert_array_equal(moved, original)
 
 
 def test_views_of_many_files_do_not_depend_on_the_number_of_workers(monkeypatch):
     write_model()
     files = [write_image(f"{number}.png", number) for number in range(40)]
-    views = choose_views(2)
+    views, _ = choose_views(2)
     monkeypatch.setenv("PIPELINE_WORKERS", "1")
     alone = probabilities_of(*files, views=views)
     monkeypatch.setenv("PIPELINE_WORKERS", "6")
@@ -337,7 +337,7 @@ def test_views_of_many_files_do_not_depend_on_the_number_of_workers(monkeypatch)
 
 
 def write_params(**augment) -> None:
-    """A ``params.yaml`` with everything at its default but those of the section ``augment``."""
+    """Write a ``params.yaml`` with default values except in the section ``augment``."""
     content = read_yaml(ROOT / "params.yaml")
     content["augment"] |= {"views": 0, "test_views": 0, **augment}
     content["predict"]["tta"] = False
@@ -346,55 +346,48 @@ def write_params(**augment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("augment", "preset", "said"),
+    ("augment", "preset", "message"),
     [
-        (None, "light", "preset light and 0 transforms (no params.yaml here)"),
-        ({"preset": "none", "transforms": []}, "light", "preset light and 0 transforms (params.yaml names no"),
-        ({"preset": "strong", "transforms": []}, "strong", "preset strong and 0 transforms (as in params.yaml)"),
+        (None, "light", "preset light and 0 transforms (no params.yaml in this folder)"),
+        ({"preset": "none", "transforms": []}, "light", "preset light and 0 transforms (params.yaml has no"),
+        ({"preset": "strong", "transforms": []}, "strong", "preset strong and 0 transforms (from params.yaml)"),
         (
             {"preset": "none", "transforms": [{"name": "HorizontalFlip"}]},
             "none",
-            "preset none and 1 transforms (as in params.yaml)",
+            "preset none and 1 transforms (from params.yaml)",
         ),
     ],
     ids=["no params.yaml", "no transforms", "preset", "transforms"],
 )
-def test_views_are_drawn_as_params_yaml_says_or_by_the_preset_light(capsys, augment, preset, said):
+def test_views_use_the_transforms_of_params_yaml_or_the_preset_light(capsys, augment, preset, message):
     if augment is not None:
         write_params(**augment)
-    views = choose_views(2)
-    assert (views.params.preset, views.params.views) == (preset, 2)
-    assert said in capsys.readouterr().out
+    views, _ = choose_views(2)
+    assert (views.preset, views.views) == (preset, 2)
+    assert message in capsys.readouterr().out
 
 
-def test_a_wrong_params_yaml_is_told_where_views_need_it():
+def test_an_invalid_params_yaml_is_reported_if_views_need_it():
     Path("params.yaml").write_text("seed: x\n")
     with pytest.raises(PipelineError, match=r"^params\.yaml: "):
         choose_views(1)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", "predict", *arguments], capture_output=True, text=True, env=environment
-    )
-
-
-def test_the_command_needs_nothing_but_a_weights_file():
+def test_the_command_needs_only_a_weights_file():
     write_model("results/model.safetensors")
     write_image("-x.png")
-    result = run("--top", "2", "--", "-x.png", "bad.jpg")
-    assert (result.returncode, result.stderr) == (1, "error: bad.jpg: No such file or directory\n")
+    result = run_command("predict", "--top", "2", "--", "-x.png", "bad.jpg")
+    assert (result.code, result.stderr) == (1, "error: bad.jpg: No such file or directory\n")
     _, row, last = result.stdout.splitlines()
     assert row.startswith("-x.png  ")
     assert last.startswith("predict: 1 image in ")
-    assert last.endswith(" images a second")
+    assert last.endswith(" images per second")
     assert not Path("params.yaml").exists()
 
 
-def test_options_without_a_path_are_refused():
-    result = run("--tta", "2")
-    assert result.returncode == 1
+def test_options_without_a_path_are_rejected():
+    result = run_command("predict", "--tta", "2")
+    assert result.code == 1
     assert result.stderr == (
-        "error: predict: its options need images or folders to predict: python -m pipeline predict photos\n"
+        "error: predict: options need images or folders to classify, such as python -m pipeline predict photos\n"
     )

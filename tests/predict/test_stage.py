@@ -20,7 +20,7 @@ from tests.support.sections import AUGMENT
 CLASSES = ["blue", "green", "red"]
 
 
-def test_submission_has_a_row_an_image_with_its_id_and_most_probable_class(trained):
+def test_submission_has_one_row_per_image_with_its_id_and_most_probable_class(trained):
     predict(PredictParams(split="auto", tta=False))
     submission = pd.read_csv(PREDICTIONS / "submission.csv", dtype={"Id": str})
     probabilities = pd.read_csv(PREDICTIONS / "probabilities.csv", dtype={"Id": str})
@@ -38,7 +38,7 @@ def test_any_split_can_be_predicted(trained, split, images):
     assert len(pd.read_csv(PREDICTIONS / "submission.csv")) == images
 
 
-def test_image_files_get_the_probabilities_that_the_stage_gives_the_packed_images(trained):
+def test_probabilities_of_image_files_equal_those_of_the_packed_images(trained):
     predict(PredictParams(split="test", tta=False))
     table = pd.read_csv(PREDICTIONS / "probabilities.csv")
     split = PackedDataset(DATASET).split("test")
@@ -59,7 +59,7 @@ def test_test_time_augmentation_averages_over_each_image_and_its_views(trained, 
     assert "each the mean over the image and 3 views" in capsys.readouterr().out
 
 
-def test_test_time_augmentation_without_views_is_one_line(trained):
+def test_test_time_augmentation_without_views_is_rejected_in_one_line(trained):
     with pytest.raises(PipelineError) as error:
         predict(PredictParams(split="auto", tta=True))
     assert str(error.value) == (
