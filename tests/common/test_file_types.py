@@ -1,4 +1,4 @@
-"""What a file is by its first bytes."""
+"""The format of a file is recognised by its first bytes."""
 
 import bz2
 import gzip
@@ -57,7 +57,7 @@ BEGINNINGS = [
 
 
 @pytest.mark.parametrize(("kind", "content"), [*WRITTEN.items(), *BEGINNINGS])
-def test_a_kind_is_known_by_the_first_bytes(kind, content):
+def test_a_format_is_recognised_by_the_first_bytes(kind, content):
     assert kind_of(content[:HEAD]) is kind
     assert describe(content[:HEAD]) == (kind and kind.value)
 
@@ -71,5 +71,5 @@ def test_a_kind_is_known_by_the_first_bytes(kind, content):
         ("a" * 100, f", titled '{'a' * 80}'"),
     ],
 )
-def test_a_page_is_named_with_its_title(title, named):
+def test_a_web_page_is_described_with_its_title(title, named):
     assert describe(f"<html><title>{title}</title>".encode()) == f"a web page (HTML){named}"

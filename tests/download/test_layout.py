@@ -1,4 +1,4 @@
-"""The layouts that people use are recognised from the paths alone, and what is neither of them is refused."""
+"""Both layouts are recognised from the paths alone, and others are refused."""
 
 import pytest
 from hypothesis import given, settings
@@ -12,9 +12,9 @@ PREFIXED = ["0_a.jpg", "1_b.png", "1_c_d.jpeg"]
 FOLDERS = ["cat/a.jpg", "dog/b.png", "dog/c_d.jpeg"]
 
 
-def layout(paths, classes=None, **texts):
-    """Read a layout; ``texts`` holds what classes.txt files contain."""
-    return read_layout("photos", paths, lambda path: texts.get("text", "").encode(), classes)
+def layout(paths, classes=None, text=""):
+    """Read a layout; ``text`` is the content of classes.txt."""
+    return read_layout("photos", paths, lambda path: text.encode(), classes)
 
 
 def described(images):
@@ -22,15 +22,15 @@ def described(images):
     return {image.path: (image.split, image.label, image.name) for image in images}
 
 
-def complaint(paths, classes=None, **texts):
+def complaint(paths, classes=None, text=""):
     """The one line with which a layout is refused."""
     with pytest.raises(PipelineError) as error:
-        layout(paths, classes, **texts)
+        layout(paths, classes, text)
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
 
 
-@pytest.mark.parametrize("above", ["", "photos/", "set 1/food-11/"], ids=["bare", "enclosed", "twice enclosed"])
+@pytest.mark.parametrize("above", ["", "photos/", "set 1/food-11/"], ids=["not enclosed", "enclosed", "enclosed twice"])
 class TestBothLayouts:
     def test_class_indices_before_the_underscore(self, above):
         source = layout([above + name for name in PREFIXED])
@@ -117,7 +117,7 @@ class TestClassNames:
         source = read_layout("photos", ["set/train/0_a.jpg", "set/train/1_b.jpg", *texts], texts.__getitem__, None)
         assert source.classes == ("pear", "apple")
 
-    def test_data_classes_goes_before_classes_txt(self):
+    def test_data_classes_takes_precedence_over_classes_txt(self):
         source = layout(["cat/a.jpg", "dog/b.jpg", "classes.txt"], ("dog", "cat"), text="cat\ndog\n")
         assert source.classes == ("dog", "cat")
         assert [image.label for image in source.images] == [1, 0]
@@ -127,7 +127,7 @@ class TestClassNames:
             read_layout("photos", ["0_a.jpg", "1_b.jpg", "classes.txt"], lambda path: b"p\xeache\npomme", None)
 
     @pytest.mark.parametrize("paths", [["0_a.jpg", "1_b.jpg"], ["cat/a.jpg", "dog/b.jpg"]])
-    def test_a_name_that_stands_twice_in_classes_txt_is_refused(self, paths):
+    def test_a_name_that_is_twice_in_classes_txt_is_refused(self, paths):
         assert "cat" in complaint([*paths, "classes.txt"], text="cat\ncat\ndog\n")
 
     def test_a_class_index_beyond_the_names_is_refused(self):
@@ -142,7 +142,7 @@ class TestClassNames:
         assert "the folder 2 is none of the named classes" in complaint(["0/a.jpg", "2/b.jpg"], ("cat", "dog"))
 
     @pytest.mark.parametrize("paths", [["202301_a.jpg", "202302_b.jpg"], ["train/0_a.jpg", "train/202301_b.jpg"]])
-    def test_a_date_is_not_taken_for_a_class_index(self, paths):
+    def test_a_date_is_not_kept_for_a_class_index(self, paths):
         assert paths[-1] in complaint(paths)
 
 
@@ -167,7 +167,7 @@ class TestJunk:
             ".git/0_a.jpg",
         ],
     )
-    def test_files_that_systems_leave_behind_change_nothing(self, junk):
+    def test_files_created_by_operating_systems_change_nothing(self, junk):
         paths = [f"train/{name}" for name in PREFIXED]
         assert layout([*paths, junk]).images == layout(paths).images
 
@@ -181,29 +181,29 @@ class TestPicturesAroundTheSplits:
 
     @pytest.mark.parametrize("above", ["", "LeeDL/", "a/b/"])
     @pytest.mark.parametrize("picture", ["cover.png", "assets/cover.png", "notebooks/plots/1.png", "x/cat/1.jpg"])
-    def test_that_lie_outside_are_passed_over_and_told(self, above, picture, capsys):
+    def test_outside_are_ignored_with_a_message(self, above, picture, capsys):
         paths = [above + path for path in self.SPLITS]
         assert layout([*paths, above + picture, above + "README.md"]).images == layout(paths).images
         said = capsys.readouterr().out
         assert said == f"photos: ignored images outside {above}hw3_data/: {above}{picture}\n"
 
     @pytest.mark.parametrize("picture", ["cover.png", "assets/cover.png", "docs/figures/1.png"])
-    def test_that_lie_beside_the_splits_are_passed_over_if_their_place_says_what_they_are(self, picture, capsys):
+    def test_beside_the_splits_are_ignored_if_their_folder_is_one_of_a_readme(self, picture, capsys):
         paths = [path.removeprefix("hw3_data/") for path in self.SPLITS]
         assert layout([*paths, picture]).images == layout(paths).images
         assert f"ignored images outside the folders of the splits: {picture}" in capsys.readouterr().out
 
-    def test_a_folder_beside_the_splits_that_may_be_one_with_a_wrong_name_is_refused(self):
+    def test_a_folder_beside_the_splits_that_may_be_a_misspelt_split_is_refused(self):
         assert "vaild is next to the folders of the splits" in complaint([*self.SPLITS, "hw3_data/vaild/0_a.jpg"])
 
-    def test_as_many_pictures_as_a_data_set_has_are_refused(self):
+    def test_as_many_pictures_as_a_dataset_has_are_refused(self):
         pictures = [f"hw3_data/assets/{index}.jpg" for index in range(21)]
         assert "assets is next to the folders of the splits" in complaint([*self.SPLITS, *pictures])
 
     def test_a_split_outside_is_refused(self):
         assert "hw3_data is next to the folders of the splits" in complaint([*self.SPLITS, "test/0001.jpg"])
 
-    def test_a_class_may_have_the_name_of_a_readmes_folder(self):
+    def test_a_class_may_have_the_name_of_a_folder_of_a_readme(self):
         paths = [f"{split}/{name}/1.jpg" for split in ("train", "valid") for name in ("docs", "assets")]
         assert len(layout(paths).images) == 4
 
@@ -257,10 +257,10 @@ class TestRefused:
     def test_one_class(self, paths, classes, name):
         assert f"photos: contains one class ({name}), needs two or more; " in complaint(paths, classes)
 
-    @pytest.mark.parametrize("stranger", ["extra/a.jpg", "preview.jpg"])
-    def test_strangers_beside_the_splits(self, stranger):
-        message = complaint([*(f"train/{name}" for name in PREFIXED), stranger])
-        assert f"{stranger.split('/')[0]} is next to the folders of the splits" in message
+    @pytest.mark.parametrize("other", ["extra/a.jpg", "preview.jpg"])
+    def test_other_files_beside_the_splits(self, other):
+        message = complaint([*(f"train/{name}" for name in PREFIXED), other])
+        assert f"{other.split('/')[0]} is next to the folders of the splits" in message
 
     def test_splits_without_train(self):
         assert "has folders for test, valid but none for train" in complaint(["valid/0_a.jpg", "test/1_b.jpg"])
@@ -268,7 +268,7 @@ class TestRefused:
     def test_an_image_without_a_class_index(self):
         assert "photos: b.jpg has no class index before an underscore" in complaint(["0_a.jpg", "b.jpg"])
 
-    def test_images_beside_the_classes_folders(self):
+    def test_images_beside_the_folders_of_the_classes(self):
         assert "photos: cat/a.jpg is in a folder and others next to it are not" in complaint(["cat/a.jpg", "0_b.jpg"])
 
 
@@ -279,8 +279,8 @@ CLASSES = st.none() | st.sampled_from([("cat", "dog"), ("dog", "cat", "10", "eel
 
 
 @st.composite
-def data_sets(draw):
-    """The paths of a data set as people have them, with two classes or more."""
+def datasets(draw):
+    """The paths of a realistic dataset with two or more classes."""
     names, more = draw(
         st.sampled_from([(PREFIXED, ["0_x.JPG", "3_a.jpg"]), (FOLDERS, ["10/a.jpg", "cat/x/a.jpg", "eel/a.jpg"])])
     )
@@ -294,7 +294,7 @@ def data_sets(draw):
 
 
 def outcome(paths, classes):
-    """The images and classes, or the complaint."""
+    """The classes and images, or the error message."""
     try:
         source = layout(paths, classes, text="dog\ncat\n")
     except PipelineError as error:
@@ -304,7 +304,7 @@ def outcome(paths, classes):
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(PATHS, unique=True, max_size=6) | data_sets(),
+    st.lists(PATHS, unique=True, max_size=6) | datasets(),
     CLASSES,
     st.data(),
 )
@@ -313,7 +313,7 @@ def test_the_order_of_the_paths_never_matters(paths, classes, data):
 
 
 @settings(max_examples=200, deadline=None)
-@given(data_sets() | st.lists(PATHS, unique=True, max_size=6), CLASSES)
+@given(datasets() | st.lists(PATHS, unique=True, max_size=6), CLASSES)
 def test_every_image_is_kept_and_its_label_is_below_the_number_of_classes(paths, classes):
     found = outcome(paths, classes)
     if isinstance(found, str):
@@ -322,9 +322,9 @@ def test_every_image_is_kept_and_its_label_is_below_the_number_of_classes(paths,
     assert all(image.label is None or 0 <= image.label < len(names) for image in images)
     assert all(image.label is not None for image in images if image.split != "test")
     is_image = {path for path in paths if path.lower().endswith((".jpg", ".jpeg", ".png")) and "__MACOSX" not in path}
-    taken = {image.path for image in images}
-    assert taken <= is_image
-    # Around the one folder with train and another split, pictures are passed over; a split never is.
+    kept = {image.path for image in images}
+    assert kept <= is_image
+    # Pictures around the one folder with train and another split are ignored; a split never is.
     splits = {"train", "val", "test", "training", "evaluation"}
-    assert all(not splits & set(path.lower().split("/")[:-1]) for path in is_image - taken)
-    assert taken == is_image or len({image.split for image in images}) > 1
+    assert all(not splits & set(path.lower().split("/")[:-1]) for path in is_image - kept)
+    assert kept == is_image or len({image.split for image in images}) > 1

@@ -1,14 +1,12 @@
-"""A dataset on the hub gives the same images by git and git-lfs and by the hub's own client, however it is laid out."""
+"""A dataset on the hub has the same images by git and git-lfs as by the hub's client, in every layout."""
 
 import functools
 import hashlib
 import importlib.util
-import io
 import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.download.sources import DATASET, open_modelscope
 from pipeline.errors import PipelineError
+from tests.support.archives import packed
 from tests.support.hubs import LFS_ENDINGS, Dataset, Hub, git, object_path
 
 HAS_CLIENT = importlib.util.find_spec("modelscope_hub") is not None
@@ -34,14 +33,6 @@ AROUND = {
 }
 
 
-def zipped(files):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, content in files.items():
-            archive.writestr(path, content)
-    return buffer.getvalue()
-
-
 def of_split(split):
     return {path: content for path, content in IMAGES.items() if path.startswith(split)}
 
@@ -49,20 +40,20 @@ def of_split(split):
 LOOSE = AROUND | {f"hw3_data/{path}": content for path, content in IMAGES.items()}
 LAYOUTS = {
     "loose": LOOSE,
-    "three zips": AROUND | {f"hw3_data/{split}.zip": zipped(of_split(split)) for split in ("train", "valid", "test")},
+    "three zips": AROUND | {f"hw3_data/{split}.zip": packed(of_split(split)) for split in ("train", "valid", "test")},
     "zips without their folder": AROUND
     | {
-        f"{split}.zip": zipped({path.split("/")[1]: content for path, content in of_split(split).items()})
+        f"{split}.zip": packed({path.split("/")[1]: content for path, content in of_split(split).items()})
         for split in ("train", "valid", "test")
     },
-    "one zip": AROUND | {"food11.zip": zipped({f"food11/{path}": content for path, content in IMAGES.items()})},
+    "one zip": AROUND | {"food11.zip": packed({f"food11/{path}": content for path, content in IMAGES.items()})},
     "zips in a zip": AROUND
-    | {"hw3_data.zip": zipped({f"hw3_data/{s}.zip": zipped(of_split(s)) for s in ("train", "valid", "test")})},
+    | {"hw3_data.zip": packed({f"hw3_data/{s}.zip": packed(of_split(s)) for s in ("train", "valid", "test")})},
 }
 
 
 def described(images):
-    """Split, label and content of each image, without where it lies."""
+    """Split, label and content of each image, without its path."""
     return sorted((split or "", -1 if label is None else label, content) for split, label, content in images)
 
 
@@ -74,7 +65,7 @@ WANTED = described(
 
 @pytest.fixture
 def cache(workspace, monkeypatch):
-    """The shared cache, empty; nothing of the user's is read, and no proxy stands between the test and its server."""
+    """An empty cache; the user's own files are not read, and there is no proxy between the test and its server."""
     monkeypatch.setenv("PIPELINE_CACHE", str(workspace / "cache"))
     monkeypatch.setenv("MODELSCOPE_HOME", str(workspace / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -83,7 +74,7 @@ def cache(workspace, monkeypatch):
 
 @pytest.fixture
 def root(workspace):
-    """Where the hub keeps its repositories."""
+    """The folder of the hub's repositories."""
     return workspace / "hub"
 
 
@@ -114,7 +105,7 @@ def publish(built, root):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """The hub's client asks once where it would ask again and again."""
+    """The hub's client does not retry."""
     monkeypatch.setattr("modelscope_hub._legacy_api.REPO_TREE_PAGE_MAX_ATTEMPTS", 1)
     monkeypatch.setattr("modelscope_hub._download.DOWNLOAD_RETRY_TIMES", 1)
     monkeypatch.setattr("modelscope_hub._download.DOWNLOAD_INTEGRITY_RETRY_BACKOFF", 0)
@@ -133,7 +124,7 @@ WAYS = [
 
 @pytest.fixture(params=WAYS)
 def way(request, cache, root, monkeypatch):
-    """One way to fetch, set up; the hub, where it is a server."""
+    """Set up one way to fetch; the hub, if it is a server."""
     if request.param == "file":
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"file://{root}")
         yield None
@@ -147,13 +138,13 @@ def way(request, cache, root, monkeypatch):
 
 @pytest.fixture
 def at_file(cache, root, monkeypatch):
-    """The way of git and git-lfs, from a folder."""
+    """Fetch by git and git-lfs, from a folder."""
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"file://{root}")
 
 
 @pytest.fixture
 def hub(cache, root, monkeypatch):
-    """The way of the hub's client."""
+    """Fetch by the hub's client."""
     with Hub(root) as hub:
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
         yield hub
@@ -172,7 +163,7 @@ def modelscope(data_params):
 
 @pytest.fixture
 def complaint(modelscope):
-    """The one line with which a dataset is refused."""
+    """The one-line message with which a dataset is refused."""
 
     def refused(**changes):
         with pytest.raises(PipelineError) as error:
@@ -185,15 +176,15 @@ def complaint(modelscope):
 
 class TestEveryWay:
     @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_gives_the_images_however_they_are_laid_out(self, way, publish, modelscope, layout):
+    def test_finds_the_images_in_every_layout(self, way, publish, modelscope, layout):
         publish(layout=layout)
         assert modelscope() == WANTED
 
-    def test_takes_images_that_git_keeps_itself(self, way, publish, modelscope):
+    def test_reads_images_that_are_not_in_git_lfs(self, way, publish, modelscope):
         publish(lfs=())
         assert modelscope() == WANTED
 
-    def test_says_the_commit_of_a_branch(self, way, publish, modelscope, capsys):
+    def test_prints_the_commit_of_a_branch(self, way, publish, modelscope, capsys):
         _, commit = publish()
         modelscope()
         assert f"{DATASET} master is the commit {commit}; set data.revision to it" in capsys.readouterr().out
@@ -209,36 +200,36 @@ class TestEveryWay:
         assert not way or way.requests == []
         assert "is the commit" not in capsys.readouterr().out
 
-    def test_takes_a_branch_where_it_is_now_and_a_commit_where_it_was(self, way, publish, modelscope):
+    def test_a_branch_is_fetched_again_and_a_commit_stays(self, way, publish, modelscope):
         dataset, old = publish()
         assert modelscope() == WANTED
-        # The same size, so that nothing but the content tells them apart.
+        # Of the same size, so that only the content differs.
         path, content = "hw3_data/train/0_0.jpg", IMAGES["train/0_0.jpg"]
         dataset.commit(LOOSE | {path: content.upper()})
         assert ("train", 0, content.upper()) in modelscope()
         assert modelscope(revision=old) == WANTED
 
     @pytest.mark.parametrize("ref", ["v1", "refs/tags/v1", "feature/new"])
-    def test_takes_tags_and_branches(self, way, publish, modelscope, ref):
+    def test_accepts_tags_and_branches(self, way, publish, modelscope, ref):
         dataset, _ = publish(ref)
         dataset.commit({"README.md": b"empty"}, "master")
         assert modelscope(revision=ref.removeprefix("refs/tags/")) == WANTED
 
-    def test_takes_other_datasets(self, way, root, modelscope):
+    def test_accepts_other_datasets(self, way, root, modelscope):
         Dataset(root, "someone/Pets.v2").commit({"cat/1.jpg": b"a", "dog/2.jpg": b"b"})
         assert modelscope(location="someone/Pets.v2") == [("", 0, b"a"), ("", 1, b"b")]
 
-    def test_refuses_a_dataset_that_is_not_there(self, way, root, complaint):
+    def test_refuses_a_missing_dataset(self, way, root, complaint):
         root.mkdir()
         assert complaint(location="someone/nothing").startswith("data.location: someone/nothing could not be f")
 
-    def test_refuses_a_revision_that_is_not_there_and_names_those_that_are(self, way, publish, complaint):
+    def test_refuses_a_missing_revision_and_lists_the_existing_ones(self, way, publish, complaint):
         publish("master", "refs/tags/v1")
         message = complaint(revision="v2")
         assert message.startswith("data.revision: ")
         assert "has no branch or tag v2; allowed are master, v1, or the 40 digits of a commit" in message
 
-    def test_refuses_a_commit_that_is_not_there(self, way, publish, complaint):
+    def test_refuses_a_missing_commit(self, way, publish, complaint):
         publish()
         assert DATASET in complaint(revision="0" * 40)
 
@@ -246,7 +237,7 @@ class TestEveryWay:
 @pytest.mark.parametrize(
     "changes", [{"location": "../elsewhere"}, {"location": "a/.."}, {"revision": "a/../../../b"}, {"revision": ".."}]
 )
-def test_names_that_lead_out_of_the_cache_are_refused(data_params, changes):
+def test_names_outside_the_cache_are_refused(data_params, changes):
     with pytest.raises(ValidationError, match="allowed "):
         data_params("modelscope", **changes)
 
@@ -297,7 +288,7 @@ class TestGit:
             assert f"{kept} was damaged" in complaint(revision=commit)
         assert modelscope(revision=commit) == WANTED
 
-    def test_a_damaged_object_of_the_publisher_is_refused(self, at_file, publish, complaint):
+    def test_a_damaged_object_on_the_hub_is_refused(self, at_file, publish, complaint):
         dataset, _ = publish()
         content = IMAGES["valid/1_1.jpg"]
         theirs = object_path(dataset.remote, hashlib.sha256(content).hexdigest())
@@ -305,7 +296,7 @@ class TestGit:
         theirs.write_bytes(b"x" * len(content))
         assert hashlib.sha256(content).hexdigest() in complaint()
 
-    def test_a_missing_object_of_the_publisher_is_refused(self, at_file, publish, complaint):
+    def test_a_missing_object_on_the_hub_is_refused(self, at_file, publish, complaint):
         dataset, _ = publish()
         oid = hashlib.sha256(IMAGES["valid/1_1.jpg"]).hexdigest()
         object_path(dataset.remote, oid).unlink()
@@ -320,7 +311,9 @@ class TestGit:
         assert "git-lfs, which is not installed; install it" in message
         assert "pip install 'image-classification-pipeline[modelscope]'" in message
 
-    def test_without_git_lfs_takes_what_git_keeps_itself(self, at_file, publish, workspace, modelscope, monkeypatch):
+    def test_without_git_lfs_reads_images_that_are_not_in_it(
+        self, at_file, publish, workspace, modelscope, monkeypatch
+    ):
         publish(lfs=())
         (workspace / "bin").mkdir()
         (workspace / "bin/git").symlink_to(shutil.which("git"))
@@ -356,14 +349,12 @@ class TestGit:
         git(dataset.work, "push", "--quiet", "--no-verify", str(dataset.remote), "HEAD:refs/heads/master")
         assert "'hw3_data/train/0_link.jpg'" in complaint()
 
-    def test_a_server_that_gives_no_commit_by_its_number_gives_all_branches(
-        self, cache, root, modelscope, monkeypatch, publish
-    ):
+    def test_a_server_that_does_not_serve_commits_by_hash(self, cache, root, modelscope, monkeypatch, publish):
         without_client(monkeypatch)
         dataset, old = publish()
         dataset.commit({"README.md": b"empty"})
         with Hub(root) as hub:
-            hub.protocol = ""  # the oldest: a commit that no branch stands at is refused
+            hub.protocol = ""  # the oldest version: a commit that is not the head of a branch is refused
             monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
             assert modelscope(revision=old) == WANTED
         assert "refs/heads/master" in git(cache / "modelscope" / f"{DATASET}.git", "for-each-ref")
@@ -371,19 +362,19 @@ class TestGit:
 
 @needs_client
 class TestClient:
-    def test_breaks_are_mended_from_where_they_were(self, hub, publish, modelscope):
+    def test_interrupted_files_are_resumed(self, hub, publish, modelscope):
         publish()
         hub.faults["train/0_3"] = 300
         assert modelscope() == WANTED
         assert "bytes=300-" in [asked for path, asked in hub.requests if "0_3.jpg" in path]
 
-    def test_takes_more_files_than_a_page_of_the_listing_holds(self, hub, root, modelscope):
-        many = {f"train/{index % 2}_{index}.jpg": b"%d" % index for index in range(450)}
+    def test_accepts_more_files_than_fit_on_a_page_of_the_listing(self, hub, root, modelscope):
+        many = {f"train/{index % 2}_{index}.jpg": b"%d" % index for index in range(250)}
         Dataset(root, DATASET, lfs=()).commit(many)
-        assert len(modelscope()) == 450
-        assert [page for page in "123" if any(f"PageNumber={page}" in path for path, _ in hub.requests)] == list("123")
+        assert len(modelscope()) == 250
+        assert [page for page in "12" if any(f"PageNumber={page}" in path for path, _ in hub.requests)] == list("12")
 
-    def test_goes_on_without_git_and_says_that_the_revision_may_move(self, hub, publish, modelscope, capsys):
+    def test_works_without_git_and_prints_that_the_revision_may_change(self, hub, publish, modelscope, capsys):
         dataset, _ = publish()
         hub.git = False
         assert modelscope() == WANTED
@@ -406,7 +397,7 @@ class TestClient:
         assert modelscope(revision=commit) == WANTED
         assert len([path for path, _ in hub.requests if "FilePath" in path]) == 1
 
-    def test_a_file_that_the_hub_gives_wrong_is_refused(self, hub, publish, complaint, impatient):
+    def test_a_file_with_the_wrong_content_is_refused(self, hub, publish, complaint, impatient):
         publish()
         hub.faults["FilePath=hw3_data%2Ftrain%2F0_0"] = b"x" * len(IMAGES["train/0_0.jpg"])
         assert "hw3_data/train/0_0.jpg: " in complaint()
@@ -414,39 +405,39 @@ class TestClient:
     @pytest.mark.parametrize(
         "answer", [b"<html>log in</html>", b'{"Code": 500, "Success": false, "Data": null}', 403, 500]
     )
-    def test_a_listing_that_is_none_is_refused(self, hub, publish, complaint, impatient, answer):
+    def test_an_invalid_listing_is_refused(self, hub, publish, complaint, impatient, answer):
         _, commit = publish()
         hub.faults["/repo/tree"] = answer
         assert complaint(revision=commit).startswith(f"data.location: {DATASET} ")
 
     @pytest.mark.parametrize("name", ["../outside.jpg", "/tmp/outside.jpg", "a/../../outside.jpg", "C:\\outside.jpg"])
-    def test_a_listing_with_names_that_lead_elsewhere_is_refused(self, hub, cache, publish, complaint, name):
+    def test_a_listing_with_unsafe_names_is_refused(self, hub, cache, publish, complaint, name):
         _, commit = publish()
         entry = f'{{"Path": {name!r}, "Type": "blob", "Size": 1, "Sha256": ""}}'.replace("'", '"')
         hub.faults["/repo/tree"] = f'{{"Code": 200, "Data": {{"Files": [{entry}]}}}}'.encode()
         assert repr(name) in complaint(revision=commit)
         assert not [path for path, _ in hub.requests if "FilePath" in path]
 
-    def test_prints_nothing_of_its_own_into_a_log_file(self, hub, publish, modelscope, capfd):
+    def test_prints_no_progress_bars_into_a_log_file(self, hub, publish, modelscope, capfd):
         publish()
         modelscope()
         assert capfd.readouterr().err == ""
 
-    def test_leaves_nothing_but_the_files_and_their_list(self, hub, cache, publish, modelscope):
+    def test_leaves_only_the_files_and_their_list(self, hub, cache, publish, modelscope):
         _, commit = publish()
         modelscope()
         folder = cache / "modelscope" / DATASET
         assert sorted(path.name for path in folder.iterdir()) == [commit, f"{commit}.json", f"{commit}.lock"]
 
 
-def test_nobody_listens(cache, complaint, monkeypatch):
+def test_a_hub_that_does_not_answer_is_named(cache, complaint, monkeypatch):
     without_client(monkeypatch)
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
     message = complaint()
     assert message.startswith(f"data.location: {DATASET} could not be found at http://127.0.0.1:9/datasets/")
 
 
-def test_an_endpoint_without_a_scheme_is_taken_as_the_client_takes_it(cache, complaint, monkeypatch):
+def test_an_endpoint_without_a_scheme_is_https_as_for_the_client(cache, complaint, monkeypatch):
     without_client(monkeypatch)
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", "127.0.0.1:9/")
     assert " at https://127.0.0.1:9/datasets/Datawhale/LeeDL-HW3-CNN.git (" in complaint()

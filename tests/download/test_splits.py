@@ -1,4 +1,4 @@
-"""Splits that a source does not bring are drawn with the same share of every class; those it brings stay."""
+"""Missing splits are drawn with the same share of every class; splits that the source has stay."""
 
 import random
 from collections import Counter
@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 
 
 def images(*counts, split=None):
-    """So many images of class 0, of class 1, ..."""
+    """The given numbers of images of class 0, of class 1, ..."""
     return [
         SourceImage(f"{split}/{label}_{index:04}.jpg", f"{index:04}.jpg", split, label)
         for label, count in enumerate(counts)
@@ -55,11 +55,11 @@ def test_a_source_with_all_splits_stays_as_it_is():
     assert assign_splits(pool, 0.5, 0.4, seed=0) == sorted(pool, key=lambda image: image.path)
 
 
-@pytest.mark.parametrize(("brought", "drawn"), [("test", "valid"), ("valid", "test")])
-def test_only_the_missing_split_is_drawn_from_train(brought, drawn):
-    kept = images(7, 3, split=brought)
+@pytest.mark.parametrize(("existing", "drawn"), [("test", "valid"), ("valid", "test")])
+def test_only_the_missing_split_is_drawn_from_train(existing, drawn):
+    kept = images(7, 3, split=existing)
     assigned = assign_splits([*images(20, 20, split="train"), *kept], 0.25, 0.25, seed=0)
-    assert [image for image in assigned if image.split == brought] == kept
+    assert [image for image in assigned if image.split == existing] == kept
     assert counted(assigned)[drawn, 0] == counted(assigned)[drawn, 1] == 5
 
 
@@ -102,7 +102,7 @@ def test_a_rare_class_is_in_every_split(counts, valid_fraction, test_fraction):
     st.sampled_from([0, 0.15, 0.3, 0.4]),
     st.integers(0, 2**32 - 1),
 )
-def test_no_image_is_lost_and_shares_differ_by_rounding_alone(counts, valid_fraction, test_fraction, seed):
+def test_no_image_is_lost_and_shares_differ_only_by_rounding(counts, valid_fraction, test_fraction, seed):
     pool = images(*counts)
     assigned = assign_splits(pool, valid_fraction, test_fraction, seed)
     assert [(image.path, image.label) for image in assigned] == sorted((image.path, image.label) for image in pool)

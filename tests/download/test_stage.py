@@ -13,7 +13,7 @@ from pipeline.params.schema import DataParams
 from tests.support.sections import DATA
 
 
-def test_images_keep_their_bytes_and_get_their_class_before_an_underscore(photos):
+def test_images_keep_their_bytes_and_get_a_class_index(photos):
     download(DataParams(**DATA))
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
         assert archive.read("classes.txt").decode() == "blue\ngreen\nred\n"
@@ -33,7 +33,7 @@ def test_every_class_has_its_share_of_each_split(photos):
             assert sum(name.startswith(f"{split}/{label}_") for name in names) == count
 
 
-def test_two_downloads_are_the_same_bytes(photos):
+def test_two_downloads_have_the_same_bytes(photos):
     download(DataParams(**DATA))
     first = RAW_ARCHIVE.read_bytes()
     download(DataParams(**DATA))

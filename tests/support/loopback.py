@@ -1,11 +1,11 @@
-"""A web server on this machine for tests."""
+"""A web server on this machine."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class LoopbackServer:
-    """Runs while its block does, at ``url``; a subclass says in ``answer(request)`` what a request gets."""
+    """A server at ``url`` that runs inside its ``with`` block; a subclass answers requests in ``answer(request)``."""
 
     def __init__(self):
         loopback = self

@@ -1,20 +1,72 @@
-"""A folder of images is read where it lies."""
+"""Sources: scikit-learn's digits as PNG files, and folders of images; ``data.source`` allows exactly these sources."""
 
+import io
 import os
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from pipeline.common.raw_archive import entry_name, write_raw_archive
-from pipeline.download.sources import open_folder
+from pipeline.download.sources import SOURCES, open_digits, open_folder
 from pipeline.errors import PipelineError
+from pipeline.params.schema import DataParams
 
 PHOTOS = {"train/cat/1.jpg": b"one", "train/dog/2.PNG": b"two", "test/0003.jpg": b"three"}
 
 
+def test_the_sources_are_those_that_the_parameter_allows():
+    assert tuple(SOURCES) == get_args(DataParams.model_fields["source"].annotation)
+
+
+@pytest.fixture
+def digits(data_params):
+    with open_digits(data_params("digits")) as source:
+        yield source
+
+
+def test_every_digit_is_an_image_with_its_label(digits):
+    assert [image.label for image in digits.images] == load_digits().target.tolist()
+    assert {image.split for image in digits.images} == {None}
+
+
+def test_paths_are_unique_and_in_order(digits):
+    paths = [image.path for image in digits.images]
+    assert paths == sorted(set(paths))
+    assert (paths[0], paths[-1]) == ("0000.png", "1796.png")
+
+
+def test_classes_are_named_by_the_digits(digits):
+    assert digits.classes == tuple("0123456789")
+    assert Counter(digits.classes[image.label] for image in digits.images)["3"] == 183
+
+
+def test_pixels_use_all_grey_levels_from_black_to_white(digits):
+    first = digits.images[0].path
+    with Image.open(io.BytesIO(digits.read(first))) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (8, 8))
+        assert np.abs(np.asarray(picture) - load_digits().images[0] * 255 / 16).max() <= 0.5
+
+
+def test_a_digit_has_the_same_bytes_each_time(digits):
+    path = digits.images[5].path
+    assert digits.read(path) == digits.read(path)
+    assert digits.read(path) != digits.read(digits.images[6].path)
+
+
+def test_digits_can_be_renamed(data_params):
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    with open_digits(data_params("digits", classes=names)) as source:
+        assert source.classes == names
+
+
 def fill(root, files=PHOTOS):
-    """Write the files below a folder."""
+    """Write files into a folder."""
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
@@ -35,18 +87,18 @@ FOUND = {
 
 
 @pytest.mark.parametrize("location", ["photos", "./photos/", "photos/../photos", "{workspace}/photos"])
-def test_images_are_named_relative_to_the_folder(workspace, data_params, location):
+def test_paths_are_relative_to_the_folder(workspace, data_params, location):
     fill(workspace / "photos")
     assert contents(data_params("folder", location=location.format(workspace=workspace))) == FOUND
 
 
-def test_classes_are_the_folders_names(workspace, data_params):
+def test_classes_are_the_names_of_the_folders(workspace, data_params):
     fill(workspace / "photos")
     with open_folder(data_params("folder", location="photos")) as source:
         assert source.classes == ("cat", "dog")
 
 
-def test_names_of_classes_in_the_parameters_set_the_order(workspace, data_params):
+def test_class_names_in_the_parameters_set_the_order(workspace, data_params):
     fill(workspace / "photos")
     with open_folder(data_params("folder", location="photos", classes=("dog", "cat"))) as source:
         assert source.classes == ("dog", "cat")
@@ -65,13 +117,13 @@ def test_links_to_folders_are_not_followed_and_links_to_files_are(workspace, dat
     ("location", "says"),
     [("nowhere", "does not exist"), ("photos.zip", "is a file, use data.source archive for it")],
 )
-def test_what_is_no_folder_is_refused(workspace, data_params, location, says):
+def test_a_location_that_is_not_a_folder_is_refused(workspace, data_params, location, says):
     (workspace / "photos.zip").write_bytes(b"")
     with pytest.raises(PipelineError, match=rf"^data\.location: the folder {location} {says}; "):
         contents(data_params("folder", location=location))
 
 
-def test_an_empty_folder_is_refused_by_its_name(workspace, data_params):
+def test_an_empty_folder_is_refused(workspace, data_params):
     (workspace / "photos").mkdir()
     with pytest.raises(PipelineError, match=r"^photos: contains no images; "):
         contents(data_params("folder", location="photos"))
@@ -79,7 +131,7 @@ def test_an_empty_folder_is_refused_by_its_name(workspace, data_params):
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
 def test_a_name_that_is_not_utf8_is_refused(workspace, data_params):
-    """As an old zip leaves it when it is unpacked: the archive's names are UTF-8, so it could not be stored."""
+    """Old zips are unpacked to such names; the names in data/raw.zip are UTF-8."""
     root = fill(workspace / "photos")
     (root / os.fsdecode("train/cat/é.jpg".encode("latin-1"))).write_bytes(b"four")
     with (

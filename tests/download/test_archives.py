@@ -1,10 +1,8 @@
-"""Archives of every kind give the same images, here or at a URL, and nothing is read before its checksum is right."""
+"""Archives of every kind contain the same images, as a file or at a URL; the checksum is checked before reading."""
 
 import gzip
 import hashlib
-import io
 import random
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from pipeline.download.sources import open_archive
 from pipeline.errors import PipelineError
+from tests.support.archives import packed
 from tests.support.loopback import LoopbackServer
 
 PHOTOS = {
@@ -22,22 +21,9 @@ KINDS = ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]
 
 
 def pack(kind, files=PHOTOS, path=None):
-    """Write an archive with an entry for each folder, too, and return its path."""
+    """Write an archive and return its path; entries of folders are included."""
     path = path or Path(f"photos.{kind}")
-    if kind == "zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.mkdir("food")
-            for name, content in files.items():
-                archive.writestr(name, content)
-        return path
-    with tarfile.open(path, f"w:{kind.partition('.')[2]}") as archive:
-        folder = tarfile.TarInfo("food")
-        folder.type = tarfile.DIRTYPE
-        archive.addfile(folder)
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+    path.write_bytes(packed({"food/": b""} | files, kind))
     return path
 
 
@@ -61,10 +47,10 @@ def complaint(params):
 
 @pytest.mark.parametrize("kind", KINDS)
 class TestEveryKind:
-    def test_gives_the_same_images(self, workspace, data_params, kind):
+    def test_has_the_same_images(self, workspace, data_params, kind):
         assert contents(data_params("archive", location=str(pack(kind)))) == (("0", "1"), PHOTOS)
 
-    def test_is_known_by_its_content_not_its_name(self, workspace, data_params, kind):
+    def test_is_recognised_by_its_content_not_its_name(self, workspace, data_params, kind):
         path = pack(kind).rename("photos")
         assert contents(data_params("archive", location=str(path)))[1] == PHOTOS
 
@@ -86,14 +72,14 @@ class TestEveryKind:
         path = pack(kind, {"food/notes.txt": b"none"})
         assert complaint(data_params("archive", location=str(path))).startswith(f"{path}: contains no images; ")
 
-    def test_takes_the_names_of_classes_from_classes_txt(self, workspace, data_params, kind):
+    def test_takes_the_class_names_from_classes_txt(self, workspace, data_params, kind):
         path = pack(kind, PHOTOS | {"food/classes.txt": b"bread\nsoup\n"})
         assert contents(data_params("archive", location=str(path)))[0] == ("bread", "soup")
 
-    def test_takes_the_names_of_classes_from_the_parameters(self, workspace, data_params, kind):
+    def test_takes_the_class_names_from_the_parameters(self, workspace, data_params, kind):
         assert contents(data_params("archive", location=str(pack(kind)), classes=("a", "b")))[0] == ("a", "b")
 
-    def test_that_was_cut_off_is_refused(self, workspace, data_params, kind):
+    def test_truncated_is_refused(self, workspace, data_params, kind):
         path = pack(kind)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         assert str(path) in complaint(data_params("archive", location=str(path)))
@@ -118,13 +104,13 @@ def test_a_missing_archive_is_refused(workspace, data_params):
     assert message.startswith("data.location: the archive nowhere/photos.zip does not exist; ")
 
 
-def test_a_folder_given_as_an_archive_is_refused_with_the_right_source(workspace, data_params):
+def test_a_folder_is_refused_and_the_message_names_the_right_source(workspace, data_params):
     (workspace / "photos").mkdir()
     message = complaint(data_params("archive", location="photos"))
     assert message.startswith("data.location: the archive photos is a folder, use data.source folder for it; ")
 
 
-def test_archives_inside_are_folders(workspace, data_params):
+def test_nested_archives_are_folders(workspace, data_params):
     inner = pack("tar.gz", path=Path("inner")).read_bytes()
     path = pack("zip", {"README.md": b"photos", "photos.tar.gz": inner})
     found = contents(data_params("archive", location=str(path)))
@@ -132,7 +118,7 @@ def test_archives_inside_are_folders(workspace, data_params):
 
 
 def test_a_tar_that_ends_with_a_zip_is_a_tar(workspace, data_params):
-    """The last bytes of a zip are what it is known by, and a tar with one inside ends with them, too."""
+    """A zip is recognised by its last bytes, and a tar that contains one ends with them, too."""
     path = pack("tar", {"food.zip": pack("zip", path=Path("inner")).read_bytes()})
     assert contents(data_params("archive", location=str(path)))[1] == PHOTOS
 
@@ -147,21 +133,21 @@ def test_a_tar_that_ends_with_a_zip_is_a_tar(workspace, data_params):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer, not"),
     ],
 )
-def test_a_file_that_is_no_archive_is_told_for_what_it_is(workspace, data_params, content, says):
+def test_a_file_that_is_not_an_archive_is_described(workspace, data_params, content, says):
     (workspace / "photos.zip").write_bytes(content)
     message = complaint(data_params("archive", location="photos.zip"))
     assert message.startswith(f"data.location: photos.zip {says}")
     assert " neither a zip nor a tar; " in message
 
 
-def test_a_compressed_file_that_is_no_tar_is_refused(workspace, data_params):
+def test_a_compressed_file_that_is_not_a_tar_is_refused(workspace, data_params):
     (workspace / "photos.tar.gz").write_bytes(gzip.compress(b"label,name"))
     message = complaint(data_params("archive", location="photos.tar.gz"))
     assert message.startswith("data.location: photos.tar.gz is compressed, but not a tar; ")
 
 
 class Site(LoopbackServer):
-    """A web server on this machine: its address, the files it serves, and the requests that came."""
+    """A web server on this machine that serves files and records the requests."""
 
     def __init__(self):
         self.files, self.requests = {}, []
@@ -178,7 +164,7 @@ class Site(LoopbackServer):
 
 @pytest.fixture
 def cache(workspace, monkeypatch):
-    """The folder for downloads, empty; no proxy stands between the test and its server."""
+    """An empty cache, and no proxy between the test and its server."""
     monkeypatch.setenv("PIPELINE_CACHE", str(workspace / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return workspace / "cache"
@@ -201,7 +187,7 @@ def test_a_url_is_fetched_once(site, data_params, kind):
     assert site.requests == ["/photos"]
 
 
-def test_a_mirror_is_asked_where_the_first_url_has_nothing(site, data_params):
+def test_a_mirror_is_used_if_the_first_url_fails(site, data_params):
     path = pack("zip")
     site.files["/mirror.zip"] = path.read_bytes()
     urls = {"location": f"{site.url}/gone.zip", "mirrors": [f"{site.url}/mirror.zip"]}

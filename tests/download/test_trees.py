@@ -1,4 +1,4 @@
-"""A folder's files that can belong to a data set, with their sizes; what is not a regular file is refused."""
+"""Files in a folder that can belong to a dataset, with their sizes; other than regular files are refused."""
 
 import os
 
@@ -14,7 +14,7 @@ def fill(root, files):
         (root / name).write_bytes(content)
 
 
-def test_holds_images_archives_and_names_of_classes_alone(workspace):
+def test_contains_only_images_archives_and_classes_txt(workspace):
     kept = {"train/0_a.JPG": b"1", "b.tar.gz": b"22", "c/classes.txt": b"333"}
     fill(workspace, kept | {"README.md": b"", ".git/x.jpg": b"", "train/Thumbs.db": b"", "@eaDir/x.jpg": b""})
     tree = folder_tree(workspace)
@@ -22,20 +22,20 @@ def test_holds_images_archives_and_names_of_classes_alone(workspace):
     assert {path: tree.read(path) for path in tree.sizes} == kept
 
 
-def test_a_pipe_is_refused_and_not_waited_for(workspace):
+def test_a_pipe_is_refused_without_waiting_for_it(workspace):
     fill(workspace, {"train/0_a.jpg": b"1"})
     os.mkfifo(workspace / "train/1_b.jpg")
     with pytest.raises(PipelineError, match=r"train/1_b\.jpg: is not a regular file; "):
         folder_tree(workspace)
 
 
-def test_a_link_that_leads_nowhere_is_told(workspace):
+def test_a_broken_link_is_an_error(workspace):
     (workspace / "0_a.jpg").symlink_to("nowhere.jpg")
     with pytest.raises(FileNotFoundError, match=r"0_a\.jpg"):
         folder_tree(workspace)
 
 
-def test_a_link_that_nobody_reads_does_not_matter(workspace):
+def test_a_broken_link_to_another_kind_of_file_does_not_matter(workspace):
     fill(workspace, {"0_a.jpg": b"1"})
     (workspace / "latest").symlink_to("nowhere")
     assert list(folder_tree(workspace).sizes) == ["0_a.jpg"]
