@@ -1,4 +1,4 @@
-"""dvc.yaml: a stage lists the folders of code that it imports from, and no stage imports another one."""
+"""dvc.yaml: a stage lists the folders of code that it imports from, and no stage imports another stage."""
 
 import ast
 from pathlib import Path
@@ -29,23 +29,23 @@ def imported_modules(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: a relative import hides what a module needs; name the whole module"
+            assert not node.level, f"{path}: relative import; use the full name of the module"
             found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
     return {name for name in found if name.startswith("pipeline.")}
 
 
-def places(names: set[str]) -> set[str]:
-    """The folders below the package, or the modules at its top, that the modules lie in."""
+def folders_of(names: set[str]) -> set[str]:
+    """The folders and the top-level modules of the package that contain these modules."""
     parts = {name.split(".")[1] for name in names}
     return {f"pipeline/{part}" if (ROOT / "pipeline" / part).is_dir() else f"pipeline/{part}.py" for part in parts}
 
 
 def imports_of_folder(folder: str) -> set[str]:
-    return places(set().union(*(imported_modules(path) for path in (ROOT / folder).glob("**/*.py"))))
+    return folders_of(set().union(*(imported_modules(path) for path in (ROOT / folder).glob("**/*.py"))))
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage_lists_at_most_four_folders_of_code_one_of_them_its_own(stage):
+def test_stage_lists_at_most_four_folders_of_code_including_its_own(stage):
     folders = code_folders(stage)
     assert f"pipeline/{stage}" in folders
     assert len(folders) <= 4
@@ -53,7 +53,7 @@ def test_stage_lists_at_most_four_folders_of_code_one_of_them_its_own(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage_imports_nothing_outside_the_folders_that_it_lists_and_no_other_stage(stage):
+def test_stage_imports_only_the_folders_that_it_lists_and_no_other_stage(stage):
     folders = set(code_folders(stage))
     for folder in folders:
         assert imports_of_folder(folder) <= folders | WITHOUT_EFFECT, folder
@@ -63,12 +63,12 @@ def test_stage_imports_nothing_outside_the_folders_that_it_lists_and_no_other_st
 def test_modules_without_effect_on_results_import_no_stage():
     stages = {f"pipeline/{stage}" for stage in STAGES}
     for name in WITHOUT_EFFECT - {"pipeline/params"}:
-        assert not places(imported_modules(ROOT / name)) & stages, name
+        assert not folders_of(imported_modules(ROOT / name)) & stages, name
     assert not imports_of_folder("pipeline/params") & stages
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipeline").rglob("__init__.py")), ids=lambda path: path.parent.name)
-def test_package_files_hold_a_docstring_alone(path):
+def test_package_files_contain_only_a_docstring(path):
     assert [type(node) for node in ast.parse(path.read_text("utf-8")).body] == [ast.Expr]
 
 
@@ -78,7 +78,7 @@ def test_stage_runs_its_command_with_the_python_of_the_environment(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage_takes_no_parameters_but_those_its_command_passes_on(stage):
+def test_stage_lists_the_parameters_that_its_command_passes_on(stage):
     source = (ROOT / "pipeline/cli.py").read_text("utf-8")
     command = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == stage)
     call = next(
@@ -88,7 +88,7 @@ def test_stage_takes_no_parameters_but_those_its_command_passes_on(stage):
     )
     passed = {ast.unparse(argument).removeprefix("params.") for argument in call.args}
     if stage == "download":
-        # It gets the whole section, but what only the next stage reads must not make it run again.
+        # It gets the whole section, but the parameters that only the next stage reads must not make it run again.
         passed = {f"data.{name}" for name in DataParams.model_fields} - set(STAGES["augment"]["params"])
     assert set(STAGES[stage].get("params", [])) == passed
 

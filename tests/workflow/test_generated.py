@@ -1,4 +1,4 @@
-"""What follows from another place in the repository says the same as that place: make generate writes it."""
+"""Texts that are derived from the schema are up to date; make generate writes them."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ BROKEN = {
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of what is derived, and of what it is derived from."""
+    """A copy of the derived texts and of their sources."""
     for folder in ("pipeline", "tools", "recipes", "docs"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
     for name in ("dvc.yaml", "params.yaml"):
@@ -41,7 +41,7 @@ def test_text_is_up_to_date(name):
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_was_changed_by_hand_is_told_and_mended(copy, name):
+def test_an_outdated_text_is_reported_and_written_again(copy, name):
     path = copy / name
     before = path.read_text("utf-8")
     assert before.count(BROKEN[name][0]) == 1
@@ -53,7 +53,7 @@ def test_what_was_changed_by_hand_is_told_and_mended(copy, name):
     assert generate(copy, "--check").returncode == 0
 
 
-def test_another_default_goes_into_the_recipe_and_the_page_alone(copy):
+def test_a_changed_default_changes_the_recipe_and_the_page_and_nothing_else(copy):
     path = copy / "params.yaml"
     path.write_text(path.read_text("utf-8").replace("  epochs: 15  #", "  epochs: 16  #"), "utf-8")
     assert generate(copy).stdout == "recipes/digits.yaml: written\ndocs/parameters.md: written\n"
@@ -67,11 +67,11 @@ def test_parameters_of_other_data_are_not_taken_for_the_defaults(copy):
     path.write_text(text, "utf-8")
     result = generate(copy)
     assert result.returncode == 1
-    assert result.stderr.startswith("error: params.yaml: is not that of the digits; run python -m pipeline recipe")
+    assert result.stderr.startswith("error: params.yaml: data.source is not digits; run python -m pipeline recipe")
     assert (copy / "recipes/digits.yaml").read_text("utf-8") == before
 
 
-def test_page_has_every_parameter_with_the_default_of_params_yaml_and_what_is_allowed():
+def test_page_lists_every_parameter_with_its_default_and_its_allowed_values():
     text = (ROOT / "docs/parameters.md").read_text("utf-8")
     values = load_params(ROOT / "params.yaml").model_dump(mode="json")
     flat = {"seed": values.pop("seed")} | {f"{s}.{k}": v for s, keys in values.items() for k, v in keys.items()}
@@ -83,7 +83,7 @@ def test_page_has_every_parameter_with_the_default_of_params_yaml_and_what_is_al
         assert allowed and meaning and re.fullmatch(r"[a-z_, ]+ \|", stages), key
 
 
-def test_comments_are_where_ruamel_sees_comments():
+def test_descriptions_are_comments_that_ruamel_reads():
     params = YAML().load(ROOT / "params.yaml")
     section = params["train"]
     for name, field in Params.model_fields["train"].annotation.model_fields.items():
