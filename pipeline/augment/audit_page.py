@@ -45,18 +45,16 @@ def audit_page(found: Audit, plain: Callable[[int], NDArray[np.uint8]]) -> str:
 
 def _section(found: Audit, kind: str, plain: Callable[[int], NDArray[np.uint8]]) -> dict[str, Any]:
     title, meaning = _KINDS[kind]
-    section = {"id": kind, "title": title, "meaning": meaning}
-    if kind in found.unfit:
-        rows = found.unfit[kind]
-        cards = [_card(found, row, found.describe_unfit(kind, row), plain) for row in rows[:MAX_GROUPS]]
-        return {**section, "count": len(rows), "groups": [{"cards": [card], "rest": 0} for card in cards]}
-    groups: list[Group] = getattr(found, kind)
+    unfit = kind in found.unfit
+    groups: list[Group] = [Group((row,), True) for row in found.unfit[kind]] if unfit else getattr(found, kind)
     shown = []
     for group in groups[:MAX_GROUPS]:
-        rows = _one_of_each_split(found, group)
-        cards = [_card(found, row, found.describe_duplicate(group, row), plain) for row in rows]
+        cards = []
+        for row in _one_of_each_split(found, group):
+            detail = found.describe_unfit(kind, row) if unfit else found.describe_duplicate(group, row)
+            cards.append(_card(found, row, detail, plain))
         shown.append({"cards": cards, "rest": len(group.rows) - len(cards)})
-    return {**section, "count": len(groups), "groups": shown}
+    return {"id": kind, "title": title, "meaning": meaning, "count": len(groups), "groups": shown}
 
 
 def _one_of_each_split(found: Audit, group: Group) -> list[int]:

@@ -106,8 +106,8 @@ def damaged(content: bytes, place: int) -> bytes:
 def hostile_files() -> dict[str, HostileFile]:
     """All files by name; each call returns the same bytes."""
     readable = {**_jpegs(), **_pngs(), **_webps_gifs_and_bmps(), **_tiffs(), **_avifs()}
-    refused = {**_not_images(), **_truncated_files(), **_damaged_files(), **_bombs()}
-    return readable | {name: HostileFile(content, reason=reason) for name, (content, reason) in refused.items()}
+    rejected = {**_not_images(), **_truncated_files(), **_damaged_files(), **_bombs()}
+    return readable | {name: HostileFile(content, reason=reason) for name, (content, reason) in rejected.items()}
 
 
 def _jpegs() -> dict[str, HostileFile]:
