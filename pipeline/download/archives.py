@@ -8,15 +8,15 @@ import posixpath
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from io import BufferedIOBase, BufferedReader
+from io import BufferedIOBase
 from typing import IO
 
 from pipeline.common.file_types import HEAD, Kind, archive_stem, describe, is_archive, is_image, kind_of
 from pipeline.download.layout import SPLIT_FOLDERS, readme_pictures
 from pipeline.download.safety import Quota, tar_members, zip_members
-from pipeline.download.trees import FileTree, Slice, Spool, is_part, reporting_damage
+from pipeline.download.trees import FileTree, Unpacking, is_part, reporting_damage
 from pipeline.errors import PipelineError, listed
 from pipeline.progress import say
 
@@ -38,47 +38,56 @@ def archive_tree(file: IO[bytes], size: int, name: str) -> Iterator[FileTree]:
     Raises:
         PipelineError: it is neither a zip nor a tar, is damaged, or has a member that is refused (see ``safety``).
     """
-    with closing(Spool(Quota(size))) as spool:
-        yield _tree(file, name, spool)
+    with Unpacking(Quota(size)) as unpacking:
+        yield _tree(file, name, unpacking)
 
 
-def _tree(file: IO[bytes], name: str, spool: Spool) -> FileTree:
+def _tree(file: IO[bytes], name: str, unpacking: Unpacking) -> FileTree:
     with reporting_damage(name):
         if isinstance(file, zipfile.ZipExtFile):  # seeking backwards in it would start from the beginning
-            file = spool.add(iter(partial(file.read, CHUNK), b""), name)
+            file = unpacking.copy(iter(partial(file.read, CHUNK), b""), name)
         head = file.read(HEAD)
         file.seek(0)
         kind = kind_of(head)
         if kind is Kind.ZIP:
-            return _zip_tree(file, name, spool)
+            return _zip_tree(file, name, unpacking)
         if kind in _DECOMPRESSORS:
-            return _tar_tree(_decompressed(file, name, spool, _DECOMPRESSORS[kind]), name, spool)
+            return _tar_tree(_decompressed(file, name, unpacking, _DECOMPRESSORS[kind]), name, unpacking)
         if _is_tar(head):
-            return _tar_tree(file, name, spool)
+            return _tar_tree(file, name, unpacking)
         # A zip may begin with a program that unpacks it. Checked last, since a tar that ends with a zip looks like one.
         if zipfile.is_zipfile(file):
-            return _zip_tree(file, name, spool)
+            return _zip_tree(file, name, unpacking)
     found = describe(head)
     is_found = f"is {found}, and neither" if found else "is neither"
     raise PipelineError(f"{name} {is_found} a zip nor a tar; fetch it again, or repack the images as one of them")
 
 
-def _zip_tree(file: IO[bytes], name: str, spool: Spool) -> FileTree:
+def _zip_tree(file: IO[bytes], name: str, unpacking: Unpacking) -> FileTree:
     archive = zipfile.ZipFile(file)
-    members = {path: info for path, info in zip_members(archive, name, spool.quota) if is_part(path)}
+    members = {path: info for path, info in zip_members(archive, name, unpacking.quota) if is_part(path)}
     sizes = {path: info.file_size for path, info in members.items()}
-    return FileTree(name, sizes, lambda path: archive.open(members[path]), spool)
+    return FileTree(name, sizes, lambda path: archive.open(members[path]), unpacking)
 
 
-def _tar_tree(file: IO[bytes], name: str, spool: Spool) -> FileTree:
-    members = tar_members(file, name, spool.quota)
+def _tar_tree(file: IO[bytes], name: str, unpacking: Unpacking) -> FileTree:
+    members = tar_members(file, name, unpacking.quota)
+    # The headers themselves take about a kilobyte per member.
     places = {path: (member.offset_data, member.size) for path, member in members if is_part(path)}
-    sizes = {path: size for path, (_, size) in places.items()}
-    return FileTree(name, sizes, lambda path: BufferedReader(Slice(file, *places[path])), spool)
+    archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the members are read later
+
+    def open_member(path: str) -> IO[bytes]:
+        member = tarfile.TarInfo(path)
+        member.offset_data, member.size = places[path]
+        content = archive.extractfile(member)
+        assert content is not None
+        return content
+
+    return FileTree(name, {path: size for path, (_, size) in places.items()}, open_member, unpacking)
 
 
 def _decompressed(
-    file: IO[bytes], name: str, spool: Spool, decompress: Callable[[IO[bytes]], BufferedIOBase]
+    file: IO[bytes], name: str, unpacking: Unpacking, decompress: Callable[[IO[bytes]], BufferedIOBase]
 ) -> IO[bytes]:
     """Return a copy of a compressed tar that can be read in any order."""
     if not _is_tar(decompress(file).read(tarfile.BLOCKSIZE)):
@@ -90,10 +99,12 @@ def _decompressed(
         nonlocal size
         while chunk := stream.read(CHUNK):
             size += len(chunk)
-            spool.quota.check(name, size)  # so that a bomb stops early; the members are counted when they are listed
+            unpacking.quota.check(
+                name, size
+            )  # so that a bomb stops early; the members are counted when they are listed
             yield chunk
 
-    return spool.add(chunks(), name)
+    return unpacking.copy(chunks(), name)
 
 
 def _is_tar(head: bytes) -> bool:
@@ -117,11 +128,12 @@ def with_archives(tree: FileTree) -> Iterator[FileTree]:
     Raises:
         PipelineError: an archive cannot be read or is nested too deeply, or a file is found with two sizes.
     """
-    with ExitStack() as stack:
-        yield _expanded(tree, DEPTH, stack)
+    packed = sum(size for path, size in tree.sizes.items() if is_archive(path))
+    with tree.unpacking or Unpacking(Quota(packed)) as unpacking:
+        yield _expanded(tree, DEPTH, unpacking)
 
 
-def _expanded(tree: FileTree, depth: int, stack: ExitStack) -> FileTree:
+def _expanded(tree: FileTree, depth: int, unpacking: Unpacking) -> FileTree:
     archives = sorted(path for path in tree.sizes if is_archive(path))
     images = {path for path in tree.sizes if is_image(path)}
     pictures = _readme_pictures(images)
@@ -135,15 +147,14 @@ def _expanded(tree: FileTree, depth: int, stack: ExitStack) -> FileTree:
         raise PipelineError(f"{tree.name}: {chosen[0]} is more than {DEPTH} archives deep; unpack the outer ones")
     if pictures:
         say(f"{tree.name}: ignored {listed(sorted(pictures))}, not part of the dataset in {listed(chosen)}")
-    spool = tree.spool or stack.enter_context(closing(Spool(Quota(sum(tree.sizes[path] for path in chosen)))))
     places = {path: (tree, path) for path in tree.sizes if path not in pictures and not is_archive(path)}
     for path in chosen:
         name = f"{tree.name}/{path}"
         with reporting_damage(name):
-            file = stack.enter_context(tree.open(path))
-        _add(places, tree, path, _expanded(_tree(file, name, spool), depth - 1, stack))
+            file = unpacking.enter_context(tree.open(path))
+        _add(places, tree, path, _expanded(_tree(file, name, unpacking), depth - 1, unpacking))
     sizes = {path: origin.sizes[inner] for path, (origin, inner) in places.items()}
-    return FileTree(tree.name, sizes, lambda path: places[path][0].open(places[path][1]), spool)
+    return FileTree(tree.name, sizes, lambda path: places[path][0].open(places[path][1]), unpacking)
 
 
 def _readme_pictures(images: set[str]) -> set[str]:

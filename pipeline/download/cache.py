@@ -16,6 +16,10 @@ from pipeline.errors import PipelineError
 from pipeline.progress import say
 
 
+class FetchError(Exception):
+    """Why something could not be fetched, in one line."""
+
+
 def cache_folder() -> Path:
     """Return the folder of fetched files: ``PIPELINE_CACHE``, or by default one in the user's cache."""
     return Path(os.environ.get("PIPELINE_CACHE") or platformdirs.user_cache_dir("image-classification-pipeline"))

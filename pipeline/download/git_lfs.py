@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
-from pipeline.download.cache import CachedFile, locked, require_space
+from pipeline.download.cache import CachedFile, FetchError, locked, require_space
 from pipeline.download.trees import FileTree, is_part
 from pipeline.errors import PipelineError, listed, printable
 from pipeline.progress import say
@@ -41,15 +41,11 @@ _ENVIRONMENT = {
 _KEPT = ("GIT_SSL_", "GIT_PROXY_", "GIT_TRACE", "GIT_CURL_", "GIT_EXEC_PATH")
 
 
-class GitError(Exception):
-    """Git failed, with its reason in one line."""
-
-
 def resolve(url: str, revision: str) -> str:
     """Return the commit, 40 hexadecimal digits, of a branch or a tag; a commit is returned unchanged.
 
     Raises:
-        GitError: git is not installed, or the repository cannot be reached.
+        FetchError: git is not installed, or the repository cannot be reached.
         PipelineError: the repository has no such branch or tag.
     """
     if re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -72,19 +68,14 @@ def git_tree(name: str, url: str, commit: str, repository: Path) -> Iterator[Fil
     """Yield the files of a commit, after fetching what the bare ``repository`` in the cache does not have yet.
 
     Raises:
-        PipelineError: git or git-lfs is missing or failed, or the disk has not enough space.
+        FetchError: git or git-lfs failed.
+        PipelineError: git-lfs is not installed, the commit contains links, or the disk has not enough space.
     """
-    try:
-        with locked(repository):
-            _fetch_commit(repository, url, commit)
-            with closing(_Blobs(repository)) as blobs:
-                blob_of, objects = _files(repository, commit, blobs)
-            _fetch_objects(name, repository, url, commit, objects)
-    except GitError as error:
-        raise PipelineError(
-            f"data.location: {name} could not be fetched from {printable(url)} ({error}); check data.location, "
-            "data.revision and the network, and run the command again: it resumes the download"
-        ) from None
+    with locked(repository):
+        _fetch_commit(repository, url, commit)
+        with closing(_Blobs(repository)) as blobs:
+            blob_of, objects = _files(repository, commit, blobs)
+        _fetch_objects(name, repository, url, commit, objects)
     sizes = {path: size for path, (_, size) in blob_of.items()} | {path: file.size for path, file in objects.items()}
     with closing(_Blobs(repository)) as blobs:
         yield FileTree(
@@ -104,14 +95,14 @@ def _git(repository: Path | None, *arguments: str, progress: bool = False) -> st
         env=_environment(),
     )
     if done.returncode:
-        raise GitError(_reason(done.stderr.decode("utf-8", "replace")))
+        raise FetchError(_reason(done.stderr.decode("utf-8", "replace")))
     return (done.stdout or b"").decode("utf-8", "surrogateescape")
 
 
 def _command(repository: Path | None, *arguments: str) -> list[str]:
     git = shutil.which("git")
     if git is None:
-        raise GitError("git is not installed")
+        raise FetchError("git is not installed")
     settings = [part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}")]
     return [git, *settings, *([f"--git-dir={repository}"] if repository else []), *arguments]
 
@@ -139,7 +130,7 @@ def _fetch_commit(repository: Path, url: str, commit: str) -> None:
     fetch = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"]
     try:
         _git(repository, *fetch, "--depth=1", url, f"+{commit}:{pinned}")
-    except GitError as error:
+    except FetchError as error:
         # Some servers do not serve a commit by its hash: fetch all branches and tags with their history.
         _git(repository, *fetch, f"--depth={2**31 - 1}", url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
         if not _has(repository, commit):
@@ -150,7 +141,7 @@ def _fetch_commit(repository: Path, url: str, commit: str) -> None:
 def _has(repository: Path, revision: str) -> bool:
     try:
         _git(repository, "rev-parse", "--quiet", "--verify", f"{revision}^{{commit}}")
-    except GitError:
+    except FetchError:
         return False
     return True
 
@@ -190,7 +181,7 @@ def _fetch_objects(name: str, repository: Path, url: str, commit: str, objects: 
     _git(repository, "-c", f"remote.origin.url={url}", "lfs", "fetch", "origin", commit, progress=True)
     left_out = sorted(path for path, file in objects.items() if not file.is_complete())
     if left_out:
-        raise GitError(f"git-lfs did not fetch {listed(left_out)}")
+        raise FetchError(f"git-lfs did not fetch {listed(left_out)}")
 
 
 class _Blobs:

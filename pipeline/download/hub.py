@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pipeline.common.files import write_json
-from pipeline.download.cache import CachedFile, locked, require_space
+from pipeline.download.cache import CachedFile, FetchError, locked, require_space
 from pipeline.download.safety import safe_path
 from pipeline.download.trees import FileTree, is_part
 from pipeline.errors import PipelineError, listed, printable
@@ -33,13 +33,14 @@ def hub_tree(dataset: str, endpoint: str, revision: str, pinned: bool, folder: P
         folder: in the cache, used only for this dataset and revision.
 
     Raises:
-        PipelineError: the hub or its client failed, or the disk has not enough space.
+        FetchError: the hub or its client failed.
+        PipelineError: the hub lists no files or unsafe names, or the disk has not enough space.
     """
     record = folder.with_name(f"{folder.name}.json")
     with locked(folder):
         files = _recorded(record, folder) if pinned else {}
         if not files or not all(file.is_complete() for file in files.values()):
-            with _reporting_errors(dataset, endpoint), _quiet():
+            with _reporting_errors(), _quiet():
                 files = _download(dataset, endpoint, revision, pinned, folder)
             write_json(record, {path: [file.size, file.sha256] for path, file in files.items()})
     return FileTree(dataset, {path: file.size for path, file in files.items()}, lambda path: files[path].open())
@@ -85,18 +86,15 @@ def _files(api: "HubApi", dataset: str, revision: str) -> dict[str, "FileInfo"]:
 
 
 @contextmanager
-def _reporting_errors(dataset: str, endpoint: str) -> Iterator[None]:
-    """Turn what the client raises into a PipelineError."""
+def _reporting_errors() -> Iterator[None]:
+    """Turn what the client raises into a FetchError."""
     import requests
     from modelscope_hub import HubError
 
     try:
         yield
     except (HubError, requests.RequestException, ValueError) as error:
-        raise PipelineError(
-            f"data.location: {dataset} could not be fetched from {printable(endpoint)} ({_reason(error)}); check "
-            "data.location, data.revision and the network, and run the command again: it resumes the download"
-        ) from None
+        raise FetchError(_reason(error)) from None
 
 
 def _reason(error: BaseException) -> str:

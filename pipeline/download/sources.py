@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.common.paths import user_path
 from pipeline.download.archives import archive_tree, with_archives
-from pipeline.download.cache import cache_folder, file_sha256
-from pipeline.download.git_lfs import HUB_CLIENT, GitError, git_tree, resolve
+from pipeline.download.cache import FetchError, cache_folder, file_sha256
+from pipeline.download.git_lfs import HUB_CLIENT, git_tree, resolve
 from pipeline.download.http import fetch
 from pipeline.download.hub import hub_tree
 from pipeline.download.layout import ImageSet, SourceImage, read_layout
@@ -111,20 +111,26 @@ def open_modelscope(params: DataParams) -> Iterator[ImageSet]:
     folder = cache_folder() / "modelscope" / dataset
     commit = _commit(dataset, url, revision, has_client)
     files: AbstractContextManager[FileTree]
-    if has_client or commit is None:
-        place = folder / (commit or revision.replace("/", "+"))
-        files = nullcontext(hub_tree(dataset, endpoint, commit or revision, commit is not None, place))
-    else:
-        files = git_tree(dataset, url, commit, folder.with_name(f"{folder.name}.git"))
-    with files as outer, with_archives(outer) as tree:
-        yield read_layout(dataset, tree.sizes, tree.read, params.classes)
+    try:
+        if has_client or commit is None:
+            place = folder / (commit or revision.replace("/", "+"))
+            files = nullcontext(hub_tree(dataset, endpoint, commit or revision, commit is not None, place))
+        else:
+            files = git_tree(dataset, url, commit, folder.with_name(f"{folder.name}.git"))
+        with files as outer, with_archives(outer) as tree:
+            yield read_layout(dataset, tree.sizes, tree.read, params.classes)
+    except FetchError as error:
+        raise PipelineError(
+            f"data.location: {dataset} could not be fetched from {printable(endpoint)} ({error}); check data.location, "
+            "data.revision and the network, and run the command again: it resumes the download"
+        ) from None
 
 
 def _commit(dataset: str, url: str, revision: str, has_client: bool) -> str | None:
     """Return and print the current commit of a revision; None if git cannot find it but the client may."""
     try:
         commit = resolve(url, revision)
-    except GitError as error:
+    except FetchError as error:
         if not has_client:
             raise PipelineError(
                 f"data.location: {dataset} could not be found at {printable(url)} ({error}); check data.location and "

@@ -1,10 +1,10 @@
 """The files of a source, wherever they are: in a folder, in an archive, in nested archives, or in git's objects."""
 
 import gzip
-import io
 import lzma
 import os
 import posixpath
+import resource
 import stat
 import struct
 import tarfile
@@ -12,10 +12,10 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from pipeline.common.file_types import is_archive, is_image, is_junk
 from pipeline.common.paths import RAW_ARCHIVE
@@ -24,9 +24,7 @@ from pipeline.download.cache import require_space
 from pipeline.download.safety import Quota
 from pipeline.errors import PipelineError
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
+MOST_OPEN_FILES = 65_536
 # zipfile and tarfile raise the second four for damaged headers.
 _DAMAGE = (
     *(EOFError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error),
@@ -42,13 +40,13 @@ class FileTree:
         name: what messages call the source.
         sizes: the size in bytes of each file by its path, which is relative, with ``/`` between folders.
         open: opens the file at a path; the file is seekable.
-        spool: if the files come from an archive, what the archives of the source share.
+        unpacking: if the files come from an archive, what the archives of the source share.
     """
 
     name: str
     sizes: dict[str, int]
     open: Callable[[str], IO[bytes]]
-    spool: "Spool | None" = None
+    unpacking: "Unpacking | None" = None
 
     def read(self, path: str) -> bytes:
         """Return the content of a file.
@@ -101,70 +99,27 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-class Slice(io.RawIOBase):
-    """A range of bytes of a larger file, as a file."""
-
-    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
-        self._file, self._start, self._size, self._position = file, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if position < 0:
-            raise OSError(f"cannot seek to {position}")  # as files do; zipfile relies on it
-        self._position = position
-        return position
-
-    def readinto(self, buffer: "WriteableBuffer") -> int:
-        view = memoryview(buffer)
-        content = self._read(len(view))
-        view[: len(content)] = content
-        return len(content)
-
-    def readall(self) -> bytes:
-        # The inherited one reads 8 KiB at a time.
-        return self._read(self._size)
-
-    def _read(self, size: int) -> bytes:
-        self._file.seek(self._start + self._position)
-        content = self._file.read(max(0, min(size, self._size - self._position)))
-        self._position += len(content)
-        return content
-
-
-class Spool:
-    """What the archives of one source share: their quota, and a temporary file for what cannot be read in place.
-
-    The file has no name, and is created in ``data/`` when it is first needed.
-    """
+class Unpacking(ExitStack):
+    """What the archives of one source share: their quota, and the files that stay open until the end of the block."""
 
     def __init__(self, quota: Quota) -> None:
+        super().__init__()
         self.quota = quota
-        self._file: IO[bytes] | None = None
-        self._end = 0
+        # All archives of a source stay open, and there can be one per class.
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(ValueError):  # macOS states a higher limit than it allows
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_OPEN_FILES)), hard))
 
-    def add(self, chunks: Iterable[bytes], name: str) -> IO[bytes]:
-        """Copy a file, and open the copy.
+    def copy(self, chunks: Iterable[bytes], name: str) -> IO[bytes]:
+        """Return a seekable copy of a file that is not seekable: a temporary file without a name in ``data/``.
 
         Raises:
             PipelineError: the disk has not enough free space.
         """
-        if self._file is None:
-            RAW_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=RAW_ARCHIVE.parent)  # noqa: SIM115
-        start = self._end
+        RAW_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+        file = self.enter_context(tempfile.TemporaryFile(dir=RAW_ARCHIVE.parent))  # noqa: SIM115
         for chunk in chunks:
             require_space(RAW_ARCHIVE.parent, len(chunk), name)
-            self._file.seek(self._end)  # the chunks may be read from this same file
-            self._file.write(chunk)
-            self._end += len(chunk)
-        return io.BufferedReader(Slice(self._file, start, self._end - start))
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+            file.write(chunk)
+        file.seek(0)
+        return file

@@ -1,6 +1,7 @@
 """Archives in folders and in archives: which are opened, and that they are equal to the loose files."""
 
 import io
+import resource
 from contextlib import contextmanager
 
 import pytest
@@ -145,6 +146,16 @@ class TestTwice:
     def test_beside_the_loose_file_counts_once(self):
         files = {"train.zip": packed(TRAIN | {"train/classes.txt": b"a\nb"}), "train/classes.txt": b"a\nb"}
         assert opened(files) == TRAIN | {"train/classes.txt": b"a\nb"}
+
+
+def test_there_can_be_more_archives_than_the_limit_of_open_files():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        with archive_of({f"{name:03}.zip": packed({"1.jpg": b"%d" % name}) for name in range(100)}) as tree:
+            assert sorted(tree.read(path) for path in tree.sizes) == sorted(b"%d" % name for name in range(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 class TestDepth:
