@@ -456,6 +456,6 @@ def test_two_processes_fetch_one_after_the_other(cache, root, data_params, monke
     environment = os.environ | {"MODELSCOPE_ENDPOINT": f"file://{root}"}
     processes = [
         subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, env=environment)
-        for _ in range(3)
+        for _ in range(2)
     ]
-    assert [process.communicate()[0].splitlines()[-1] for process in processes] == [b"13"] * 3
+    assert [process.communicate()[0].splitlines()[-1] for process in processes] == [b"13"] * 2
