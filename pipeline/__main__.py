@@ -5,7 +5,7 @@ import sys
 try:
     from pipeline.cli import main
 except ModuleNotFoundError as error:
-    if sys.argv[1:2] == ["doctor"]:  # it is for environments like this one, and needs no package itself
+    if sys.argv[1:2] == ["doctor"]:  # it reports which packages are missing, and needs none of them itself
         from pipeline.doctor.report import doctor
 
         sys.exit(doctor("--json" in sys.argv))

@@ -1,10 +1,12 @@
 """What depends on the machine comes from the environment, never from ``params.yaml``.
 
-``PIPELINE_WORKERS``: worker processes (all cores). ``PIPELINE_DEVICE``: torch device (the best there is).
-``PIPELINE_CACHE``: folder of fetched archives (the user's cache folder). ``PIPELINE_CHECKPOINT_MINUTES``: between two
-checkpoints within an epoch (10). ``PIPELINE_CHECKPOINTS``: folder of the checkpoints (``.checkpoints`` in the
-repository). ``PIPELINE_PROCESSES``: that train together on this machine (1). ``PIPELINE_TENSORBOARD``: folder for
-TensorBoard's files, relative to the repository (none, nothing is written).
+- ``PIPELINE_WORKERS``: number of worker processes (default: one per usable core).
+- ``PIPELINE_DEVICE``: torch device (default: the best one).
+- ``PIPELINE_CACHE``: folder for downloads (default: in the user's cache folder).
+- ``PIPELINE_CHECKPOINT_MINUTES``: time between two checkpoints within an epoch (default: 10).
+- ``PIPELINE_CHECKPOINTS``: folder for checkpoints (default: ``.checkpoints`` in the repository).
+- ``PIPELINE_PROCESSES``: number of processes that train together on this machine (default: 1).
+- ``PIPELINE_TENSORBOARD``: folder for TensorBoard's files, relative to the repository (default: none are written).
 """
 
 import os
@@ -25,13 +27,21 @@ VARIABLES = (
 
 
 def worker_count() -> int:
-    """How many worker processes to use. The results never depend on it."""
+    """The number of worker processes, which never changes a result.
+
+    Raises:
+        PipelineError: ``PIPELINE_WORKERS`` is not a whole number ≥ 1.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return _whole_number("PIPELINE_WORKERS", cores)
 
 
 def process_count() -> int:
-    """How many processes of this machine train together."""
+    """The number of processes that train together on this machine.
+
+    Raises:
+        PipelineError: ``PIPELINE_PROCESSES`` is not a whole number ≥ 1.
+    """
     return _whole_number("PIPELINE_PROCESSES", 1)
 
 
@@ -43,27 +53,35 @@ def _whole_number(name: str, default: int) -> int:
 
 
 def checkpoint_minutes() -> float:
-    """Minutes between two checkpoints within an epoch; each epoch's end has one anyway."""
+    """Minutes between two checkpoints within an epoch; each epoch ends with one in any case.
+
+    Raises:
+        PipelineError: ``PIPELINE_CHECKPOINT_MINUTES`` is not a number ≥ 0.
+    """
     value = os.environ.get("PIPELINE_CHECKPOINT_MINUTES", "10")
     try:
         minutes = float(value)
     except ValueError:
         minutes = -1.0
-    if not minutes >= 0:
+    if not minutes >= 0:  # also if it is NaN
         raise PipelineError(f"PIPELINE_CHECKPOINT_MINUTES: got {value!r}, allowed is a number ≥ 0; unset it for 10")
     return minutes
 
 
 def checkpoint_folder() -> Path | None:
-    """Where checkpoints shall lie, None where nobody said."""
+    """The folder for checkpoints, or None if ``PIPELINE_CHECKPOINTS`` is not set."""
     value = os.environ.get("PIPELINE_CHECKPOINTS")
     return Path(value).absolute() if value else None
 
 
 def tensorboard_folder(run: str) -> Path | None:
-    """Where a run's files for TensorBoard go, if they are wanted: in a folder of the experiment's name, else ``run``.
+    """The folder for a run's TensorBoard files, or None if ``PIPELINE_TENSORBOARD`` is not set.
 
-    DVC names each experiment (``dvc exp run``); a relative folder is that of the repository around its workspace.
+    Args:
+        run: the name of the folder within ``PIPELINE_TENSORBOARD``, unless ``dvc exp run`` has named the experiment.
+
+    Raises:
+        PipelineError: ``PIPELINE_TENSORBOARD`` is empty.
     """
     value = os.environ.get("PIPELINE_TENSORBOARD")
     if value is None:

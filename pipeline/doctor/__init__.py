@@ -1,1 +1,1 @@
-"""What breaks in the first hour, checked before it does: git, Python, DVC, the device, the machine, the data."""
+"""``python -m pipeline doctor``: checks of the environment and the repository, each with how to fix what it finds."""

@@ -1,52 +1,102 @@
-"""What a check found, and what to do about it."""
+"""What a check is and finds, how it asks other programs, and how its text is made fit for a public bug report."""
 
+import os
+import re
+import shlex
+import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
 
-from pipeline.doctor.surroundings import Surroundings
+from pipeline.errors import one_line
 
-
-class Status(StrEnum):
-    """How bad it is: nothing, good to know, or something will stop or is wrong."""
-
-    OK = "ok"
-    NOTE = "note"
-    ERROR = "error"
+OK, NOTE, ERROR = "ok", "note", "error"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A line of the report.
+class Finding(NamedTuple):
+    """What a check found, in one or more lines, and how to fix it, with commands in backquotes."""
 
-    Attributes:
-        name: of what was looked at, a word or two.
-        status: how bad it is.
-        found: what was found; further lines are details.
-        mend: how to mend it, with the commands in backquotes; empty where there is nothing to do.
-    """
-
-    name: str
-    status: Status
+    status: str  # OK, NOTE (it works, but there is something to know) or ERROR (something does not work)
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
-# A check looks at one thing, writes nothing into the repository, and yields a line or more; none where it does not
-# apply. What it raises is told as a line of its own.
-Check = Callable[[Surroundings], Iterator[Finding]]
+# A check changes nothing in the project, and yields nothing if it does not apply. What it raises becomes a finding.
+Check = Callable[[], Iterator[Finding]]
+CHECKS: dict[tuple[str, str], Check] = {}
 
 
-def ok(name: str, found: str) -> Finding:
-    """All is well."""
-    return Finding(name, Status.OK, found)
+def check(heading: str, title: str) -> Callable[[Check], Check]:
+    """Add a function to the checks, by the heading that its lines are printed under and the title of each line."""
+
+    def register(function: Check) -> Check:
+        CHECKS[heading, title] = function
+        return function
+
+    return register
 
 
-def note(name: str, found: str, mend: str = "") -> Finding:
-    """It works, but there is something to know."""
-    return Finding(name, Status.NOTE, found, mend)
+def ask(*command: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Run a program that changes nothing; the exit code is 127 if it cannot be started, 124 if it takes too long."""
+    # Plain text, even if the user forces colours; DVC reports no usage and looks for no update.
+    variables = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
+    variables |= {"DVC_NO_ANALYTICS": "1", "CI": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUTF8": "1"}
+    try:
+        return subprocess.run(command, input="", capture_output=True, errors="replace", env=variables, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"no answer within {seconds:g} s")
+    except OSError as problem:
+        return subprocess.CompletedProcess(command, 127, "", f"{command[0]}: {problem.strerror}")
 
 
-def error(name: str, found: str, mend: str) -> Finding:
-    """It does not work."""
-    return Finding(name, Status.ERROR, found, mend)
+def complaint(answer: subprocess.CompletedProcess[str]) -> str:
+    """Why a program failed, on one line, without a traceback or the source lines that DVC quotes."""
+    text = re.split(r"\nTraceback |\n {2,}\d+ ", answer.stderr.strip() or answer.stdout)[0]
+    return one_line(text.replace("ERROR: ", ""))[:400] or f"exit code {answer.returncode}"
+
+
+# Up to the next white space, because a password may contain any other character.
+_URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)(\S+)")
+_SECRET = re.compile(
+    r"(?i)\b((?:[\w-]*?(?:password|passwd|secret|token|credential|signature|api_?key|access_?key|account_?key))[\w-]*"
+    r"""["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;"']+)"""
+)
+
+
+def shareable(text: str) -> str:
+    """Remove what does not belong in public: user, password, query and fragment of URLs, and values that are named as
+    secrets; the home folder becomes ``~``, and control characters, which could change a terminal, become spaces."""
+    text = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in text.splitlines())
+    text = _SECRET.sub(r"\1***", _URL.sub(_address, text))
+    for home in _homes():
+        text = re.sub(rf"{re.escape(home)}(?=$|[^\w.-])", "~", text)
+    return text
+
+
+def _address(match: re.Match[str]) -> str:
+    """The address in a URL; nothing of it if an @ after a ? or # leaves open where the password ends."""
+    scheme, rest = match.groups()
+    punctuation = re.search(r"[`'\")\].,;:]*$", rest)
+    end = punctuation[0] if punctuation else ""
+    address, *query = re.split(r"[?#]", rest, maxsplit=1)
+    if query and "@" in query[0]:
+        return f"{scheme}***{end}"
+    return scheme + address.rpartition("@")[2] + (f"?***{end}" if query else "")
+
+
+def _homes() -> list[str]:
+    """The home folder as it is written and as it resolves, the longer one first."""
+    try:
+        homes = {str(Path.home()), str(Path.home().resolve())}
+    except (OSError, RuntimeError):
+        return []
+    return sorted((path for path in homes if len(path) > 1), key=len, reverse=True)
+
+
+def shell_path(path: Path | str) -> str:
+    """Quote a path for a shell, with the home folder as ``~``, which no shell replaces within quotes."""
+    text = str(path)
+    for home in _homes():
+        if text.startswith(f"{home}/"):
+            return f"~/{shlex.quote(text[len(home) + 1 :])}"
+    return shlex.quote(text)

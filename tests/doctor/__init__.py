@@ -1,1 +1,1 @@
-"""Tests of the doctor: repositories that are broken as they break in life."""
+"""Tests of the doctor with real repositories that are broken on purpose."""

@@ -1,114 +1,157 @@
-"""The command as a user calls it."""
+"""The whole report, as text and as JSON; whatever happens to one check, the others run."""
 
 import json
 import os
-import pty
+import re
 import subprocess
 import sys
+import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
-from tests.doctor.conftest import ROOT
+from pipeline.doctor import report
+from pipeline.doctor.finding import CHECKS, ERROR, NOTE, OK, Finding
+from pipeline.doctor.report import doctor, run_check
 
-pytestmark = pytest.mark.slow
-
-
-def call(*arguments: str, options: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    given = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, **environment}
-    command = [sys.executable, *options, "-m", "pipeline", "doctor", *arguments]
-    return subprocess.run(command, env=given, capture_output=True, timeout=300)
+ROOT = Path(__file__).parents[2]
 
 
-def test_a_repository_that_never_ran(repository):
-    """Plain text without escape codes, even where colours are forced; everything is told; nothing is written."""
+def good():
+    yield Finding(OK, "all is well")
+
+
+def bad():
+    yield Finding(ERROR, "a line\nand a detail", "`command`")
+
+
+def raises():
+    yield Finding(OK, "this far")
+    raise ValueError("a reason\nand more")
+
+
+def exits():
+    yield from ()
+    sys.exit(3)
+
+
+def lacks_a_package():
+    import no_such_package_anywhere  # noqa: F401
+
+    yield Finding(OK, "never")
+
+
+def hangs():
+    yield Finding(OK, "this far")
+    time.sleep(30)
+
+
+def prints():
+    print("a line")
+    print("another", file=sys.stderr)
+    yield Finding(OK, "done")
+
+
+@pytest.mark.parametrize(
+    ("check", "found"),
+    [
+        (good, ["all is well"]),
+        (raises, ["this far", "could not be checked: ValueError: a reason"]),
+        (exits, ["could not be checked: SystemExit: 3"]),
+        (lacks_a_package, ["could not be checked: the package no_such_package_anywhere is missing"]),
+        (hangs, ["this far", "could not be checked: no answer within 0.3 s"]),
+        (prints, ["done"]),
+    ],
+)
+def test_a_check_that_fails_hangs_or_prints_does_not_disturb_the_report(check, found, capsys):
+    findings = run_check(check, 0.3)
+    assert [finding.found for finding in findings] == found
+    assert {finding.status for finding in findings} <= {OK, NOTE}
+    assert capsys.readouterr() == ("", "")
+
+
+class Output(StringIO):
+    """An output with another encoding, or a terminal."""
+
+    encoding = "utf-8"
+    terminal = False
+
+    def isatty(self):
+        return self.terminal
+
+
+@pytest.mark.parametrize(
+    ("encoding", "terminal", "line"),
+    [
+        ("utf-8", False, "  ✗ error bad         a line"),
+        ("ascii", False, "  error bad         a line"),
+        ("utf-8", True, "  \x1b[1;31m✗ error\x1b[0m bad         a line"),
+    ],
+)
+def test_output_without_utf_8_has_no_symbols_and_only_a_terminal_gets_colours(monkeypatch, encoding, terminal, line):
+    output = Output()
+    output.encoding, output.terminal = encoding, terminal
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(report, "CHECKS", {("All", "good"): good, ("All", "bad"): bad})
+    assert doctor() == 1
+    lines = [line.strip() for line in output.getvalue().splitlines()]
+    assert lines[5:] == [line.strip(), "and a detail", "fix: `command`", "", "1 ok, 0 notes, 1 errors"]
+
+
+def test_exit_code_is_0_without_an_error(monkeypatch, workspace):
+    monkeypatch.setattr(report, "CHECKS", {("All", "good"): good})
+    assert doctor() == 0
+
+
+def test_every_check_says_what_it_is_about():
+    assert len(CHECKS) >= 15
+    assert all(check.__doc__ for check in CHECKS.values())
+
+
+def test_the_report_of_a_repository_is_plain_text_without_secrets(repository, monkeypatch, capsys):
     repository.dvc("remote", "add", "-d", "web", "https://ann:s3cr3t@example.org/?token=s3cr3t")
-    before = repository.git("status", "--porcelain", "--ignored")
-    result = call(FORCE_COLOR="1", HTTPS_PROXY="http://ann:s3cr3t@proxy:3128", API_TOKEN="s3cr3t")
-    text = result.stdout.decode()
-    assert result.stderr == b""
+    for name, value in {
+        "FORCE_COLOR": "1",
+        "HTTPS_PROXY": "http://ann:s3cr3t@proxy:3128",
+        "API_TOKEN": "s3cr3t",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir("code")
+    assert doctor() == 1  # the code that runs is that of another folder
+    text, errors = capsys.readouterr()
+    assert errors == ""
     assert "\x1b" not in text
     assert "s3cr3t" not in text
-    assert repository.git("status", "--porcelain", "--ignored") == before
-    for heading in ("Project", "Git", "Python", "DVC", "Device", "Machine", "Parameters", "Data", "Stages"):
-        assert f"\n\n{heading}\n" in text
     assert "could not be checked" not in text
-    assert "  ! note  evaluate         never ran: dvc.lock does not know it\n" in text
-    assert f"{' ' * 27}mend: `dvc repro`\n" in text
-    # The code is that of another folder here, which is an error.
-    assert "runs from" in text
-    assert text.splitlines()[-1].endswith("1 error")
-    assert result.returncode == 1
+    assert re.findall(r"(?m)^\w+$", text) == ["Python", "Machine", "Project", "DVC"]
+    assert f"{repository.folder}, but the code runs from" in text
+    assert "dvc status  all stages are up to date" in text
+    assert text.splitlines()[-1].endswith("1 errors")
 
 
-def test_broken_in_many_ways_at_once(repository):
+def test_a_repository_broken_in_many_ways_has_all_errors_in_json(repository, capsys):
     subprocess.run(["rm", "-rf", ".git", ".dvc/config"], check=True)
     Path("params.yaml").write_text("train: [")
     Path("dvc.yaml").write_text("stages: {a: 1}")
     Path("pyproject.toml").write_text("[project")
-    result = call("--json")
-    found = json.loads(result.stdout)
+    assert doctor(as_json=True) == 1
+    found = json.loads(capsys.readouterr().out)
+    errors = [check for check in found["checks"] if check["status"] == ERROR]
+    assert found["counts"]["error"] == len(errors) >= 3
+    assert all(check["fix"] for check in errors)
+    text = " ".join(check["found"] for check in errors)
+    assert "in no git repository" in text
+    assert "params.yaml: line 1" in text
+    assert next(check for check in found["checks"] if check["name"] == "torch")["status"] == OK
+
+
+def test_a_python_without_any_package_is_checked_too(repository):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-S", "-m", "pipeline", "doctor"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.stderr == ""
+    assert "missing: altair" in result.stdout
+    assert "cannot be imported: No module named 'torch'" in result.stdout
     assert result.returncode == 1
-    assert found["counts"]["error"] == sum(check["status"] == "error" for check in found["checks"]) >= 4
-    errors = " ".join(check["found"] for check in found["checks"] if check["status"] == "error")
-    assert "in no git repository" in errors
-    assert "params.yaml: line 1" in errors
-    assert "DVC cannot read the stages" in errors
-    assert all(check["mend"] for check in found["checks"] if check["status"] == "error")
-    device = next(check for check in found["checks"] if check["name"] == "torch")
-    assert device["status"] == "ok"
-
-
-def test_from_a_folder_below_the_root_is_examined(repository, monkeypatch):
-    monkeypatch.chdir("code")
-    found = json.loads(call("--json").stdout)
-    note = next(check for check in found["checks"] if check["name"] == "folder")
-    assert note["mend"] == f"`cd {repository.folder}`"
-    assert found["commit"] == repository.git("rev-parse", "HEAD").strip()
-
-
-def test_in_an_empty_folder(workspace):
-    result = call()
-    assert result.returncode == 1
-    assert "neither params.yaml nor dvc.yaml is here" in result.stdout.decode()
-
-
-def test_a_python_without_any_package_is_examined_too(repository):
-    result = call(options=("-S",))
-    text = result.stdout.decode()
-    assert result.stderr == b""
-    assert "there is no package packaging" in text or "missing: altair" in text
-    assert "DVC cannot be imported: No module named 'dvc'" in text
-    assert "cannot be imported: No module named 'torch'" in text
-    assert result.returncode == 1
-
-
-def test_an_output_that_is_not_utf_8_has_plain_words(repository):
-    text = call(PYTHONIOENCODING="ascii").stdout.decode("ascii")
-    assert "\n  ok    program " in text
-    assert "\n  note  encoding " in text
-
-
-def test_a_terminal_gets_colours_and_wrapped_lines(repository):
-    main, other = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "70"}
-    command = [sys.executable, "-m", "pipeline", "doctor"]
-    with subprocess.Popen(command, env=environment, stdout=other, stderr=other) as process:
-        os.close(other)
-        output = b""
-        while True:
-            try:
-                chunk = os.read(main, 65536)
-            except OSError:
-                break
-            if not chunk:
-                break
-            output += chunk
-    text = output.decode()
-    assert process.returncode == 1
-    assert "\x1b[32m" in text
-    import re
-
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    assert max(len(line) for line in plain.splitlines()) <= 70

@@ -1,6 +1,8 @@
-"""No credential and no home folder in what the report shows."""
+"""What a report shows contains no password and no home folder, and other programs are asked with a time limit."""
 
 import string
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -8,10 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.doctor.privacy import shareable, shell_path
+from pipeline.doctor.finding import ask, complaint, shareable, shell_path
 
 VISIBLE = string.ascii_letters + string.digits + string.punctuation
-# A mark at both ends, which no other part of a text has.
+# Both ends are marked with a text that occurs nowhere else.
 SECRET = st.text(VISIBLE, max_size=20).map(lambda text: f"s3cr3t{text}s3cr3t")
 
 
@@ -24,14 +26,13 @@ SECRET = st.text(VISIBLE, max_size=20).map(lambda text: f"s3cr3t{text}s3cr3t")
     around=st.sampled_from(["{}", "url = {}", "'{}'", "see `{}`, please", "({})"]),
 )
 @example("https", "u", "s3cr3t?/#@s3cr3t", False, "/x", "{}")
-def test_no_password_of_a_url_is_shown(scheme, user, secret, quoted, tail, around):
+def test_no_password_in_a_url_is_shown(scheme, user, secret, quoted, tail, around):
     password = quote(secret, safe="") if quoted else secret
-    shown = shareable(around.format(f"{scheme}://{user}:{password}@example.org{tail}"))
-    assert "s3cr3t" not in shown
+    assert "s3cr3t" not in shareable(around.format(f"{scheme}://{user}:{password}@example.org{tail}"))
 
 
 @given(key=st.sampled_from(["token", "sig", "X-Amz-Signature", "k"]), secret=SECRET, mark=st.sampled_from("?#"))
-def test_nothing_behind_the_address_of_a_url_is_shown(key, secret, mark):
+def test_no_query_or_fragment_of_a_url_is_shown(key, secret, mark):
     shown = shareable(f"remote: https://example.org/store{mark}a=b&{key}={secret}")
     assert "s3cr3t" not in shown
     assert shown.startswith("remote: https://")
@@ -47,7 +48,7 @@ def test_nothing_behind_the_address_of_a_url_is_shown(key, secret, mark):
         'GITHUB_TOKEN="s3cr3t"',
     ],
 )
-def test_what_is_named_a_secret_is_not_shown(text):
+def test_a_value_that_is_named_a_secret_is_not_shown(text):
     assert "s3cr3t" not in shareable(text)
 
 
@@ -56,35 +57,39 @@ def test_what_is_named_a_secret_is_not_shown(text):
     [
         "params.yaml: train.lrate: unknown key, allowed are lr, epochs; did you mean lr?",
         "a URL needs data.sha256: set it to the SHA-256 that the publisher states",
-        "fetched from https://example.org/food.zip",
+        "downloaded from https://example.org/food.zip",
         "git@github.com:owner/name.git",
         "3.11.2 (allowed is >=3.11,<3.14)",
         "first line\nsecond line",
     ],
 )
-def test_plain_text_stays_as_it_is(text):
+def test_plain_text_is_not_changed(text):
     assert shareable(text) == text
 
 
-def test_the_home_folder_has_no_name_and_its_neighbours_stay(monkeypatch, tmp_path):
+def test_the_home_folder_becomes_a_tilde_but_not_a_folder_with_a_longer_name(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "ann"))
     assert shareable(f"in {tmp_path}/ann/food, {tmp_path}/anna") == f"in ~/food, {tmp_path}/anna"
     assert shareable(f"{tmp_path}/ann") == "~"
 
 
-def test_a_path_for_a_shell_is_found_by_it(monkeypatch, tmp_path):
-    import subprocess
-
-    folder = tmp_path / "ann" / "my food"
-    folder.mkdir(parents=True)
+def test_a_shell_finds_a_quoted_path(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "ann"))
-    for path in (folder, tmp_path, Path("a b")):
-        Path(path if path.is_absolute() else tmp_path / path).mkdir(exist_ok=True)
-        result = subprocess.run(
-            f"cd {shell_path(path)} && pwd", shell=True, cwd=tmp_path, capture_output=True, text=True
-        )
+    for path in (tmp_path / "ann" / "my food", tmp_path, Path("a b")):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        command = f"cd {shell_path(path)} && pwd"
+        result = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
         assert result.stdout.strip() == str(tmp_path / path), result.stderr
 
 
-def test_control_characters_do_not_reach_the_terminal():
+def test_control_characters_become_spaces():
     assert shareable("branch \x1b[31mred\x07") == "branch  [31mred "
+
+
+def test_a_program_that_does_not_end_or_does_not_exist_has_an_exit_code_and_a_reason():
+    late = ask(sys.executable, "-c", "import time; time.sleep(60)", seconds=0.3)
+    assert (late.returncode, complaint(late)) == (124, "no answer within 0.3 s")
+    missing = ask("no-such-program")
+    assert (missing.returncode, complaint(missing)) == (127, "no-such-program: No such file or directory")
+    failed = ask(sys.executable, "-c", "print('ERROR: a reason'); print('Traceback (most'); exit(3)")
+    assert (failed.returncode, complaint(failed)) == (3, "a reason")
