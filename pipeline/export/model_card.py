@@ -1,11 +1,11 @@
-"""The model card: Markdown with a YAML head in the form of the Hugging Face Hub, every figure from a file of the run.
+"""The model card: Markdown with a YAML header in the format of the Hugging Face Hub; all numbers come from
+the files of the run.
 
-The head's keys: https://huggingface.co/docs/hub/model-cards. What a card should say: Mitchell et al. 2019, "Model Cards
+Keys of the header: https://huggingface.co/docs/hub/model-cards. Contents of a card: Mitchell et al. 2019, "Model Cards
 for Model Reporting".
 """
 
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +15,7 @@ import jinja2
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from pipeline.errors import PipelineError, listed
+from pipeline.errors import listed
 from pipeline.network.models import ModelSpec
 from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams, is_url
 
@@ -24,13 +24,12 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Run:
-    """What a card is written from.
+    """The contents of a card.
 
     Attributes:
-        spec: of the network.
+        spec: the network.
         data, augment, model, train, seed: the parameters of the run.
-        audit, training, evaluation: its metrics, as the files ``audit.json``, ``train.json`` and ``evaluate.json``
-            hold them.
+        audit, training, evaluation: its results from ``read_results`` for ``audit``, ``train`` and ``evaluate``.
     """
 
     spec: ModelSpec
@@ -44,27 +43,13 @@ class Run:
     evaluation: dict[str, Any]
 
 
-def read_metrics(path: Path) -> dict[str, Any]:
-    """Read a metrics file.
-
-    Raises:
-        PipelineError: it is not there; its stage has its name.
-    """
-    try:
-        metrics: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        stage = {"audit": "augment"}.get(path.stem, path.stem)
-        raise PipelineError(f"{path}: no such file; run dvc repro {stage}") from None
-    return metrics
-
-
 def model_card(run: Run, opset: int, tolerance: float, checked: int) -> str:
     """Write the card of a run.
 
     Args:
-        run: what it is about.
-        opset, tolerance, checked: of the ONNX file, what it may differ from torch by, and on how many images that was
-            checked.
+        run: the contents.
+        opset, tolerance, checked: the opset of the ONNX file, its allowed difference from torch, and the number of
+            images on which it was checked.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.export", ""),
@@ -74,9 +59,9 @@ def model_card(run: Run, opset: int, tolerance: float, checked: int) -> str:
     )
     environment.filters["md"] = _escaped
     columns, table = _evaluation_table(run.evaluation)
-    images = {split: run.audit["images"][split] for split in SPLITS if split in run.audit["images"]}
+    images = {split: run.audit["splits"][split] for split in SPLITS if split in run.audit["splits"]}
     return environment.get_template("model_card.md.jinja").render(
-        **{"name": _name(run), "head": _yaml(_head(run)), "spec": run.spec, "model": run.model},
+        **{"name": _name(run), "header": _yaml(_header(run)), "spec": run.spec, "model": run.model},
         **{"audit": run.audit, "training": run.training, "evaluation": run.evaluation},
         **{"opset": opset, "tolerance": f"{tolerance:g}", "checked": f"{checked:,}"},
         size=f"{run.spec.image_size}×{run.spec.image_size}",
@@ -96,26 +81,24 @@ def _name(run: Run) -> str:
 
 
 def _dataset_name(data: DataParams) -> str:
-    """A name for people: that of the folder, the archive without its ending, or the hub's."""
+    """The name of the folder, of the archive without its extension, or of the dataset on the hub."""
     if data.location is None:
         return data.source
     location = urlsplit(data.location).path if is_url(data.location) else data.location
     if data.source == "modelscope":
         return location.rpartition("/")[2]
-    # Where it lies on the disk is nobody's business.
+    # The full path is private.
     name = PurePosixPath(Path(location).resolve().name)
     if data.source == "archive":
         name = PurePosixPath(name.stem).with_suffix("") if name.stem.endswith(".tar") else name.with_suffix("")
     return name.name or data.source
 
 
-def _head(run: Run) -> dict[str, Any]:
-    """The head; the licence is its owner's to name, so there is none."""
-    metrics = {"accuracy": ("accuracy", "Accuracy"), "macro_f1": ("f1", "Macro F1")}
+def _header(run: Run) -> dict[str, Any]:
+    """The YAML header, without a licence: its owner has to choose one."""
     results = [
-        {"type": kind, "value": run.evaluation[key], "name": title}
-        for key, (kind, title) in metrics.items()
-        if key in run.evaluation
+        {"type": "accuracy", "value": run.evaluation["accuracy"], "name": "Accuracy"},
+        {"type": "f1", "value": run.evaluation["macro_f1"], "name": "Macro F1"},
     ]
     dataset = {"type": _dataset_name(run.data), "name": _dataset_name(run.data), "split": run.evaluation["split"]}
     task = {"type": "image-classification", "name": "Image Classification"}
@@ -134,7 +117,7 @@ def _source(data: DataParams) -> str:
     kinds = {"folder": "The folder", "archive": "The archive", "modelscope": "The ModelScope dataset"}
     shown = data.location or data.source
     if is_url(shown):
-        # What else a URL holds may be a password or a token.
+        # The rest of a URL may contain a password or a token.
         url = urlsplit(shown)
         shown = f"{url.scheme}://{url.hostname}{url.path}"
     elif data.source != "modelscope":
@@ -145,10 +128,10 @@ def _source(data: DataParams) -> str:
 
 
 def _preparation(run: Run) -> str:
-    how = {"stretch": "stretched", "crop": "shrunk to its short side and cropped to its centre"}[run.spec.resize]
+    how = {"stretch": "stretched", "crop": "resized by its short side and cropped to its centre"}[run.spec.resize]
     views = f" Each training image has {run.augment.views} augmented views." if run.augment.views else ""
     return (
-        f"An image is turned as its EXIF data say, laid over white where it is transparent, and {how} to "
+        f"The EXIF orientation of an image is applied, transparent parts become white, and the image is {how} to "
         f"{run.spec.image_size}×{run.spec.image_size} pixels.{views}"
     )
 
@@ -159,65 +142,56 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _evaluation_table(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The metrics that are plain numbers, and what else is known of each: its interval, and its value otherwise."""
-    others: dict[str, dict[str, Any]] = {}
-    if "calibrated" in evaluation:
-        others[f"at temperature {evaluation.get('temperature', 1):.3f}"] = evaluation["calibrated"]
+    """The columns, and one row per metric: its value, its interval, and its value after calibration and with views."""
+    others = {f"at temperature {evaluation['temperature']:.3f}": evaluation["calibrated"]}
     if "tta" in evaluation:
         others[f"mean with {evaluation['tta']['views']} views"] = evaluation["tta"]
     intervals = evaluation.get("interval", {})
-    left_out = {"images", "temperature"}
-    metrics = {
-        name: value for name, value in evaluation.items() if isinstance(value, int | float) and name not in left_out
-    }
+    metrics = {name: value for name, value in evaluation.items() if isinstance(value, float) and name != "temperature"}
     table = []
     for name, value in metrics.items():
         row = [name.replace("_", " "), f"{value:.4f}"]
         if intervals:
-            known = intervals.get(name)
-            row.append(f"{known['low']:.4f} to {known['high']:.4f}" if known else "")
+            interval = intervals.get(name)
+            row.append(f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else "")
         row += [f"{other[name]:.4f}" if name in other else "" for other in others.values()]
         table.append(row)
     return ["value", *(["95 % interval"] if intervals else []), *others], table
 
 
 def _limitations(run: Run) -> list[str]:
-    """What follows from the facts of the run, and nothing that nobody measured."""
-    spec, audit, judged = run.spec, run.audit, run.evaluation
+    """The limitations that follow from the parameters and results of the run."""
+    spec, audit, evaluation = run.spec, run.audit, run.evaluation
     size = f"{spec.image_size}×{spec.image_size}"
-    classes = [_escaped(name) for name in spec.classes]
-    lost = {"stretch": "what is not square is distorted", "crop": "what lies outside the central square is not seen"}
+    names = [_escaped(name) for name in spec.classes]
+    loss = {
+        "stretch": "images that are not square are distorted",
+        "crop": "parts outside the central square are lost",
+    }
+    counts = {_escaped(row["class"]): row["train"] for row in audit["classes"]}
+    rarest, most_frequent = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    biases = {
+        "valid": "The evaluated split also selected the best epoch, so the metrics are too optimistic.",
+        "train": "It was evaluated on its training images: the metrics say nothing about new images.",
+    }
     lines = [
-        f"It knows {listed(classes, 20)}, and takes every image for one of them: it does not notice an image that "
-        "shows none, and its probability says nothing about that.",
-        f"It sees {size} pixels: detail that is lost there does not count, and {lost[spec.resize]}.",
-        f"It was judged by {judged['images']:,} images from the same source as those it learned from; how it does on "
-        "images of another origin was not measured.",
+        f"It knows {listed(names, 20)}, and assigns every image to one of these classes: it does not detect an image "
+        "that shows none of them, and the probabilities do not tell either.",
+        f"Its input has {size} pixels: finer detail is lost, and {loss[spec.resize]}.",
+        f"It was evaluated on {evaluation['images']:,} images from the same source as the training images; its "
+        "performance on images from other sources was not measured.",
+        *([biases[evaluation["split"]]] if evaluation["split"] in biases else []),
+        f"Its confidence differs from its accuracy by {evaluation['ece']:.1%}, on average over 15 bins.",
+        f"It was trained on {counts[rarest]:,} images of {rarest}, the rarest class, and {counts[most_frequent]:,} of "
+        f"{most_frequent}, the most frequent.",
     ]
-    if judged["split"] == "valid":
-        lines.append("The split that judged it also chose the epoch, so the figures flatter.")
-    elif judged["split"] == "train":
-        lines.append("It was judged by the images that it learned from: the figures say nothing about new ones.")
-    if "ece" in judged:
-        lines.append(f"Its confidence is {judged['ece']:.1%} away from its accuracy, on average over 15 bins.")
-    counts = {row["class"]: row["train"] for row in audit["classes"]}
-    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-    lines.append(
-        f"It learned from {counts[least]:,} images of {_escaped(least)}, the rarest class, and {counts[most]:,} of "
-        f"{_escaped(most)}, the most frequent."
-    )
-    return lines + _flaws(audit)
-
-
-def _flaws(audit: dict[str, Any]) -> list[str]:
-    flaws = []
-    if audit.get("leaks") and not audit.get("dropped"):
-        flaws.append(f"{audit['leaks']:,} pictures lie in more than one split, so the figures flatter.")
-    if audit.get("contradictory_labels"):
-        flaws.append(f"{audit['contradictory_labels']:,} pictures have more than one label in the data.")
-    if audit.get("bad_images"):
-        flaws.append(f"{audit['bad_images']:,} files of the data could not be decoded and were left out.")
-    return flaws
+    if audit["leaks"] and not audit["dropped"]:
+        lines.append(f"{audit['leaks']:,} images are in more than one split, so the metrics are too optimistic.")
+    if audit["contradictory_labels"]:
+        lines.append(f"{audit['contradictory_labels']:,} images have more than one label in the data.")
+    if audit["bad_files"]:
+        lines.append(f"{audit['bad_files']:,} files of the data could not be decoded and were skipped.")
+    return lines
 
 
 def _yaml(content: dict[str, Any]) -> str:
@@ -229,12 +203,12 @@ def _yaml(content: dict[str, Any]) -> str:
 
 
 def _represent_list(representer: Any, items: list[Any]) -> Any:
-    """Lists of plain values on one line."""
+    """Write lists of scalars on one line."""
     plain = not any(isinstance(item, dict | list) for item in items)
     return representer.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=plain)
 
 
 def _escaped(text: str) -> str:
-    """Keep what Markdown and HTML would take for markup as it is."""
+    """Escape the characters that Markdown and HTML use for markup."""
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{character}" if character in "\\`*_[]|#~$" else character for character in text)

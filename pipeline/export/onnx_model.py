@@ -1,7 +1,4 @@
-"""The network as it is handed out: pixels in, class probabilities out; in torch, and as one ONNX file.
-
-onnx and onnxruntime are imported where they are used: ``predict`` needs neither, and they take a second.
-"""
+"""The network as an ONNX file, from pixels to class probabilities, and its check against torch."""
 
 import json
 import logging
@@ -10,9 +7,10 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 
@@ -20,29 +18,23 @@ from pipeline.errors import PipelineError
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import ModelSpec
 
-if TYPE_CHECKING:
-    from onnx import ModelProto
-    from onnxruntime import InferenceSession
-
 INPUT = "images"
 OUTPUTS = ("probabilities", "logits")
-# Of 2022, so that runtimes of some years ago understand it; the networks need nothing newer.
+# From 2022: older runtimes support it, and the networks need nothing newer.
 OPSET = 18
 TOLERANCE = 1e-4
-# What one file can hold: protobuf counts bytes in 31 bits.
+# The limit of one file: protobuf counts bytes in 31 bits.
 MAX_BYTES = 2**31 - 1
 
 
 def write_onnx(path: Path, network: PixelClassifier, spec: ModelSpec) -> None:
-    """Write a network on the CPU as ONNX, any number of images a batch; the same network gives the same bytes.
+    """Export a network on the CPU to ONNX, with any batch size; the same network is written as the same bytes.
 
-    The file's metadata hold ``classes`` (a JSON list), ``image_size``, ``resize`` and ``network``.
+    The file's metadata contain ``classes`` (a JSON list), ``image_size``, ``resize`` and ``network``.
 
     Raises:
         PipelineError: torch cannot express the network in ONNX, or it is too large for one file.
     """
-    import onnx
-
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
     if size > MAX_BYTES:
         raise PipelineError(
@@ -51,7 +43,7 @@ def write_onnx(path: Path, network: PixelClassifier, spec: ModelSpec) -> None:
         )
     model = _exported(network, spec)
     _strip(model)
-    # The oldest that has the operators: older runtimes then read the file, too.
+    # The oldest version with these operators, so that older runtimes can read the file.
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
     metadata = {
         "classes": json.dumps(spec.classes, ensure_ascii=False),
@@ -62,17 +54,17 @@ def write_onnx(path: Path, network: PixelClassifier, spec: ModelSpec) -> None:
     onnx.helper.set_model_props(model, metadata)
     model.doc_string = (
         f"{INPUT}: RGB pixels, uint8, (n, {spec.image_size}, {spec.image_size}, 3). {OUTPUTS[0]}, {OUTPUTS[1]}: "
-        f"float32, (n, {len(spec.classes)}). The metadata name the classes in their order."
+        f"float32, (n, {len(spec.classes)}). The metadata list the classes in order."
     )
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _exported(network: PixelClassifier, spec: ModelSpec) -> "ModelProto":
-    # Two images: of a single one torch.export would make a constant.
+def _exported(network: PixelClassifier, spec: ModelSpec) -> onnx.ModelProto:
+    # torch.export would treat a batch of one as a constant.
     example = torch.zeros(2, spec.image_size, spec.image_size, 3, dtype=torch.uint8)
-    # Of what torch, onnxscript and onnx_ir have to say on the way nothing is for the user.
-    disabled = logging.root.manager.disable
+    # The messages of torch, onnxscript and onnx_ir are not for the user.
+    level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -86,32 +78,30 @@ def _exported(network: PixelClassifier, spec: ModelSpec) -> "ModelProto":
                 dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
                 verbose=False,
             )
-        assert program is not None  # as it would be without dynamo
+        assert program is not None  # only without dynamo
         return program.model_proto
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise PipelineError(
-            f"export: torch {torch.__version__} cannot write {spec.name} as ONNX opset {OPSET} ({reason}); choose "
+            f"export: torch {torch.__version__} cannot export {spec.name} to ONNX opset {OPSET} ({reason}); choose "
             "another model.name"
         ) from None
     finally:
-        logging.disable(disabled)
+        logging.disable(level)
 
 
-def _strip(model: "ModelProto") -> None:
-    """Remove what torch notes of the source, paths on this machine among it; the file would differ between machines."""
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove references to the source code with paths of this machine: the file would differ between machines."""
     graph = model.graph
     for part in [*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info, graph]:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    # Whether that torch was built for CUDA.
+    # The local version, such as +cu128 or +cpu, differs between machines.
     model.producer_version = model.producer_version.partition("+")[0]
 
 
-def open_onnx(path: Path) -> "InferenceSession":
-    """Open an ONNX file in onnxruntime, on as many CPU threads as torch has."""
-    import onnxruntime
-
+def open_onnx(path: Path) -> onnxruntime.InferenceSession:
+    """Open an ONNX file in onnxruntime, with as many CPU threads as torch."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
@@ -120,7 +110,7 @@ def open_onnx(path: Path) -> "InferenceSession":
 
 @torch.inference_mode()
 def check_onnx(path: Path, network: PixelClassifier, pixels: NDArray[np.uint8]) -> dict[str, float]:
-    """Compare an ONNX file with the network in torch, both in fp32 on the CPU, one image alone and all together.
+    """Compare an ONNX file with the network in torch, both in fp32 on the CPU, for a batch of one and of all images.
 
     Args:
         path: the ONNX file.
@@ -128,23 +118,23 @@ def check_onnx(path: Path, network: PixelClassifier, pixels: NDArray[np.uint8]) 
         pixels: ``uint8``, ``(n, image_size, image_size, 3)``.
 
     Returns:
-        The largest absolute difference of each of ``OUTPUTS``.
+        The largest absolute difference for each of ``OUTPUTS``.
 
     Raises:
-        PipelineError: probabilities differ by more than ``TOLERANCE``, or logits by more than that times the largest
-            logit, where it is above 1.
+        PipelineError: probabilities differ by more than ``TOLERANCE``, or logits by more than ``TOLERANCE`` times the
+            largest logit, if that is above 1.
     """
     session = open_onnx(path)
     expected = [output.numpy() for output in network(torch.tensor(pixels))]
     differences = dict.fromkeys(OUTPUTS, 0.0)
-    for some in (slice(0, 1), slice(None)):
-        for name, ours, theirs in zip(OUTPUTS, expected, session.run(OUTPUTS, {INPUT: pixels[some]}), strict=True):
-            difference = float(np.abs(ours[some] - theirs).max())
+    for rows in (slice(0, 1), slice(None)):
+        for name, ours, theirs in zip(OUTPUTS, expected, session.run(OUTPUTS, {INPUT: pixels[rows]}), strict=True):
+            difference = float(np.abs(ours[rows] - theirs).max())
             # The negation also catches NaN.
             if not difference <= TOLERANCE * max(1.0, float(np.abs(ours).max())):
                 raise PipelineError(
                     f"{path}: its {name} differ from torch's by {difference:.2g}, allowed is {TOLERANCE:.0e}; "
-                    "another release of torch or onnxscript may write it right"
+                    "try another version of torch or onnxscript"
                 )
             differences[name] = max(differences[name], difference)
     return differences
@@ -158,11 +148,11 @@ def time_onnx(path: Path, network: PixelClassifier, pixels: NDArray[np.uint8]) -
 
 
 def _median_seconds(work: Callable[[], object], least: int = 3, most: int = 30, seconds: float = 2.0) -> float:
-    """The median of several runs after a first one that does not count: ``seconds`` long, but ``least`` of them."""
+    """The median of at least ``least`` runs, for up to ``seconds``, after a first one that is not counted."""
     work()
-    taken: list[float] = []
-    while len(taken) < least or (len(taken) < most and sum(taken) < seconds):
+    times: list[float] = []
+    while len(times) < least or (len(times) < most and sum(times) < seconds):
         start = time.perf_counter()
         work()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

@@ -1,12 +1,13 @@
-"""Stage ``export``: the network as ONNX, and its model card."""
+"""Stage ``export``: export the network to ONNX and write its model card."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.dataset import PackedSplit
 from pipeline.common.files import replacing, write_text
-from pipeline.common.paths import CARD, DATASET, METRICS, MODEL, ONNX
-from pipeline.export.model_card import Run, model_card, read_metrics
+from pipeline.common.paths import CARD, DATASET, MODEL, ONNX
+from pipeline.common.results import read_results
+from pipeline.export.model_card import Run, model_card
 from pipeline.export.onnx_model import OPSET, TOLERANCE, check_onnx, time_onnx, write_onnx
 from pipeline.network.inference import PixelClassifier, open_trained
 from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams
@@ -19,24 +20,24 @@ TIMED_BATCHES = (1, 64)
 def export(data: DataParams, augment: AugmentParams, model: ModelParams, train: TrainParams, seed: int) -> None:
     """Write ``results/model.onnx``, checked against torch on valid images, and ``results/model_card.md``.
 
-    The parameters are for the card to state; the network and its classes come from the weights file.
+    The parameters are only for the card; the network and its classes come from the weights file.
 
     Raises:
-        PipelineError: there is no model or no metrics file, the network cannot be written as ONNX, or the file gives
-            other probabilities than torch.
+        PipelineError: the model or the results of a stage are missing, the network cannot be exported to ONNX, or the
+            probabilities of the file differ from torch's.
     """
     dataset, network, spec = open_trained(DATASET, MODEL)
-    audit, training, evaluation = (read_metrics(METRICS / f"{name}.json") for name in ("audit", "train", "evaluate"))
-    run = Run(spec, data, augment, model, train, seed, audit, training, evaluation)
+    results = [read_results(name) for name in ("audit", "train", "evaluate")]
+    run = Run(spec, data, augment, model, train, seed, *results)
     classifier = PixelClassifier(network, spec).eval()
-    pixels = _some_images(dataset.split("valid"))
-    with replacing(ONNX) as beside:
-        write_onnx(beside, classifier, spec)
-        differences = check_onnx(beside, classifier, pixels)
+    pixels = _sample(dataset.split("valid"))
+    with replacing(ONNX) as path:
+        write_onnx(path, classifier, spec)
+        differences = check_onnx(path, classifier, pixels)
     write_text(CARD, model_card(run, OPSET, TOLERANCE, len(pixels)))
     largest = ", ".join(f"{difference:.1e} in {name}" for name, difference in differences.items())
-    say(f"export: {ONNX} agrees with torch on {len(pixels):,} valid images; the largest differences: {largest}")
-    # Printed alone: in a file that DVC caches a time would change its hash.
+    say(f"export: {ONNX} agrees with torch on {len(pixels):,} valid images; largest differences: {largest}")
+    # Only printed: in a file, times would change the hash of a DVC output.
     for size in TIMED_BATCHES:
         batch = np.resize(pixels, (size, *pixels.shape[1:]))
         onnx, torch = (1000 * seconds for seconds in time_onnx(ONNX, classifier, batch))
@@ -44,8 +45,7 @@ def export(data: DataParams, augment: AugmentParams, model: ModelParams, train: 
     say(f"export: {CARD} describes the model")
 
 
-def _some_images(split: PackedSplit) -> NDArray[np.uint8]:
-    """Plain images spread evenly over a split, ``uint8``, ``(n, image_size, image_size, 3)``, n up to
-    ``CHECKED_IMAGES``."""
+def _sample(split: PackedSplit) -> NDArray[np.uint8]:
+    """At most ``CHECKED_IMAGES`` evenly spaced plain images, ``uint8``, ``(n, image_size, image_size, 3)``."""
     rows = np.linspace(0, len(split) - 1, min(len(split), CHECKED_IMAGES)).round().astype(int)
     return np.array(split.images[rows, 0])

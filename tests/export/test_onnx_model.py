@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,7 +32,7 @@ def folder(workspace):
 
 
 def classifier(seed=0, **changes) -> tuple[PixelClassifier, object]:
-    """An untrained network; its batch norms have seen images, so that the outputs depend on the input."""
+    """An untrained network; its batch norms have statistics of images, so that the outputs depend on the input."""
     torch.manual_seed(seed)
     spec = replace(SPEC, **changes)
     model = build_model(spec)
@@ -45,12 +46,26 @@ def pixels(spec, count=5) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, spec.image_size, spec.image_size, 3), np.uint8)
 
 
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    write_onnx(path, *classifier())
+    return path
+
+
+@pytest.fixture
+def written(onnx_file):
+    """The network and its specification; its ONNX file is in the working folder."""
+    shutil.copy(onnx_file, PATH)
+    return classifier()
+
+
 @pytest.mark.parametrize(
     "changes",
     [{}, {"outputs": 1, "classes": ("no", "yes")}, {"image_size": 64, "dropout": 0.5}],
     ids=["three classes", "one sigmoid output", "dropout"],
 )
-def test_onnxruntime_gives_what_the_network_gives_by_its_definition(changes):
+def test_onnxruntime_agrees_with_the_definition_of_the_network(changes):
     network, spec = classifier(**changes)
     write_onnx(PATH, network, spec)
     images = pixels(spec)
@@ -66,14 +81,13 @@ def test_onnxruntime_gives_what_the_network_gives_by_its_definition(changes):
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64])
-def test_a_batch_has_any_number_of_images(count):
-    network, spec = classifier()
-    write_onnx(PATH, network, spec)
+def test_any_batch_size_is_possible(written, count):
+    _, spec = written
     [probabilities] = open_onnx(PATH).run(["probabilities"], {"images": pixels(spec, count)})
     assert probabilities.shape == (count, 3)
 
 
-def test_the_file_says_all_that_is_needed_to_use_it():
+def test_the_metadata_contain_everything_needed_to_use_the_file():
     network, spec = classifier(classes=("blau", "зелёный", 'r"ed'), resize="crop")
     write_onnx(PATH, network, spec)
     session = open_onnx(PATH)
@@ -88,22 +102,20 @@ def test_the_file_says_all_that_is_needed_to_use_it():
     ]
 
 
-def test_the_file_holds_nothing_of_the_machine_it_was_made_on():
-    network, spec = classifier()
-    write_onnx(PATH, network, spec)
+def test_the_file_contains_no_paths_of_this_machine(written):
     content = PATH.read_bytes()
     assert not any(text.encode() in content for text in (".py", "site-packages", str(ROOT), "stack_trace"))
 
 
-def test_the_same_network_gives_the_same_bytes():
-    network, spec = classifier()
-    write_onnx(PATH, network, spec)
+def test_the_same_network_is_written_as_the_same_bytes_without_messages(written, capfd):
+    network, spec = written
     write_onnx(Path("again.onnx"), network, spec)
+    assert capfd.readouterr() == ("", "")
     assert PATH.read_bytes() == Path("again.onnx").read_bytes()
 
 
 @pytest.mark.slow
-def test_the_same_network_gives_the_same_bytes_in_another_process():
+def test_the_same_network_is_written_as_the_same_bytes_in_another_process():
     code = (
         "from pathlib import Path; from pipeline.export.onnx_model import write_onnx; "
         "from tests.export.test_onnx_model import classifier; write_onnx(Path('model.onnx'), *classifier())"
@@ -116,11 +128,6 @@ def test_the_same_network_gives_the_same_bytes_in_another_process():
     assert len(digests) == 1
 
 
-def test_writing_is_quiet(capfd):
-    write_onnx(PATH, *classifier())
-    assert capfd.readouterr() == ("", "")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "swin_t", "vit_b_16"])
 def test_torchvision_networks_agree_with_torch(name):
@@ -131,48 +138,45 @@ def test_torchvision_networks_agree_with_torch(name):
     onnx.checker.check_model(onnx.load(PATH), full_check=True)
 
 
-def test_a_file_of_another_network_is_told():
-    network, spec = classifier()
-    write_onnx(PATH, network, spec)
+def test_a_file_of_another_network_is_rejected(written):
+    _, spec = written
     other, _ = classifier(seed=1)
     with pytest.raises(PipelineError, match=r"^model\.onnx: its probabilities differ from torch's by 0\.\d+, allowed"):
         check_onnx(PATH, other, pixels(spec))
 
 
-def test_a_network_that_gives_no_numbers_is_told():
-    network, spec = classifier()
+def test_a_network_with_output_that_is_not_finite_is_rejected(written):
+    network, spec = written
     with torch.no_grad():
         network.model.output.bias[0] = torch.nan
-    write_onnx(PATH, network, spec)
     with pytest.raises(PipelineError, match=r"differ from torch's by nan"):
         check_onnx(PATH, network, pixels(spec))
 
 
 class Eigenvalues(nn.Module):
-    """A network that ONNX has no words for."""
+    """A network that ONNX cannot express."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give two eigenvalues of each image."""
+        """Return three eigenvalues of each image."""
         return torch.linalg.eigvals(images[:, 0]).real[:, :3]
 
 
-def test_a_network_that_onnx_cannot_express_is_one_line():
+def test_a_network_that_onnx_cannot_express_is_rejected_in_one_line():
     network = PixelClassifier(Eigenvalues(), SPEC)
     with pytest.raises(PipelineError) as error:
         write_onnx(PATH, network, SPEC)
     assert str(error.value).startswith("export: torch ")
-    assert "cannot write classifier as ONNX opset 18 (" in str(error.value)
+    assert "cannot export classifier to ONNX opset 18 (" in str(error.value)
     assert "\n" not in str(error.value)
     assert not PATH.exists()
 
 
-def test_a_network_too_large_for_one_file_is_one_line(monkeypatch):
+def test_a_network_too_large_for_one_file_is_rejected_in_one_line(monkeypatch):
     monkeypatch.setattr(onnx_model, "MAX_BYTES", 1000)
     with pytest.raises(PipelineError, match=r"^export: classifier has 0\.0 GiB of weights, allowed in one ONNX file"):
         write_onnx(PATH, *classifier())
 
 
-def test_times_are_positive():
-    network, spec = classifier()
-    write_onnx(PATH, network, spec)
+def test_times_are_positive(written):
+    network, spec = written
     assert all(0 < seconds < 60 for seconds in time_onnx(PATH, network, pixels(spec, 1)))

@@ -1,7 +1,7 @@
 """Stage ``export``."""
 
-import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.common.dataset import PackedDataset
 from pipeline.common.paths import CARD, DATASET, METRICS, MODEL, ONNX
+from pipeline.common.results import write_results
 from pipeline.errors import PipelineError
 from pipeline.export.stage import export
 from pipeline.network.weights import load_model, save_model
@@ -23,9 +24,9 @@ from tests.support.sections import MODEL as MODEL_PARAMS
 
 
 def write_evaluation() -> None:
-    """What ``evaluate`` leaves, as far as the card needs it."""
-    metrics = {"split": "test", "images": 12, "accuracy": 0.75, "macro_f1": 0.5}
-    (METRICS / "evaluate.json").write_text(json.dumps(metrics))
+    """The results of ``evaluate`` that the card needs."""
+    details = {"split": "test", "images": 12, "temperature": 1.5, "calibrated": {"ece": 0.05}}
+    write_results("evaluate", {"accuracy": 0.75, "macro_f1": 0.5, "ece": 0.1}, details)
 
 
 def run() -> None:
@@ -33,21 +34,37 @@ def run() -> None:
     export(DataParams(**DATA), *sections, seed=1)
 
 
-def test_two_exports_give_the_same_bytes_which_agree_with_torch_and_speak_of_this_run(trained, capsys):
-    write_evaluation()
-    run()
+@pytest.fixture(scope="module")
+def exported_folder(tmp_path_factory, trained_folder):
+    """A folder in which a trained network was exported."""
+    folder = tmp_path_factory.mktemp("exported")
+    shutil.copytree(trained_folder, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_evaluation()
+        run()
+    return folder
+
+
+@pytest.fixture
+def exported(exported_folder, monkeypatch):
+    """The working folder is the one with the exported network."""
+    monkeypatch.chdir(exported_folder)
+
+
+def test_two_exports_write_the_same_bytes_that_agree_with_torch_and_describe_this_run(exported, capsys):
     first = [path.read_bytes() for path in (ONNX, CARD)]
+    run()
+    assert [path.read_bytes() for path in (ONNX, CARD)] == first
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        r"export: results/model\.onnx agrees with torch on 12 valid images; the largest differences: "
+        r"export: results/model\.onnx agrees with torch on 12 valid images; largest differences: "
         r"\d\.\de-\d\d in probabilities, \d\.\de-\d\d in logits",
         next(line for line in lines if "agrees" in line),
     )
     times = [line for line in lines if "onnxruntime" in line]
     assert [line.split(" on the CPU")[0] for line in times] == ["export: batch of 1", "export: batch of 64"]
     onnx.checker.check_model(onnx.load(ONNX), full_check=True)
-    run()
-    assert [path.read_bytes() for path in (ONNX, CARD)] == first
     card = CARD.read_text("utf-8")
     counts = {name: shape[0] for name, shape in PackedDataset(DATASET).manifest.shapes.items()}
     assert f"{counts['train']} train, {counts['valid']} valid, {counts['test']} test images" in card
@@ -55,9 +72,7 @@ def test_two_exports_give_the_same_bytes_which_agree_with_torch_and_speak_of_thi
     assert str(Path.cwd()) not in card
 
 
-def test_the_cards_snippet_runs_where_there_is_nothing_but_the_onnx_file_and_a_photo(trained, tmp_path):
-    write_evaluation()
-    run()
+def test_the_snippet_of_the_card_needs_only_the_onnx_file_and_a_photo(exported, tmp_path):
     [code] = re.findall(r"```python\n(.*?)```", CARD.read_text("utf-8"), re.DOTALL)
     alone = tmp_path / "alone"
     alone.mkdir()
@@ -76,7 +91,7 @@ def test_the_cards_snippet_runs_where_there_is_nothing_but_the_onnx_file_and_a_p
 
 
 @pytest.mark.parametrize("name", ["audit", "train", "evaluate"])
-def test_without_a_metrics_file_nothing_is_written(trained, name):
+def test_without_the_results_of_a_stage_nothing_is_written(trained, name):
     write_evaluation()
     (METRICS / f"{name}.json").unlink()
     with pytest.raises(PipelineError, match=rf"^results/metrics/{name}\.json: no such file; run dvc repro"):
@@ -84,7 +99,7 @@ def test_without_a_metrics_file_nothing_is_written(trained, name):
     assert not ONNX.exists()
 
 
-def test_a_file_that_disagrees_does_not_take_the_place_of_the_old_one(trained):
+def test_a_file_that_disagrees_does_not_replace_the_old_one(trained):
     write_evaluation()
     ONNX.write_bytes(b"old")
     network, spec = load_model(MODEL)
