@@ -192,8 +192,7 @@ def compare(
 ) -> None:
     """Test whether B is better than A: paired difference, McNemar's test, and the classes and images that changed."""
     from pipeline.common.files import replacing
-    from pipeline.experiments.comparison import changed_images
-    from pipeline.experiments.comparison_text import comparison_json, comparison_lines
+    from pipeline.experiments.comparison import changed_images, comparison_json, comparison_lines
     from pipeline.experiments.revisions import compare_revisions
 
     comparison, pairs, split = compare_revisions(a, b)
@@ -214,8 +213,7 @@ def seeds(
 ) -> None:
     """Run the configuration with several seeds, each as a DVC experiment; print mean and standard deviation."""
     read_params()
-    from pipeline.experiments.comparison_text import seed_lines
-    from pipeline.experiments.seeds import run_seeds
+    from pipeline.experiments.seeds import run_seeds, seed_lines
 
     results, failures = run_seeds(range(first, first + n), set_param or [])
     if len(results):

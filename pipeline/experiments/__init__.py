@@ -1,1 +1,1 @@
-"""Experiments of DVC: run beside the workspace, read, and compared."""
+"""DVC experiments: several seeds, sweeps and comparisons; and the learning rate range test."""

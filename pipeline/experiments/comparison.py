@@ -1,16 +1,19 @@
-"""Is one network better than another on the same images? Paired statistics, and those of several seeds.
+"""Is one network better than another on the same images? Paired statistics, and the report for a terminal.
 
-A comparison judges two trained networks. What a training run of the same settings would have given by other chances
-of its own it cannot know (Dietterich 1998): the statistics of several seeds answer that.
+A comparison is about two trained networks. How much another training run with the same settings would differ is
+unknown (Dietterich 1998); ``seeds.py`` measures it.
 """
 
-from dataclasses import dataclass
+import json
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest, bootstrap, t
+from scipy.stats import binom, binomtest, bootstrap
 from sklearn.metrics import recall_score
 
 from pipeline.errors import PipelineError, listed
@@ -18,18 +21,19 @@ from pipeline.errors import PipelineError, listed
 LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 9_999
-# Of fewer changed images even all on one side come by chance more often than once in twenty: 2 · 0.5⁵ = 0.06.
+# Fewer changed images are not significant even if all favour one network: 2 · 0.5⁵ = 0.06.
 FEWEST_IMAGES = 6
-# Beyond that a bootstrap would hold gigabytes at once.
+# More at once would need gigabytes in the bootstrap.
 BATCH_IMAGES = 2_000_000
 SHARED_COLUMNS = ["id", "class"]
 OWN_COLUMNS = ["predicted_class", "confidence", "loss"]
 CHANGES = ("right -> wrong", "wrong -> right", "wrong -> another wrong")
+COLUMNS_OF_TERMINAL = 80
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean over the images for A and for B, and B − A with its 95 % interval."""
+    """The mean over the images for A and for B, and B − A with its 95 % interval."""
 
     a: float
     b: float
@@ -40,10 +44,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two networks on the same images; every accuracy and difference of it from 0 to 1, the log loss in nats.
+    """Two networks on the same images; accuracies and their differences from 0 to 1, the log loss in nats.
 
-    ``only_a_right`` and ``only_b_right`` count the images that one of them has right and the other has not;
-    ``least_significant`` and ``detectable`` are those of :func:`least_significant` and :func:`detectable`.
+    ``only_a_right`` and ``only_b_right`` count the images that only one of them classifies correctly; ``left_out``
+    counts the images that are in only one of the two tables; see the functions of the same name for
+    ``least_significant`` and ``detectable``.
     """
 
     images: int
@@ -58,53 +63,45 @@ class Comparison:
 
 
 def pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """Bring the predictions of two networks for the same image into one row.
+    """Join the predictions of two networks for the same images.
 
     Args:
-        a, b: tables of predictions as ``evaluate`` writes them, a row an image; ids are unique.
+        a, b: tables of predictions as ``evaluate`` writes them, one row per image, with unique ids.
 
     Returns:
-        The columns id and class, predicted_class, confidence and loss with ``_a`` and with ``_b``, and right_a and
-        right_b, whether the prediction is the class. Images that only one of them has are not in it.
+        One row per image that both have: id and class; predicted_class, confidence and loss with ``_a`` and ``_b``; and
+        right_a and right_b, whether the prediction is the class.
 
     Raises:
-        PipelineError: fewer than half of the images are in both, too few are, or the classes of an image differ.
+        PipelineError: fewer than half of the images are in both, too few are, or the labels of an image differ.
     """
-    pairs = a[SHARED_COLUMNS + OWN_COLUMNS].merge(
-        b[SHARED_COLUMNS + OWN_COLUMNS], on="id", suffixes=("_a", "_b"), validate="one_to_one"
-    )
+    columns = SHARED_COLUMNS + OWN_COLUMNS
+    pairs = a[columns].merge(b[columns], on="id", suffixes=("_a", "_b"), validate="one_to_one")
     if len(pairs) < max(len(a), len(b)) / 2:
         raise PipelineError(
-            f"only {len(pairs):,} images are in both, of {len(a):,} of A and {len(b):,} of B; evaluate both "
+            f"only {len(pairs):,} images are in both, of {len(a):,} in A and {len(b):,} in B; evaluate both "
             "on the same images: the same data, data.split_seed and evaluate.split"
         )
     if len(pairs) < FEWEST_IMAGES:
-        raise PipelineError(f"{len(pairs)} images show no difference at all; allowed are {FEWEST_IMAGES} or more")
+        raise PipelineError(f"{len(pairs)} images cannot show a difference; allowed are {FEWEST_IMAGES} or more")
     differing = pairs[pairs["class_a"] != pairs["class_b"]]
     if len(differing):
         rows = differing.itertuples()
-        examples = listed((f"{row.id} is {row.class_a} for A and {row.class_b} for B" for row in rows), 2)
-        raise PipelineError(f"the labels differ: {examples}; compare networks that were judged by the same labels")
+        examples = listed((f"{row.id} is {row.class_a} in A and {row.class_b} in B" for row in rows), 2)
+        raise PipelineError(f"the labels differ: {examples}; compare networks that were evaluated with the same labels")
     pairs = pairs.rename(columns={"class_a": "class"}).drop(columns="class_b")
-    right = {f"right_{name}": pairs[f"predicted_class_{name}"] == pairs["class"] for name in ("a", "b")}
-    return pairs.assign(**right)
+    return pairs.assign(**{f"right_{name}": pairs[f"predicted_class_{name}"] == pairs["class"] for name in "ab"})
 
 
 def compare(pairs: pd.DataFrame, left_out: int = 0) -> Comparison:
-    """Compute every figure of a comparison.
-
-    Args:
-        pairs: as :func:`pair` returns it.
-        left_out: so many images are in one of the two tables alone.
-    """
+    """Compute all figures of a comparison of ``pairs``, the result of :func:`pair`."""
     images = len(pairs)
     only_a, only_b = (int((pairs[f"right_{x}"] & ~pairs[f"right_{y}"]).sum()) for x, y in ("ab", "ba"))
-    right = [pairs[f"right_{name}"].to_numpy(float) for name in "ab"]
-    accuracy = _difference(*right)
+    accuracy = _difference(*(pairs[f"right_{name}"].to_numpy(float) for name in "ab"))
     if only_a + only_b == 0:
-        # No resample differs from the images: what could have changed is an exact binomial interval's to say.
-        most = binomtest(0, images).proportion_ci(LEVEL, "exact").high
-        accuracy = Difference(accuracy.a, accuracy.b, 0.0, -most, most)
+        # All resamples are equal; an exact binomial interval bounds the share of images that could have changed.
+        bound = binomtest(0, images).proportion_ci(LEVEL, "exact").high
+        accuracy = Difference(accuracy.a, accuracy.b, 0.0, -bound, bound)
     return Comparison(
         images=images,
         left_out=left_out,
@@ -119,8 +116,8 @@ def compare(pairs: pd.DataFrame, left_out: int = 0) -> Comparison:
 
 
 def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Difference:
-    """The means of ``(images,)`` and the paired bootstrap percentile interval of their difference (Efron &
-    Tibshirani 1993): the images are drawn, and with an image both its values; always the same ones."""
+    """The means of ``(images,)`` and the percentile interval of their difference from a paired bootstrap (Efron &
+    Tibshirani 1993), which resamples images with both values; the same resamples in every call."""
     changes = b - a
     low = high = changes.mean()
     if np.ptp(changes) > 0:
@@ -137,42 +134,41 @@ def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Difference:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """The exact p-value, two-sided, of McNemar's test (McNemar 1947) that two networks are equally often right.
+    """The exact two-sided p-value of McNemar's test (McNemar 1947) that two networks are equally often right.
 
     Args:
-        only_a, only_b: how many images A alone and B alone has right. Images that both have right, or both wrong,
-            say nothing about which of them is better.
+        only_a, only_b: number of images that only A and only B classifies correctly.
     """
     changed = only_a + only_b
     return float(binomtest(only_b, changed).pvalue) if changed else 1.0
 
 
 def _critical(changed: NDArray[np.int64] | int) -> NDArray[np.float64]:
-    """How many of the changed images one network must have right for McNemar's test to come below 0.05."""
+    """How many of the changed images one network must classify correctly for a p-value below 0.05."""
     needed: NDArray[np.float64] = binom.isf((1 - LEVEL) / 2, changed, 0.5) + 1
     return needed
 
 
 def least_significant(images: int, changed: int) -> float:
-    """The least difference of accuracy, 0 to 1, that McNemar's exact test does not put down to chance.
+    """The smallest difference of accuracies, 0 to 1, that McNemar's exact test finds significant.
 
     Args:
-        images: so many were compared.
-        changed: so many of them only one of the two networks has right.
+        images: number of images that were compared.
+        changed: number of them that only one of the two networks classifies correctly.
     """
     changed = max(changed, FEWEST_IMAGES)
     return float((2 * _critical(changed) - changed) / images)
 
 
 def detectable(images: int, changed: float, power: float = POWER) -> float:
-    """The difference of the true accuracies, 0 to 1, that McNemar's exact test finds with the probability ``power``.
+    """The difference of the true accuracies, 0 to 1, that McNemar's exact test finds with probability ``power``.
 
-    The sum of the binomial probabilities of all outcomes, no approximation (its subject is Connor 1987, "Sample size
-    for testing differences in proportions for the paired-sample design").
+    The exact sum over all outcomes; Connor 1987, "Sample size for testing differences in proportions for the
+    paired-sample design", approximates it.
 
     Args:
-        images: so many are compared, 6 at least.
-        changed: the share of images, 0 to 1, that only one of the two networks has right.
+        images: number of images to compare, 6 or more.
+        changed: the share of images, 0 to 1, that only one of the two networks classifies correctly.
     """
     counts = np.arange(images + 1)
     needed = _critical(counts)
@@ -186,39 +182,128 @@ def detectable(images: int, changed: float, power: float = POWER) -> float:
 
 
 def class_changes(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The columns class, images, recall_a, recall_b and change, a row a class, the class that won most first."""
-    names = np.unique(pairs["class"].to_numpy(object))
-    recall_a, recall_b = (
-        recall_score(
-            pairs["class"].to_numpy(object),
-            pairs[f"predicted_class_{name}"].to_numpy(object),
-            labels=names,
-            average=None,
-        )
+    """One row per class, the largest gain first: class, images, recall_a, recall_b and change."""
+    labels = pairs["class"].to_numpy(object)
+    names = np.unique(labels)
+    a, b = (
+        recall_score(labels, pairs[f"predicted_class_{name}"].to_numpy(object), labels=names, average=None)
         for name in "ab"
     )
-    table = pd.DataFrame({"class": names, "recall_a": recall_a, "recall_b": recall_b, "change": recall_b - recall_a})
+    table = pd.DataFrame({"class": names, "recall_a": a, "recall_b": b, "change": b - a})
     table.insert(1, "images", table["class"].map(pairs["class"].value_counts()).astype(int))
     return table.sort_values(["change", "images"], ascending=False, kind="stable", ignore_index=True)
 
 
 def changed_images(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The images for which the networks say different classes, with a column ``change``; in the order of CHANGES."""
+    """The images that the networks classify differently, with a column ``change``, in the order of CHANGES."""
     changed = pairs[pairs["predicted_class_a"] != pairs["predicted_class_b"]]
     kind = np.select([changed["right_a"], changed["right_b"]], [0, 1], 2)
     order = np.argsort(kind, kind="stable")
     return changed.assign(change=np.array(CHANGES, dtype=object)[kind]).iloc[order].reset_index(drop=True)
 
 
-def seed_statistics(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean, sample standard deviation (n − 1), least and greatest of each column, a row a seed; NaN of one seed."""
-    return results.agg(["mean", "std", "min", "max"])
+def comparison_json(names: tuple[str, str], split: str, comparison: Comparison) -> str:
+    """The figures as JSON, with the names of what was compared."""
+    return json.dumps({"a": names[0], "b": names[1], "split": split, **asdict(comparison)}, indent=2)
 
 
-def least_between_means(deviation: float, seeds: int) -> float:
-    """The least difference of two means over ``seeds`` seeds each that a t test (5 %, two-sided) calls one.
+def comparison_lines(
+    names: tuple[str, str], split: str, comparison: Comparison, pairs: pd.DataFrame, most: int
+) -> list[str]:
+    """The report for a terminal; at most ``most`` classes and images of each kind."""
+    left_out = f"; {comparison.left_out:,} that only one of them has are left out" if comparison.left_out else ""
+    title = f"A is {names[0]}, B is {names[1]}: {comparison.images:,} images of the {split} split{left_out}"
+    limits = (
+        "Each is a single training run; several seeds of each show whether their settings differ "
+        "(python -m pipeline seeds)."
+    )
+    sections = (
+        wrapped(title),
+        _summary_lines(comparison),
+        verdict_lines(comparison),
+        _class_lines(class_changes(pairs), most),
+        _image_lines(changed_images(pairs), most),
+        wrapped(limits),
+    )
+    return "\n\n".join("\n".join(lines) for lines in sections).split("\n")
 
-    Args:
-        deviation: the standard deviation over the seeds, taken for that of both.
-    """
-    return float(t.isf((1 - LEVEL) / 2, 2 * seeds - 2) * deviation * np.sqrt(2 / seeds))
+
+def _summary_lines(comparison: Comparison) -> list[str]:
+    accuracy, loss = comparison.accuracy, comparison.log_loss
+    difference, low, high = (100 * value for value in (accuracy.difference, accuracy.low, accuracy.high))
+    return [
+        f"{'':<8}{'A':>10}{'B':>10}{'B - A':>16}   95 % interval",
+        f"accuracy{accuracy.a:>10.2%}{accuracy.b:>10.2%}{difference:>+9.2f} points   {low:+.2f} to {high:+.2f}",
+        f"log loss{loss.a:>10.4f}{loss.b:>10.4f}{loss.difference:>+16.4f}   {loss.low:+.4f} to {loss.high:+.4f}",
+        f"McNemar's test: images that only A has right: {comparison.only_a_right:,}, only B: "
+        f"{comparison.only_b_right:,}; p = {comparison.p_value:.2g}",
+    ]
+
+
+def verdict_lines(comparison: Comparison) -> list[str]:
+    """What the comparison means, in one to three sentences."""
+    right = {"A": comparison.only_a_right, "B": comparison.only_b_right}
+    changed, better = sum(right.values()), max(right, key=lambda name: right[name])
+    split = f"of the {changed:,} that only one of them has right, {better} has {right[better]:,}."
+    noise = (
+        f"A difference below {100 * comparison.least_significant:.1f} points is noise here; a true difference of "
+        f"{100 * comparison.detectable:.1f} points would be found four times in five."
+    )
+    if not changed:
+        sentences = [f"No difference: A and B are right on the same images, of {comparison.images:,}.", noise]
+    elif comparison.p_value >= 1 - LEVEL:
+        sentences = [f"No difference that {comparison.images:,} images can show: {split}", noise]
+    else:
+        chance = "less than 0.01" if comparison.p_value < 1e-4 else f"{100 * comparison.p_value:.2g}"
+        by_chance = f"Two equally good networks would differ this much in {chance} % of comparisons."
+        sentences = [f"{better} is better: {split}", by_chance]
+    loss = comparison.log_loss
+    if not loss.low <= 0 <= loss.high:
+        name = "A" if loss.difference > 0 else "B"
+        sentences.append(f"{name} has the better probabilities: its log loss is significantly lower.")
+    return wrapped(" ".join(sentences))
+
+
+def _class_lines(table: pd.DataFrame, most: int) -> list[str]:
+    """The ``most`` largest gains and losses of ``class_changes``, and how many rows are not shown."""
+    changed = table[table["change"] != 0]
+    if changed.empty:
+        return ["The recall of every class is the same."]
+    shown = changed if len(changed) <= 2 * most else pd.concat([changed.head(most), changed.tail(most)])
+    names = {"recall_a": "recall A", "recall_b": "recall B", "change": "points"}
+    formats = {"images": "{:,}", "recall A": "{:.1%}", "recall B": "{:.1%}", "points": "{:+.1f}"}
+    hidden, same = len(changed) - len(shown), len(table) - len(changed)
+    rest = [f"{hidden:,} more changed"] * (hidden > 0) + [f"{same:,} did not change"] * (same > 0)
+    lines = table_lines(shown.assign(change=100 * shown["change"]).rename(columns=names), formats)
+    return lines + [", ".join(rest)] * bool(rest)
+
+
+def _image_lines(table: pd.DataFrame, most: int) -> list[str]:
+    """The number of rows of ``changed_images`` of each kind, and the first ``most`` of each."""
+    names = {"predicted_class_a": "A says", "predicted_class_b": "B says"}
+    lines = []
+    for kind in CHANGES:
+        images = table[table["change"] == kind]
+        first = f", the first {most:,}" if 0 < most < len(images) else ""
+        lines.append(f"{kind}: {len(images):,}{first}")
+        if len(images) and most:
+            lines += table_lines(images.head(most)[["id", "class", *names]].rename(columns=names), {})
+    return lines
+
+
+def wrapped(text: str) -> list[str]:
+    """The text as lines for a terminal."""
+    return textwrap.wrap(text, COLUMNS_OF_TERMINAL)
+
+
+def table_lines(rows: pd.DataFrame, formats: Mapping[str, str]) -> list[str]:
+    """A table for a terminal: the first column left-aligned, the others right-aligned, long text shortened."""
+    first, *others = rows.columns
+    formatters = {name: text.format for name, text in formats.items()}
+    with pd.option_context("display.unicode.east_asian_width", True):
+        table = rows.map(_shortened).set_index(first).rename_axis(index=None, columns=first)
+        return table[others].to_string(formatters=formatters, na_rep="").splitlines()
+
+
+def _shortened(value: object) -> object:
+    return f"{value[:8]}…{value[-9:]}" if isinstance(value, str) and len(value) > 18 else value

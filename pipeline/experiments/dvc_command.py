@@ -1,21 +1,25 @@
-"""DVC in processes of its own, watched while it runs and stopped as a whole."""
+"""``dvc exp run``: its overrides, and DVC in a process of its own, watched while it runs and stopped as a whole."""
 
 import os
-import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.common.paths import PARAMS
+from pipeline.errors import PipelineError, listed, one_line
 from pipeline.experiments import guardian
+from pipeline.params.file import check_params, read_yaml
 from pipeline.progress import say
 
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_CHECKS = 0.5
 
 
 class DvcError(PipelineError):
@@ -26,30 +30,69 @@ class DvcError(PipelineError):
         self.stage = stage
 
 
+def override_key(override: str) -> str:
+    """The parameter that an override of ``dvc exp run -S`` sets, ``train.lr`` for ``train.lr=3e-4``.
+
+    Raises:
+        PipelineError: it is not of the form key=value.
+    """
+    key, equals, _ = override.partition("=")
+    if not equals:
+        raise PipelineError(f"-S: got {override!r}, allowed is key=value, such as train.lr=3e-4")
+    return key.removeprefix(f"{PARAMS.name}:").lstrip("+~")
+
+
+def overridden_params(overrides: Sequence[str]) -> dict[str, Any]:
+    """The content of ``params.yaml`` with overrides, as ``dvc exp run -S`` applies them.
+
+    Raises:
+        PipelineError: an override is not of the form key=value, has a value that is not allowed, or names no parameter.
+    """
+    content: dict[str, Any] = read_yaml(PARAMS)
+    check_params(content, PARAMS)
+    for override in overrides:
+        override_key(override)
+    if not overrides:
+        return content
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
+
+    with TemporaryDirectory() as folder:
+        path = Path(shutil.copy(PARAMS, folder))
+        try:
+            apply_overrides(path, [override.removeprefix(f"{PARAMS.name}:") for override in overrides])
+        except DvcException as error:
+            reason = one_line(str(error.__cause__ or error))
+            raise PipelineError(f"-S: DVC rejects {listed(overrides)} ({reason}); fix it") from error
+        content = read_yaml(path)
+    check_params(content, Path("-S"))
+    return content
+
+
 def run_dvc(
     folder: Path,
     *arguments: str,
     stop: Callable[[str | None], bool] = lambda stage: False,
     variables: Mapping[str, str] | None = None,
 ) -> bool:
-    """Run DVC and pass on what the stages say.
+    """Run DVC in a process of its own and print the messages of the stages.
 
-    Ctrl-C, and the end of this process by any signal, stop DVC and all that it started: training writes its
+    Ctrl-C, and the end of this process by any signal, stop DVC and everything that it started: training writes its
     checkpoint first. A second Ctrl-C does not wait for that.
 
     Args:
         folder: the repository's root; ``{folder}.running`` is locked meanwhile.
         arguments: the command.
-        stop: called with the stage that DVC runs, None before the first, after each line and twice a second; where
-            it returns true, DVC is stopped.
-        variables: of the environment, beside those of this process.
+        stop: called twice a second with the stage that DVC runs, None before the first; if it returns true, DVC is
+            stopped.
+        variables: added to the environment.
 
     Returns:
-        Whether DVC came to its end; false where it was stopped.
+        Whether DVC ran to its end; false if it was stopped.
 
     Raises:
-        DvcError: DVC failed: why, in the words of the stage or else of DVC.
-        KeyboardInterrupt: when all has ended.
+        DvcError: DVC failed; with the message of the stage, otherwise of DVC.
+        KeyboardInterrupt: after all processes have ended.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     process = subprocess.Popen(
@@ -59,40 +102,34 @@ def run_dvc(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        # Ctrl-C in a terminal reaches this process alone, which passes it on, however it came.
+        encoding="utf-8",
+        errors="replace",
+        # Ctrl-C in a terminal reaches only this process, which passes it on.
         start_new_session=True,
     )
+    lines: list[str] = []
+    reader = threading.Thread(target=_collect_output, args=(process.stdout, lines), daemon=True)
+    reader.start()
     try:
-        lines, stage, stopped = _follow(process, stop)
+        stopped = _watch(process, reader, lambda: stop(_last_stage(lines)))
     finally:
         process.wait()
-        # What a stage left running.
+        # A stage may have left processes.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     if process.returncode and not stopped:
-        raise DvcError(_reason("\n".join(lines)) or f"dvc {arguments[0]} failed", stage)
+        raise DvcError(_reason("\n".join(lines)) or f"dvc {arguments[0]} failed", _last_stage(lines))
     return not stopped
 
 
-def _follow(process: subprocess.Popen[bytes], stop: Callable[[str | None], bool]) -> tuple[list[str], str | None, bool]:
-    """Wait for the end; return what was said, the stage that was running at last, and whether ``stop`` asked for it."""
+def _watch(process: subprocess.Popen[str], reader: threading.Thread, stop: Callable[[], bool]) -> bool:
+    """Wait for the end of the output; return whether ``stop`` ended the process before."""
     assert process.stdin is not None
-    waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=_read_lines, args=(process, waiting), daemon=True).start()
-    lines: list[str] = []
-    stage, stopped, interrupt = None, False, None
-    while True:
+    stopped, interrupt = False, None
+    while reader.is_alive():
         try:
-            with suppress(queue.Empty):
-                line = waiting.get(timeout=SECONDS_BETWEEN_LOOKS)
-                if line is None:
-                    break
-                lines.append(line)
-                started = re.match("Running stage '(.+)':$", line)
-                stage = started[1] if started else stage
-                if re.match("(?!error)[a-z_]+: ", line):
-                    say(f"  {line}")
-            if not stopped and not interrupt and stop(stage):
+            reader.join(SECONDS_BETWEEN_CHECKS)
+            if reader.is_alive() and not stopped and not interrupt and stop():
                 stopped = True
                 process.stdin.close()
         except BaseException as error:
@@ -102,18 +139,25 @@ def _follow(process: subprocess.Popen[bytes], stop: Callable[[str | None], bool]
             process.stdin.close()
     if interrupt:
         raise interrupt
-    return lines, stage, stopped
+    return stopped
 
 
-def _read_lines(process: subprocess.Popen[bytes], waiting: "queue.SimpleQueue[str | None]") -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        waiting.put(line.decode("utf-8", "replace").rstrip())
-    waiting.put(None)
+def _collect_output(output: Iterable[str], lines: list[str]) -> None:
+    """Append the lines to ``lines``, and print those of stages."""
+    for line in output:
+        lines.append(line.rstrip())
+        if re.match("(?!error)[a-z_]+: ", line):
+            say(f"  {line.rstrip()}")
 
 
-def _reason(text: str) -> str:
-    # DVC's own complaint, which can be of several lines, follows a stage's and says only that there was one.
-    by_stage = re.findall("^error: (.*)", text, re.MULTILINE)
-    by_dvc = re.findall(r"^ERROR: (.*?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
+def _last_stage(lines: Sequence[str]) -> str | None:
+    """The last stage that DVC started."""
+    started = (re.match("Running stage '(.+)':$", line) for line in reversed(lines))
+    return next((match[1] for match in started if match), None)
+
+
+def _reason(output: str) -> str:
+    # DVC's own message, which can have several lines, follows that of a stage and only says that the stage failed.
+    by_stage = re.findall("^error: (.*)", output, re.MULTILINE)
+    by_dvc = re.findall(r"^ERROR: (.*?)(?:\n\n|\Z)", output, re.MULTILINE | re.DOTALL)
     return " ".join(("; ".join(by_stage) or (by_dvc or [""])[-1]).split())

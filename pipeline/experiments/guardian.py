@@ -1,9 +1,8 @@
 """Runs a command, and ends it together with the process that asked for it, even if that one is killed.
 
-A program of its own, ``python guardian.py LOCK COMMAND...``, in a group of processes of its own. It reads its standard
-input, on which nothing ever comes: the end of it means that the other side closed it or is gone. Then the whole group
-gets SIGINT, upon which training writes a checkpoint and ends, and after a while SIGKILL. The lock is held as long as
-the command runs.
+A program: ``python guardian.py LOCK COMMAND...``, started in a process group of its own. Nothing is ever written to its
+standard input; the end of the input means that the other side closed it or is gone. Then the whole group gets SIGINT,
+upon which training writes a checkpoint and ends, and after a while SIGKILL. The lock is held while the command runs.
 """
 
 import os
@@ -19,18 +18,18 @@ SECONDS_TO_END = 60.0
 
 
 def main(lock: str, command: list[str]) -> int:
-    """Run the command; return its exit code, or 128 and the number of the signal that ended it."""
+    """Run the command; return its exit code, or 128 plus the number of the signal that ended it."""
     # A handler, not SIG_IGN, which the command would inherit.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     with FileLock(lock):
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        threading.Thread(target=_end_with_the_other_side, daemon=True).start()
+        threading.Thread(target=_end_with_other_side, daemon=True).start()
         code = process.wait()
     return code if code >= 0 else 128 - code
 
 
-def _end_with_the_other_side() -> None:
+def _end_with_other_side() -> None:
     os.read(0, 1)
     os.killpg(0, signal.SIGINT)
     time.sleep(SECONDS_TO_END)

@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 
 from pipeline.common.dataset import PackedDataset
-from pipeline.common.files import replacing
+from pipeline.common.files import write_table
 from pipeline.common.paths import DATASET, PLOTS
 from pipeline.errors import PipelineError
-from pipeline.network.batches import Plan, shuffled_plan
+from pipeline.network.batches import shuffled_plan
 from pipeline.network.device import choose_device
 from pipeline.params.schema import ModelParams, TrainParams
 from pipeline.plots.style import saved_figure
 from pipeline.progress import progress, say
-from pipeline.train.distributed import Group
+from pipeline.train.distributed import ProcessGroup
 from pipeline.train.stage import open_trainer
 from pipeline.train.trainer import Trainer
 
@@ -24,40 +24,43 @@ DIVERGED = 4.0
 
 
 def lr_find(model_params: ModelParams, params: TrainParams, seed: int, steps: int, low: float, high: float) -> None:
-    """Write ``results/plots/lr_find.csv`` and its picture, and print a suggestion for ``train.lr``.
+    """Write ``results/plots/lr_find.csv`` and its plot, and print a suggestion for ``train.lr``.
 
     Raises:
-        PipelineError: there is no dataset, or ``low`` is not below ``high``.
+        PipelineError: there is no dataset, ``low`` is not below ``high``, or the loss diverges in the first steps.
     """
     if not 0 < low < high < math.inf:
         raise PipelineError(f"lr-find: got --low {low:g} and --high {high:g}, allowed is a low below a finite high")
-    trainer, _ = open_trainer(PackedDataset(DATASET), model_params, params, seed, choose_device(), Group())
+    trainer, _ = open_trainer(PackedDataset(DATASET), model_params, params, seed, choose_device(), ProcessGroup())
     table = range_test(trainer, steps, low, high)
     if len(table) < 2:
-        raise PipelineError(f"lr-find: the loss explodes at once with --low {low:g}; lower it")
+        raise PipelineError(f"lr-find: the loss diverges in the first steps with --low {low:g}; use a lower value")
     suggestion = suggest(table)
-    with replacing(PLOTS / "lr_find.csv") as beside:
-        table.to_csv(beside, index=False, float_format="%.6g")
+    write_table(PLOTS / "lr_find.csv", table, "%.6g")
     plot_lr_range(PLOTS / "lr_find.png", table, suggestion, params.optimizer)
     say(f"lr-find: {PLOTS / 'lr_find.png'} suggests train.lr {suggestion:.1e} for {params.optimizer}")
 
 
 def range_test(trainer: Trainer, steps: int, low: float, high: float) -> pd.DataFrame:
-    """Train with a learning rate that grows by the same factor at each step, until the loss explodes.
+    """Train with a learning rate that grows by the same factor at each step, until the loss diverges.
 
     Returns:
-        Columns lr, loss, and smoothed, the moving average of the loss without its start's bias.
+        Columns lr, loss, and smoothed, the bias-corrected moving average of the loss.
     """
     trainer.model.train()
+    images, copies = trainer.train.shape[:2]
+    plans = (
+        shuffled_plan(images, copies, trainer.params.batch_size, trainer.seed, epoch) for epoch in range(1, steps + 1)
+    )
+    batches = (batch for plan in plans for batch in trainer.train.load(plan))
     rows: list[tuple[float, float, float]] = []
     average, best = 0.0, math.inf
-    batches = (batch for epoch in range(1, steps + 1) for batch in trainer.train.load(_plan(trainer, epoch)))
-    for step, (images, labels) in enumerate(progress(batches, steps, "lr-find", "steps")):
+    for step, batch in enumerate(progress(batches, steps, "lr-find", "steps")):
         lr = low * (high / low) ** (step / (steps - 1))
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
-        loss = trainer.train_step(images, labels)[0].item()
+        loss = trainer.train_step(*batch)[0].item()
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         smoothed = average / (1 - SMOOTHING ** (step + 1))
         best = min(best, smoothed)
@@ -69,14 +72,10 @@ def range_test(trainer: Trainer, steps: int, low: float, high: float) -> pd.Data
     return pd.DataFrame(rows, columns=["lr", "loss", "smoothed"])
 
 
-def _plan(trainer: Trainer, epoch: int) -> Plan:
-    return shuffled_plan(len(trainer.train), trainer.train.shape[1], trainer.params.batch_size, trainer.seed, epoch)
-
-
 def suggest(table: pd.DataFrame) -> float:
     """The learning rate at which the smoothed loss falls most steeply over the logarithm of the rate."""
     slope = np.gradient(table["smoothed"].to_numpy(), np.log(table["lr"].to_numpy()))
-    # The first steps' average is of too few losses to have a slope.
+    # In the first steps the average is over too few losses.
     first = min(len(slope) - 1, 5)
     return float(table["lr"].iloc[first + int(np.argmin(slope[first:]))])
 

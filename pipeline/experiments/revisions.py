@@ -1,19 +1,44 @@
-"""What other revisions and experiments left, read through DVC, and two of them compared."""
+"""Reads the results of other revisions and experiments through DVC, and compares two of them."""
 
 import difflib
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import pandas as pd
 
-from pipeline.common.paths import EVALUATION, METRICS
-from pipeline.errors import PipelineError, listed
+from pipeline.common.paths import DETAILS, EVALUATION, METRICS
+from pipeline.errors import PipelineError, listed, one_line
 from pipeline.experiments.comparison import OWN_COLUMNS, SHARED_COLUMNS, Comparison, compare, pair
 
 WORKSPACE = ("workspace", ".")
+PREDICTIONS = EVALUATION / "predictions.csv"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A DVC experiment; ``reference`` is ``refs/exps/{2 digits}/{38 digits}/{name}``, the digits those of a commit."""
+
+    reference: str
+
+    @property
+    def name(self) -> str:
+        return self.reference.rpartition("/")[2]
+
+    @property
+    def baseline(self) -> str:
+        return "".join(self.reference.split("/")[2:4])
+
+    def metrics(self, stage: str) -> dict[str, Any]:
+        """The metrics of a stage; raises what :func:`read_results` raises."""
+        return read_results(self.reference, stage)
+
+    def open(self, path: Path) -> AbstractContextManager[TextIO]:
+        """A file that a stage wrote; raises what :func:`open_result` raises."""
+        return open_result(self.reference, path)
 
 
 @contextmanager
@@ -21,21 +46,21 @@ def open_result(revision: str, path: Path) -> Iterator[TextIO]:
     """Open a file that a stage wrote, as it was in a revision, to read its text.
 
     Args:
-        revision: a commit, branch, tag or experiment of this repository; ``workspace`` or ``.`` is the file as it is.
-        path: relative to the repository's root, in git or an output of DVC, in the cache or the remote storage.
+        revision: a commit, branch, tag or experiment; ``workspace`` or ``.`` for the current file.
+        path: relative to the repository's root; in git, or an output of DVC in the cache or the remote storage.
 
     Raises:
-        PipelineError: there is no such revision, or it has no such file, or nobody has the file any more.
+        PipelineError: the revision does not exist, it has no such file, or the file is in no cache.
     """
     if revision in WORKSPACE:
         if not path.is_file():
-            raise PipelineError(f"workspace: there is no {path}; run dvc repro")
+            raise PipelineError(f"workspace: {path} does not exist; run dvc repro")
         with path.open(encoding="utf-8") as file:
             yield file
         return
     if not revision:
         # DVC would take it for the workspace.
-        raise PipelineError("a revision has no name; allowed are commits, branches, tags, experiments and workspace")
+        raise PipelineError("a revision is empty; allowed are commits, branches, tags, experiments and workspace")
     import dvc.api
     from dvc.exceptions import DvcException
 
@@ -48,7 +73,7 @@ def open_result(revision: str, path: Path) -> Iterator[TextIO]:
 
 
 def _why_not(revision: str, path: Path, error: Exception) -> str:
-    """One line on why DVC has no ``path`` of ``revision``."""
+    """Why DVC cannot open ``path`` of ``revision``, in one line."""
     from dvc.api import DVCFileSystem
     from dvc.exceptions import FileMissingError, PathMissingError
     from dvc.scm import RevError
@@ -56,26 +81,23 @@ def _why_not(revision: str, path: Path, error: Exception) -> str:
     if isinstance(error, RevError):
         return _unknown_revision(revision, error)
     if not isinstance(error, FileMissingError | PathMissingError):
-        return f"{revision}: DVC cannot read {path}: {' '.join(str(error).split())}"
+        return f"{revision}: DVC cannot read {path}: {one_line(str(error))}"
     if DVCFileSystem(rev=revision).exists(path.as_posix()):
         return (
-            f"{revision}: neither DVC's cache nor a remote storage holds its {path}; make it again: dvc exp apply "
+            f"{revision}: its {path} is neither in DVC's cache nor in a remote storage; restore it: dvc exp apply "
             f"{revision}, or git checkout for a commit, then dvc repro"
         )
-    return (
-        f"{revision}: has no {path}: its stage evaluate never ran, or its code did not write that file yet; run it "
-        "again with the code of today"
-    )
+    return f"{revision}: has no {path}; its stage evaluate never ran, or ran with other code; run it again"
 
 
 def _unknown_revision(revision: str, error: Exception) -> str:
     from dvc.repo import Repo
 
-    with Repo() as repo:
-        named = [name for found in repo.experiments.ls(all_commits=True).values() for name, _ in found]
-        names = [*WORKSPACE[:1], "HEAD", *named, *repo.scm.list_branches(), *repo.scm.list_tags()]
     if "ambiguous" in str(error):
-        return f"{revision}: experiments of several commits have this name; give the commit that dvc exp list -A shows"
+        return f"{revision}: experiments of several commits have this name; use the commit that dvc exp list -A shows"
+    with Repo() as repo:
+        experiments = [name for found in repo.experiments.ls(all_commits=True).values() for name, _ in found]
+        names = [WORKSPACE[0], "HEAD", *experiments, *repo.scm.list_branches(), *repo.scm.list_tags()]
     close = difflib.get_close_matches(revision, names, n=5, cutoff=0.4) or names
     return f"{revision}: no commit, branch, tag or experiment has this name; there are {listed(dict.fromkeys(close))}"
 
@@ -84,49 +106,46 @@ def read_predictions(revision: str) -> pd.DataFrame:
     """The table ``results/evaluation/predictions.csv`` of a revision: id, class, predicted_class, confidence, loss.
 
     Raises:
-        PipelineError: as :func:`open_result`; or the file is not such a table.
+        PipelineError: see :func:`open_result`; or the file is not such a table.
     """
-    path = EVALUATION / "predictions.csv"
     text = dict.fromkeys(["id", "class", "predicted_class"], str)
-    with open_result(revision, path) as file:
+    with open_result(revision, PREDICTIONS) as file:
         try:
             # A class may be called NA or null.
-            table = pd.read_csv(
-                file, usecols=SHARED_COLUMNS + OWN_COLUMNS, dtype=text, na_filter=False, encoding="utf-8"
-            )
+            table = pd.read_csv(file, usecols=SHARED_COLUMNS + OWN_COLUMNS, dtype=text, na_filter=False)
         except ValueError as error:
-            raise PipelineError(f"{revision}: {path} is no table of predictions: {error}") from error
-    if table["id"].duplicated().any():
-        example = table["id"][table["id"].duplicated()].iloc[0]
-        raise PipelineError(f"{revision}: {path} has two rows for the image {example}")
+            raise PipelineError(f"{revision}: {PREDICTIONS} is not a table of predictions: {error}") from error
+    repeated = table["id"][table["id"].duplicated()]
+    if len(repeated):
+        raise PipelineError(f"{revision}: {PREDICTIONS} has two rows for the image {repeated.iloc[0]}")
     return table
 
 
-def read_metrics(revision: str, stage: str) -> dict[str, Any]:
-    """The metrics of a stage in a revision.
+def read_results(revision: str, name: str, folder: Path = METRICS) -> dict[str, Any]:
+    """The metrics, or with ``DETAILS`` as the folder the other results, of a stage in a revision.
 
     Raises:
-        PipelineError: as :func:`open_result`.
+        PipelineError: see :func:`open_result`.
     """
-    with open_result(revision, METRICS / f"{stage}.json") as file:
-        metrics: dict[str, Any] = json.load(file)
-    return metrics
+    with open_result(revision, folder / f"{name}.json") as file:
+        results: dict[str, Any] = json.load(file)
+    return results
 
 
 def compare_revisions(a: str, b: str) -> tuple[Comparison, pd.DataFrame, str]:
-    """Compare the predictions of two revisions, as :func:`open_result` takes them, for the same images.
+    """Compare the predictions of two revisions for the same images.
 
     Returns:
         The figures, the table of both predictions for each image, and the name of the split.
 
     Raises:
-        PipelineError: as :func:`open_result` and ``comparison.pair``; or the splits are not the same.
+        PipelineError: see :func:`open_result` and ``comparison.pair``; or the splits are not the same.
     """
     tables = [read_predictions(revision) for revision in (a, b)]
-    splits = [read_metrics(revision, "evaluate").get("split", "evaluated") for revision in (a, b)]
+    splits = [read_results(revision, "evaluate", DETAILS)["split"] for revision in (a, b)]
     if splits[0] != splits[1]:
         raise PipelineError(
-            f"{a} was evaluated on the {splits[0]} split and {b} on the {splits[1]} split; set evaluate.split alike"
+            f"{a} was evaluated on the {splits[0]} split and {b} on the {splits[1]} split; use the same evaluate.split"
         )
     pairs = pair(*tables)
     left_out = sum(len(table) - len(pairs) for table in tables)

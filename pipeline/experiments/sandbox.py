@@ -1,57 +1,66 @@
-"""A clone of the repository that shares DVC's cache, where experiments run and the workspace is left alone."""
+"""Runs DVC experiments in a clone of the repository that shares DVC's cache; the workspace stays as it is."""
 
+import hashlib
+import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.common.code import code_folders
 from pipeline.common.files import replacing
 from pipeline.common.paths import PARAMS
 from pipeline.errors import PipelineError, listed
 from pipeline.experiments.dvc_command import DvcError, run_dvc
 from pipeline.experiments.guardian import SECONDS_TO_END
+from pipeline.experiments.revisions import Experiment
+from pipeline.git import git
+from pipeline.params.file import read_yaml
 from pipeline.progress import say
 
-# Inside DVC's own folder of temporary files: git ignores it, and it is on the disk of the cache, which can be linked.
+# In DVC's folder of temporary files: git ignores it, and it is on the disk of the cache, so that DVC can link files.
 SANDBOXES = Path(".dvc/tmp")
+# An experiment runs these stages.
+STAGES = ("download", "augment", "train", "evaluate")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What git tracks, as it is in the workspace: the commit HEAD, to which experiments belong, and a tree."""
+    """The tracked files of the workspace as they are: a git tree, and the commit HEAD that experiments are based on."""
 
     head: str
     tree: str
 
-    def files(self) -> dict[str, str]:
-        """The object of each file in the tree."""
-        rows = (row.partition("\t") for row in git("ls-tree", "-r", "-z", self.tree).split("\0") if row)
-        return {path: facts.split()[2] for facts, _, path in rows}
+    def inputs(self) -> dict[str, str]:
+        """What decides the results of an experiment, apart from its parameters.
 
-    def experiments(self, pattern: str) -> list[str]:
-        """The names of those experiments of the commit that match a pattern of git's."""
-        return git("for-each-ref", "--format=%(refname:lstrip=4)", self.reference(pattern)).split()
-
-    def reference(self, name: str) -> str:
-        """Where DVC keeps an experiment of that name."""
-        return f"refs/exps/{self.head[:2]}/{self.head[2:]}/{name}"
+        Returns:
+            The id of the git tree of each folder of code that the stages list in ``dvc.yaml``, and the hash of
+            ``data/raw.zip`` if ``dvc.lock`` has one. The commit and all other files do not count.
+        """
+        rows = git("ls-tree", "-z", self.tree, "--", *code_folders(*STAGES, root=Path())).split("\0")
+        columns = (row.partition("\t") for row in rows if row)
+        ids = {path: facts.split()[2] for facts, _, path in columns}
+        lock = Path("dvc.lock")
+        stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
+        return ids | {out["path"]: out["md5"] for out in stages.get("download", {}).get("outs", ())}
 
 
 def take_snapshot() -> Snapshot:
     """Take the snapshot; neither the workspace nor the index changes.
 
-    What git does not know is no part of an experiment, here as in ``dvc exp run --temp``.
+    Untracked files are not part of an experiment, as in ``dvc exp run --temp``.
 
     Raises:
-        PipelineError: this is not the root of a repository of DVC with a commit.
+        PipelineError: this is not the root of a DVC repository with a commit.
     """
     try:
         head, prefix = git("rev-parse", "HEAD"), git("rev-parse", "--show-prefix")
@@ -59,32 +68,32 @@ def take_snapshot() -> Snapshot:
         raise PipelineError(f"experiments need a git repository with a commit ({error})") from error
     if prefix or not Path(".dvc").is_dir():
         raise PipelineError("experiments need the root of a git repository with a folder .dvc; change to it")
-    unknown = git("ls-files", "--others", "--exclude-standard", "--", "pipeline", PARAMS.name, "dvc.yaml")
-    if unknown:
-        say(f"git does not know {listed(unknown.splitlines())}: the experiments run without; git add what they need")
+    untracked = git("ls-files", "--others", "--exclude-standard", "--", "pipeline", PARAMS.name, "dvc.yaml")
+    if untracked:
+        say(f"git does not track {listed(untracked.splitlines())}: experiments run without; git add what they need")
     with TemporaryDirectory() as folder:
         index = shutil.copy(git("rev-parse", "--git-path", "index"), folder)
         git("add", "--update", GIT_INDEX_FILE=index)
         return Snapshot(head, git("write-tree", GIT_INDEX_FILE=index))
 
 
-def override_key(override: str) -> str:
-    """The parameter that an override of ``dvc exp run -S`` sets, ``train.lr`` of ``train.lr=3e-4``.
-
-    Raises:
-        PipelineError: it sets none.
-    """
-    key, equals, _ = override.partition("=")
-    if not equals:
-        raise PipelineError(f"-S: got {override!r}, allowed is key=value, such as train.lr=3e-4")
-    return key.removeprefix(f"{PARAMS.name}:").lstrip("+~")
+def digest(*facts: Any) -> str:
+    """Seven hexadecimal digits for JSON values."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:7]
 
 
 class Sandbox:
-    """Where experiments on a snapshot run, one after the other; made by the first."""
+    """A clone in which experiments on a snapshot run, one after the other; the first one creates it."""
 
     def __init__(self, folder: Path, snapshot: Snapshot) -> None:
         self.folder, self.snapshot = folder, snapshot
+
+    def find(self, pattern: str) -> Experiment | None:
+        """An experiment of the repository with a name that matches a glob pattern, whatever commit it is based on."""
+        rows = git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{pattern}")
+        found = map(Experiment, rows.splitlines())
+        # If several experiments have one name, dvc exp apply takes the one that is based on HEAD, too.
+        return min(found, key=lambda experiment: experiment.baseline != self.snapshot.head, default=None)
 
     def run(
         self,
@@ -93,53 +102,51 @@ class Sandbox:
         stop: Callable[[str | None], bool] = lambda stage: False,
         variables: Mapping[str, str] | None = None,
     ) -> bool:
-        """``dvc exp run`` up to the stage ``evaluate``; the experiment is then in the sandbox alone.
+        """``dvc exp run`` up to the stage ``evaluate``; the experiment is then in the sandbox only.
 
         Args:
             name: of the experiment.
             parameters: ``key=value``, as ``dvc exp run -S`` takes them.
-            stop, variables: as :func:`pipeline.experiments.dvc_command.run_dvc` takes them.
+            stop, variables: see :func:`run_dvc`.
 
         Returns:
-            Whether it is complete; where it was stopped, there is no experiment.
+            Whether it is complete; if it was stopped, there is no experiment.
 
         Raises:
             DvcError: DVC or a stage failed.
             PipelineError: git failed.
         """
         if not self.folder.exists():
-            with replacing(self.folder) as beside:
-                _clone(beside)
-        self._reset()
+            with replacing(self.folder) as temporary:
+                _clone(temporary)
+        # To the snapshot, whatever the previous experiment left.
+        git("checkout", "--quiet", "--force", "--detach", self.snapshot.head, folder=self.folder)
+        git("read-tree", "--reset", "-u", self.snapshot.tree, folder=self.folder)
         settings = [part for parameter in parameters for part in ("--set-param", parameter)]
+        command = ("exp", "run", "--name", name, *settings, STAGES[-1])
         try:
-            return run_dvc(
-                self.folder, "exp", "run", "--name", name, *settings, "evaluate", stop=stop, variables=variables
-            )
+            return run_dvc(self.folder, *command, stop=stop, variables=variables)
         except DvcError as error:
             hint = "; experiments lack what neither git nor DVC tracks: run dvc repro download here first"
             raise DvcError(f"{error}{hint if 'data.location' in str(error) else ''}", error.stage) from error
 
-    def fetch(self, name: str) -> None:
-        """Bring an experiment of the sandbox into the repository."""
-        reference = self.snapshot.reference(name)
+    def fetch(self, name: str) -> Experiment:
+        """Copy an experiment from the sandbox to the repository."""
+        head = self.snapshot.head
+        reference = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
         git("fetch", "--quiet", "--no-tags", str(self.folder), f"{reference}:{reference}")
-
-    def _reset(self) -> None:
-        """Bring the files that git tracks to the snapshot, whatever the experiment before has left."""
-        git("checkout", "--quiet", "--force", "--detach", self.snapshot.head, folder=self.folder)
-        git("read-tree", "--reset", "-u", self.snapshot.tree, folder=self.folder)
+        return Experiment(reference)
 
 
 @contextmanager
 def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[Sandbox]:
-    """Yield a sandbox in ``folder`` for this process alone; it is removed in the end.
+    """Yield a sandbox in ``folder`` for this process only; it is removed in the end.
 
-    SIGTERM ends the block as Ctrl-C does. A training that is stopped in it can go on in the next one: its checkpoint
-    lies in the repository around it.
+    SIGTERM ends the block as Ctrl-C does. Training that is stopped in it can resume in the next one: its checkpoint
+    is in the repository around it.
 
     Raises:
-        PipelineError: another process has it; ``subject`` says what that one runs.
+        PipelineError: another process uses it; ``subject`` says what that one runs.
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -147,10 +154,10 @@ def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[San
         lock = FileLock(f"{folder}.lock").acquire(timeout=0)
     except Timeout as error:
         raise PipelineError(f"another process runs {subject}; wait for it") from error
-    with lock, _ended_by_sigterm():
+    with lock, _sigterm_as_interrupt():
         _wait_for_leftovers(folder)
         try:
-            # A process that was killed left it.
+            # A process that was killed may have left it.
             shutil.rmtree(folder, ignore_errors=True)
             yield Sandbox(folder, snapshot)
         finally:
@@ -158,7 +165,7 @@ def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[San
 
 
 def _wait_for_leftovers(folder: Path) -> None:
-    """Wait until what a killed process had started in the sandbox has written its checkpoint and ended."""
+    """Wait until what a killed process started in the sandbox has written its checkpoint and ended."""
     running = FileLock(f"{folder}.running")
     try:
         running.acquire(timeout=0.1)
@@ -169,41 +176,26 @@ def _wait_for_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    def end(number: int, frame: FrameType | None) -> None:
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def git(*arguments: str, folder: Path | None = None, **environment: str) -> str:
-    """Run git in ``folder``, by default the workspace, and return what it says.
-
-    Raises:
-        PipelineError: with the last line of git's complaint.
-    """
-    result = subprocess.run(
-        ["git", *arguments], cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    if result.returncode:
-        reason = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-        raise PipelineError(f"git {arguments[0]}: {reason}")
-    return result.stdout.strip()
-
-
 def _clone(folder: Path) -> None:
     """Clone the repository; the clone shares its objects and DVC's cache."""
     from dvc.repo import Repo
 
-    # DVC commits in the name of the user, and not at all without one.
+    # DVC commits under the name of the user, and fails without one.
     name, email = (git("config", "--default", "pipeline", "--get", f"user.{key}") for key in ("name", "email"))
     identity = ["--config", f"user.name={name}", "--config", f"user.email={email}"]
     git("clone", "--quiet", "--shared", *identity, ".", str(folder))
-    # The tree of the snapshot is in no commit, so that only this brings it; a shallow repository is not shared at all.
+    # No commit contains the tree of the snapshot, and git clone --shared copies a shallow repository.
     objects = Path(git("rev-parse", "--git-path", "objects")).absolute()
     (folder / ".git/objects/info/alternates").write_text(f"{objects}\n")
     if Path(".dvc/config.local").exists():

@@ -1,106 +1,74 @@
-"""A sweep from its file to its picture."""
+"""A search over parameters: each trial is a DVC experiment, which is pruned if its epochs are not promising."""
 
-import hashlib
-import json
+import csv
+import math
 import re
+import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.common.files import replacing, write_json
-from pipeline.common.paths import PARAMS, SWEEP_FILES, SWEEPS
-from pipeline.errors import PipelineError
-from pipeline.experiments.sandbox import SANDBOXES, Snapshot, open_sandbox, take_snapshot
-from pipeline.experiments.study import STATES, Study
-from pipeline.experiments.sweep_file import Range, Sweep, Value, overridden_params, read_sweep
-from pipeline.experiments.trial import TrialRunner, repeated
+from pipeline.common.files import write_json, write_table
+from pipeline.common.paths import PARAMS, SWEEPS
+from pipeline.errors import PipelineError, one_line
+from pipeline.experiments.dvc_command import DvcError, overridden_params
+from pipeline.experiments.revisions import Experiment
+from pipeline.experiments.sandbox import SANDBOXES, Sandbox, digest, open_sandbox, take_snapshot
+from pipeline.experiments.study import OpenTrial, Outcome, Study
+from pipeline.experiments.sweep_file import Range, Sweep, Value, read_sweep, with_parameters
+from pipeline.experiments.sweep_report import parameters_text, plot_sweep, summary_lines, trial_line, trial_table
+from pipeline.params.file import check_params, in_yaml
 from pipeline.progress import say
+
+# A failure in these stages is not the fault of a trial's parameters.
+STAGES_BEFORE_TRIAL = (None, "download")
+STAGES_WITH_CURVES = ("train", "evaluate")
 
 
 def run_sweep(path: Path, trials: int, overrides: Sequence[str]) -> None:
-    """Search the parameters until there are so many trials; each is an experiment of DVC, up to ``evaluate``.
+    """Search the parameters until there are ``trials`` trials; each is a DVC experiment, up to ``evaluate``.
 
-    They run in a clone that shares DVC's cache: the workspace is left alone, and what is changed there meanwhile
-    changes nothing here.
+    The experiments run in a clone: the workspace does not change, and later changes to it have no effect. A sweep
+    with the same file, code, data and parameters resumes, whatever commit it was started on.
 
     Args:
-        path: the sweep's file.
-        trials: how many there are to be in all; those of an earlier run of the same sweep count.
+        path: of the sweep's file.
+        trials: the total, including those of earlier runs of the same sweep.
         overrides: further parameters, ``key=value``, as ``dvc exp run -S`` takes them.
 
     Raises:
-        PipelineError: the file, an override or the repository is not as it has to be, or every trial failed.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the same command goes on.
+        PipelineError: the file, an override or the repository is not valid, or no trial is complete.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the same command resumes.
     """
     base = overridden_params(overrides)
     sweep = read_sweep(path, base, overrides)
     snapshot = take_snapshot()
-    identity = _identity(snapshot, path)
+    inputs = snapshot.inputs()
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "sweep"
-    name = f"{stem}-{_digest(identity, base, sweep)}"
+    # Values of params.yaml that the sweep searches do not decide its trials.
+    fixed = with_parameters(base, dict.fromkeys(sweep.space))
+    name = f"{stem}-{digest(inputs, fixed, sweep.content())}"
     folder = SWEEPS / name
     with open_sandbox(SANDBOXES / "sweeps" / name, snapshot, f"the sweep {name}") as sandbox:
         study = Study(folder / "journal.log", name, sweep, _most_epochs(sweep, base))
         trials = _announce(study, stem, trials)
-        _write_inputs(folder / "sweep.json", path, snapshot, sweep, overrides)
-        runner = TrialRunner(
-            sandbox, sweep.measured, base, list(overrides), identity, stem, checkpoints=folder / "checkpoints"
-        )
+        facts = {"file": str(path), "commit": snapshot.head, "overrides": list(overrides)}
+        write_json(folder / "sweep.json", facts | sweep.content())
+        runner = TrialRunner(sandbox, study, base, overrides, inputs, stem, folder / "checkpoints")
         try:
             while len(study.trials) < trials:
-                _run_next(study, runner, trials)
-                write_table(folder / "trials.csv", study)
+                runner.run_next(trials)
+                write_table(folder / "trials.csv", trial_table(study))
         except KeyboardInterrupt:
-            say(f"sweep {name}: stopped with {len(study.trials)} of {trials} trials; the same command goes on")
+            say(f"sweep {name}: stopped with {len(study.trials)} of {trials} trials; the same command resumes")
             raise
-    write_table(folder / "trials.csv", study)
-    _tell(study, folder)
-
-
-def _run_next(study: Study, runner: TrialRunner, trials: int) -> None:
-    trial, start = study.ask(), time.monotonic()
-    say(f"trial {trial.number} of {trials}: {parameters_text(trial.parameters)}")
-    twin = study.twin(trial)
-    outcome = runner.run(trial) if twin is None else repeated(trial, twin)
-    study.tell(trial, outcome.state, outcome.value, {**outcome.facts, "seconds": round(time.monotonic() - start, 1)})
-    say(f"trial {trial.number} of {trials}: {ending(study.trials[-1], study.best())}")
-
-
-def _identity(snapshot: Snapshot, path: Path) -> list[Any]:
-    """The commit and the files that can change a result, beside the parameters.
-
-    What stages write and what sweeps are there is left out, so that a sweep goes on after ``dvc exp apply``.
-    """
-    folders, names = ("results/", f"{SWEEP_FILES}/"), ("dvc.lock", PARAMS.name, path.as_posix())
-    files = {
-        name: object_id
-        for name, object_id in snapshot.files().items()
-        if not name.startswith(folders) and name not in names
-    }
-    return [snapshot.head, files]
-
-
-def _digest(identity: list[Any], base: dict[str, Any], sweep: Sweep) -> str:
-    """Seven digits for all that decides the trials of a sweep; values of ``params.yaml`` that it searches do not."""
-    fixed = {key: value for key, value in _flat(base, "").items() if key not in sweep.space}
-    parts = {name: getattr(sweep, name).model_dump() for name in ("sampler", "pruner")}
-    space = {
-        name: dimension.model_dump() if isinstance(dimension, Range) else dimension
-        for name, dimension in sweep.space.items()
-    }
-    facts = [identity, fixed, sweep.metric, sweep.seed, parts, list(space.items())]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:7]
-
-
-def _flat(content: dict[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        write_table(folder / "trials.csv", trial_table(study))
+        _report_best(study, folder, sandbox)
 
 
 def _most_epochs(sweep: Sweep, base: dict[str, Any]) -> int:
@@ -109,35 +77,24 @@ def _most_epochs(sweep: Sweep, base: dict[str, Any]) -> int:
 
 
 def _announce(study: Study, stem: str, trials: int) -> int:
-    """Say which sweep this is, and return how many trials there are to be."""
-    done = len(study.trials)
-    others = sorted(path.parent.name for path in SWEEPS.glob(f"{stem}-???????/journal.log"))
+    """Print which sweep this is, and return the total number of trials, at most the points of a grid."""
+    done, others = len(study.trials), {path.parent.name for path in SWEEPS.glob(f"{stem}-???????/journal.log")}
+    others.discard(study.name)
     if done:
-        say(f"sweep {study.name}: goes on after {done} {'trial' if done == 1 else 'trials'}")
-    elif others[1:]:
-        rest = ", ".join(name for name in others if name != study.name)
-        say(f"sweep {study.name}: new; {rest} had another commit, code, parameters or file, and is left as it is")
+        state = f"resumes after {done} {'trial' if done == 1 else 'trials'}"
+    elif others:
+        state = f"new; {', '.join(sorted(others))} had other code, data, parameters or settings, and is kept"
     else:
-        say(f"sweep {study.name}: new")
+        state = "new"
+    say(f"sweep {study.name}: {state}")
     if study.size is not None and study.size < trials:
-        say(f"sweep {study.name}: its grid has {study.size:,} points, each of which is tried once")
+        say(f"sweep {study.name}: its grid has {study.size:,} points; each is tried once")
         return study.size
     return trials
 
 
-def _write_inputs(path: Path, file: Path, snapshot: Snapshot, sweep: Sweep, overrides: Sequence[str]) -> None:
-    """Write what the sweep was asked for: its name says only that it is the same."""
-    space = {
-        name: dimension.model_dump(exclude_defaults=True) if isinstance(dimension, Range) else list(dimension)
-        for name, dimension in sweep.space.items()
-    }
-    named = {name: getattr(sweep, name).model_dump() for name in ("sampler", "pruner")}
-    facts = {"file": str(file), "commit": snapshot.head, "metric": sweep.metric, "seed": sweep.seed}
-    write_json(path, {**facts, **named, "overrides": list(overrides), "space": space})
-
-
-def _tell(study: Study, folder: Path) -> None:
-    """Draw the picture and name the best trials; an error where there is none."""
+def _report_best(study: Study, folder: Path, sandbox: Sandbox) -> None:
+    """Plot the sweep and print its best trials; an error if no trial is complete."""
     best = study.best()
     if best is None:
         reasons = [trial.user_attrs["reason"] for trial in study.trials if "reason" in trial.user_attrs]
@@ -145,92 +102,137 @@ def _tell(study: Study, folder: Path) -> None:
             f"sweep {study.name}: no trial is complete; the last that failed: {reasons[-1] if reasons else 'none'}; to "
             f"try them again, remove {folder}"
         )
-    draw(folder / "sweep.png", study)
-    for line in summary(study):
+    plot_sweep(folder / "sweep.png", study)
+    for line in summary_lines(study):
         say(line)
-    say(f"sweep {study.name}: {folder}/sweep.png shows what mattered, {folder}/trials.csv has all trials")
-    say(f"the best one: dvc exp apply {best.user_attrs['experiment']}, then dvc repro; all of them: dvc exp show")
+    say(f"sweep {study.name}: {folder}/sweep.png shows the importances, {folder}/trials.csv all trials")
+    name = best.user_attrs["experiment"]
+    say(f"the best trial: dvc exp apply {name}, then dvc repro; all of them: dvc exp show")
+    experiment = sandbox.find(name)
+    if experiment and experiment.baseline != sandbox.snapshot.head:
+        say(f"{name} is based on {experiment.baseline[:7]}: dvc exp apply restores all files of that commit")
 
 
-BEST = 5
+@dataclass(frozen=True)
+class TrialRunner:
+    """Runs the trials of a study in a sandbox.
+
+    Attributes:
+        base: content of ``params.yaml`` with the overrides.
+        overrides: ``key=value``, for all trials.
+        inputs: what else decides the result of a trial, :meth:`Snapshot.inputs`.
+        stem: the beginning of the experiments' names.
+        checkpoints: folder for the checkpoints of the running trial.
+    """
+
+    sandbox: Sandbox
+    study: Study
+    base: dict[str, Any]
+    overrides: Sequence[str]
+    inputs: dict[str, str]
+    stem: str
+    checkpoints: Path
+
+    def run_next(self, trials: int) -> None:
+        """Run the next of ``trials`` trials, or read it from an experiment or trial with the same parameters.
+
+        Raises:
+            PipelineError: it failed for a reason that has nothing to do with its parameters.
+            KeyboardInterrupt: nothing is lost; the next run of the same trial resumes from its checkpoint.
+        """
+        trial, start = self.study.ask(), time.monotonic()
+        say(f"trial {trial.number} of {trials}: {parameters_text(trial.parameters)}")
+        same = self.study.find_same(trial)
+        outcome = self._run(trial) if same is None else _repeated(trial, same)
+        outcome.facts["seconds"] = round(time.monotonic() - start, 1)
+        self.study.tell(trial, outcome)
+        say(f"trial {trial.number} of {trials}: {trial_line(self.study.trials[-1], self.study.best())}")
+
+    def _run(self, trial: OpenTrial) -> Outcome:
+        content = with_parameters(self.base, trial.parameters)
+        try:
+            check_params(content, PARAMS)
+        except PipelineError as error:
+            return _failed(error)
+        epochs, identity = content["train"]["epochs"], digest(self.inputs, content)
+        experiment = self.sandbox.find(f"*-{identity}")
+        if experiment:
+            say(f"  exists already: experiment {experiment.name}")
+            return self._read(trial, experiment, epochs)
+        try:
+            outcome = self._run_experiment(trial, f"{self.stem}-{trial.number:03}-{identity}", epochs)
+        except DvcError as error:
+            if error.stage in STAGES_BEFORE_TRIAL:
+                raise
+            outcome = _failed(error)
+        # The checkpoints of a hundred pruned trials would fill the disk.
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        return outcome
+
+    def _run_experiment(self, trial: OpenTrial, name: str, epochs: int) -> Outcome:
+        curve = self.study.sweep.measured.curve_path
+
+        def is_pruned() -> bool:
+            if curve:
+                with suppress(FileNotFoundError), (self.sandbox.folder / curve).open(encoding="utf-8") as file:
+                    _report_epochs(trial, file, epochs)
+            return trial.pruned
+
+        overrides = [*self.overrides, *(f"{key}={_in_hydra(value)}" for key, value in trial.parameters.items())]
+        variables = {"PIPELINE_CHECKPOINTS": str(self.checkpoints.absolute())}
+        # Before these stages, the curves may be those of the commit.
+        complete = self.sandbox.run(
+            name, overrides, lambda stage: stage in STAGES_WITH_CURVES and is_pruned(), variables
+        )
+        # Whether a trial is pruned must not depend on when the curve was read.
+        if not complete or is_pruned():
+            return Outcome("pruned", trial.value)
+        return self._complete(self.sandbox.fetch(name))
+
+    def _read(self, trial: OpenTrial, experiment: Experiment, epochs: int) -> Outcome:
+        """The outcome of an experiment that exists, pruned if a run of it would have been pruned now."""
+        curve = self.study.sweep.measured.curve_path
+        if curve:
+            with experiment.open(curve) as file:
+                _report_epochs(trial, file, epochs)
+        if trial.pruned:
+            return Outcome("pruned", trial.value, {"experiment": experiment.name})
+        return self._complete(experiment)
+
+    def _complete(self, experiment: Experiment) -> Outcome:
+        metric = self.study.sweep.measured
+        value = experiment.metrics(metric.stage).get(metric.key)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return _failed(f"{metric.stage}.{metric.key} of experiment {experiment.name} is {value}")
+        return Outcome("complete", float(value), {"experiment": experiment.name})
 
 
-def trial_table(study: Study) -> pd.DataFrame:
-    """A row a trial: trial, state, value, epochs, seconds, experiment, a column for each parameter, and reason."""
-    names = {state: name for name, state in STATES.items()}
-    return pd.DataFrame(
-        {
-            "trial": trial.number + 1,
-            "state": names[trial.state],
-            "value": trial.value,
-            "epochs": len(trial.intermediate_values),
-            "seconds": trial.user_attrs.get("seconds"),
-            "experiment": trial.user_attrs.get("experiment", ""),
-            **trial.params,
-            "reason": trial.user_attrs.get("reason", ""),
-        }
-        for trial in study.trials
-    )
+def _repeated(trial: OpenTrial, same: FrozenTrial) -> Outcome:
+    """The outcome of an earlier trial with the same parameters, which was pruned or failed."""
+    say(f"  same parameters as trial {same.number + 1}")
+    for value in same.intermediate_values.values():
+        trial.report(value, last=True)
+    facts = {name: fact for name, fact in same.user_attrs.items() if name != "seconds"}
+    return Outcome("pruned" if same.state == TrialState.PRUNED else "failed", same.value, facts)
 
 
-def write_table(path: Path, study: Study) -> None:
-    """Write the table of all trials as CSV."""
-    with replacing(path) as beside:
-        trial_table(study).to_csv(beside, index=False)
+def _failed(reason: object) -> Outcome:
+    return Outcome("failed", None, {"reason": one_line(str(reason))})
 
 
-def draw(path: Path, study: Study) -> None:
-    """Draw what mattered."""
-    from pipeline.experiments.sweep_plots import SweepAxis, plot_sweep
-
-    table = trial_table(study)
-    axes = []
-    for name, dimension in study.sweep.space.items():
-        if isinstance(dimension, Range):
-            axes.append(SweepAxis(name, ends=(dimension.low, dimension.high), log=dimension.log))
-        else:
-            axes.append(SweepAxis(name, [written(value) for value in dimension]))
-            table[name] = [written(trial.params[name]) for trial in study.trials]
-    maximize = study.sweep.measured.direction == "maximize"
-    plot_sweep(path, table, axes, study.importances(), study.name, study.sweep.metric, maximize)
+def _report_epochs(trial: OpenTrial, curve: TextIO, epochs: int) -> None:
+    """Report the new epochs in a curve of DVCLive until one of them decides to prune the trial."""
+    text = curve.read()
+    # The last line may still be being written.
+    rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()[1:], delimiter="\t")
+    for row in list(rows)[trial.epochs :]:
+        if not trial.pruned:
+            trial.report(float(row[1]), last=trial.epochs + 1 == epochs)
 
 
-def parameters_text(trial_parameters: dict[str, Value]) -> str:
-    """``train.lr=0.01 train.optimizer=adam``."""
-    return " ".join(f"{name}={written(value)}" for name, value in trial_parameters.items())
-
-
-def written(value: Value) -> str:
-    """A value as YAML writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def ending(trial: FrozenTrial, best: FrozenTrial | None) -> str:
-    """How a trial ended, in a line, beside the best one so far."""
-    if trial.state == TrialState.FAIL:
-        how = f"failed: {trial.user_attrs['reason']}"
-    elif trial.state == TrialState.PRUNED:
-        how = f"pruned after epoch {trial.last_step} at {trial.value:.4f}"
-    else:
-        how = f"{trial.value:.4f}"
-    so_far = "" if best is None else f"; best {best.value:.4f} of trial {best.number + 1}"
-    return f"{how}{so_far}, {trial.user_attrs['seconds']:,.0f} s"
-
-
-def summary(study: Study) -> list[str]:
-    """The best trials and how many there are of each state."""
-    table = trial_table(study)
-    counts = ", ".join(f"{count:,} {state}" for state, count in table["state"].value_counts().items())
-    complete = table[table["state"] == "complete"].sort_values(
-        ["value", "trial"], ascending=[study.sweep.measured.direction == "minimize", True]
-    )
-    columns = ["trial", "value", *study.sweep.space, "experiment"]
-    shown = complete.drop_duplicates("experiment").head(BEST)[columns].rename(columns={"value": study.sweep.metric})
-    for name in study.sweep.space:
-        shown[name] = shown[name].map(written)
-    return [
-        f"{len(table):,} trials: {counts}",
-        *shown.to_string(index=False, formatters={study.sweep.metric: "{:.4f}".format}).splitlines(),
-    ]
+def _in_hydra(value: Value) -> str:
+    """A value as ``dvc exp run -S`` reads it; a string is quoted, whatever it looks like."""
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return in_yaml(value)

@@ -1,32 +1,30 @@
-"""Revisions and experiments of real DVC repositories, read and compared."""
+"""Results of the revisions and experiments of a real DVC repository, read and compared."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli import app
+from pipeline.common.paths import DETAILS
 from pipeline.errors import PipelineError
-from pipeline.experiments.revisions import compare_revisions, read_metrics, read_predictions
-from tests.support.small_repository import SmallRepository
-
-pytestmark = pytest.mark.slow
+from pipeline.experiments.revisions import compare_revisions, read_predictions, read_results
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    """Commits before and after the stage ran, and experiments on both: two of one name, one without its files."""
-    repository = SmallRepository(tmp_path_factory.mktemp("repository"))
+def repository(stages_origin, tmp_path_factory):
+    """Commits before and after the stage ran, and experiments on both: one of them without its files."""
+    repository = stages_origin.copy_to(tmp_path_factory.mktemp("revisions") / "repository")
     repository.git("tag", "never-ran")
     repository.replace("params.yaml", "  lr: 0.001 ", "  lr: 0.6 ")
-    repository.dvc("repro", "-q")
+    repository.dvc("repro", "-q", "evaluate")
     repository.commit("main")
-    repository.dvc("exp", "run", "-q", "--name", "better", "-S", "train.lr=1")
+    repository.dvc("exp", "run", "-q", "--name", "better", "-S", "train.lr=1", "evaluate")
     repository.git("checkout", "-q", ".")
     repository.git("branch", "side/line")
-    repository.dvc("exp", "run", "-q", "--name", "lost", "-S", "train.lr=0.9")
+    repository.dvc("exp", "run", "-q", "--name", "lost", "-S", "train.lr=0.9", "evaluate")
     for file in (repository.folder / ".dvc/cache/files/md5").rglob("*"):
         if file.is_file() and file.read_bytes() == predictions_file(repository).read_bytes():
             file.unlink()
@@ -44,10 +42,6 @@ def _inside(repository, monkeypatch):
     monkeypatch.chdir(repository.folder)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "pipeline", *arguments], capture_output=True, text=True)
-
-
 @pytest.mark.parametrize("revision", ["HEAD", "main", "side/line", "workspace", ".", "commit"])
 def test_every_name_of_a_revision_gives_its_predictions(repository, revision):
     revision = repository.git("rev-parse", "--short", "HEAD").strip() if revision == "commit" else revision
@@ -55,7 +49,8 @@ def test_every_name_of_a_revision_gives_its_predictions(repository, revision):
     expected = pd.read_csv(predictions_file(repository), dtype={"id": str})
     assert list(table["id"]) == list(expected["id"])
     assert (table["predicted_class"] == table["class"]).mean() == expected["correct"].mean()
-    assert read_metrics(revision, "evaluate")["accuracy"] == expected["correct"].mean()
+    assert read_results(revision, "evaluate") == {"accuracy": expected["correct"].mean()}
+    assert read_results(revision, "evaluate", DETAILS) == {"split": "auto"}
 
 
 def test_the_workspace_is_the_file_as_it_is_now(repository):
@@ -64,7 +59,7 @@ def test_the_workspace_is_the_file_as_it_is_now(repository):
     path.unlink()
     try:
         with pytest.raises(
-            PipelineError, match=r"^workspace: there is no results/evaluation/predictions.csv; run dvc repro"
+            PipelineError, match=r"^workspace: results/evaluation/predictions.csv does not exist; run dvc repro"
         ):
             read_predictions("workspace")
         path.write_text(text.replace("0001,", "9999,"))
@@ -83,25 +78,29 @@ def test_an_experiment_is_compared_by_name(repository):
 
 
 def test_the_command_prints_a_report_and_writes_the_changed_images(tmp_path):
-    result = run("compare", "main", "better", "--top", "2", "--csv", str(tmp_path / "changed.csv"))
-    assert (result.returncode, result.stderr) == (0, "")
+    csv = tmp_path / "changed.csv"
+    result = CliRunner().invoke(app, ["compare", "main", "better", "--top", "2", "--csv", str(csv)])
+    assert result.exit_code == 0
     assert result.stdout.startswith("A is main, B is better: 40 images of the auto split\n")
     assert "B is better: of the" in result.stdout
-    changed = pd.read_csv(tmp_path / "changed.csv", dtype={"id": str})
+    changed = pd.read_csv(csv, dtype={"id": str})
     assert set(changed["change"]) == {"wrong -> right"}
     assert list(changed["predicted_class_b"]) == list(changed["class"])
-    figures = json.loads(run("compare", "main", "better", "--json").stdout)
+    figures = json.loads(CliRunner().invoke(app, ["compare", "main", "better", "--json"]).stdout)
     assert figures["only_b_right"] == len(changed)
 
 
 @pytest.mark.parametrize(
     ("revision", "line"),
     [
-        ("", "a revision has no name; allowed are"),
+        ("", "a revision is empty; allowed are"),
         ("beter", "beter: no commit, branch, tag or experiment has this name; there are better"),
         ("sideline", "sideline: no commit, branch, tag or experiment has this name; there are side/line"),
-        ("never-ran", "never-ran: has no results/evaluation/predictions.csv: its stage evaluate never ran, or"),
-        ("lost", "lost: neither DVC's cache nor a remote storage holds its results/evaluation/predictions.csv; make"),
+        ("never-ran", "never-ran: has no results/evaluation/predictions.csv; its stage evaluate never ran, or"),
+        (
+            "lost",
+            "lost: its results/evaluation/predictions.csv is neither in DVC's cache nor in a remote storage; restore",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_one_line(revision, line):
@@ -116,7 +115,7 @@ def test_a_name_of_several_experiments_is_refused(repository):
     repository.git("update-ref", f"refs/exps/{'2' * 2}/{'2' * 38}/twice", "HEAD")
     try:
         with pytest.raises(
-            PipelineError, match=r"^twice: experiments of several commits have this name; give the commit"
+            PipelineError, match=r"^twice: experiments of several commits have this name; use the commit"
         ):
             read_predictions("twice")
     finally:
@@ -127,7 +126,7 @@ def test_a_name_of_several_experiments_is_refused(repository):
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("predicted_class,", "guess,", "is no table of predictions: "),
+        ("predicted_class,", "guess,", "is not a table of predictions: "),
         ("0001,", "0000,", "has two rows for the image 0000"),
     ],
 )
@@ -144,8 +143,9 @@ def test_a_damaged_table_is_refused(repository, old, new, line):
 
 
 def test_another_split_is_refused(repository):
-    path = repository.folder / "results/metrics/evaluate.json"
+    path = repository.folder / DETAILS / "evaluate.json"
     text = path.read_text()
+    path.unlink()
     path.write_text(text.replace("auto", "valid"))
     try:
         with pytest.raises(PipelineError, match=r"^main was evaluated on the auto split and workspace on the valid"):
@@ -155,7 +155,7 @@ def test_another_split_is_refused(repository):
 
 
 def test_a_folder_without_git_is_one_line(workspace):
-    result = run("compare", "HEAD", "workspace")
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: HEAD: DVC cannot read results/evaluation/predictions.csv: ")
-    assert result.stderr.count("\n") == 1
+    with pytest.raises(PipelineError) as error:
+        compare_revisions("HEAD", "workspace")
+    assert str(error.value).startswith("HEAD: DVC cannot read results/evaluation/predictions.csv: ")
+    assert "\n" not in str(error.value)

@@ -1,28 +1,24 @@
-"""Experiments under several seeds, run by real DVC."""
+"""Several seeds: their experiments, and what their spread says about differences."""
 
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import ttest_ind_from_stats
 
+from pipeline.cli import main
 from pipeline.errors import PipelineError
-from pipeline.experiments.revisions import read_metrics
-from pipeline.experiments.sandbox import Sandbox
-from pipeline.experiments.seeds import run_seeds
+from pipeline.experiments.revisions import read_results
+from pipeline.experiments.seeds import least_between_means, run_seeds, seed_lines, seed_statistics
 from tests.support.clones import SMALL, Clone
 from tests.support.small_repository import SmallRepository
-
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    repository = SmallRepository(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return repository
 
 
 def state(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -36,13 +32,14 @@ def index(repository: SmallRepository) -> str:
 
 
 def test_seeds_of_a_changed_workspace_leave_it_alone(repository, capsys):
-    """Changes that are staged, not staged, both or new to git count; the files and the index stay as they are."""
+    """With real DVC. Changes that are staged, not staged, both or new to git count; the workspace and the index do not
+    change."""
     repository.replace("params.yaml", "  lr: 0.001 ", "  lr: 0.5 ")
     repository.git("add", "params.yaml")
     repository.replace("params.yaml", "  lr: 0.5 ", "  lr: 0.8 ")
-    repository.write("code/more.py", "")
-    repository.git("add", "code/more.py")
-    repository.replace("code/stage.py", "import json, random", "import json, random, more")
+    repository.write("pipeline/evaluate/more.py", "")
+    repository.git("add", "pipeline/evaluate/more.py")
+    repository.replace("pipeline/evaluate/stage.py", "import json, random", "import json, random, more")
     repository.write("notes.txt", "of the user")
     before = state(repository.folder), index(repository)
     results, failures = run_seeds([1, 2], ["evaluate.split=valid"])
@@ -56,48 +53,70 @@ def test_seeds_of_a_changed_workspace_leave_it_alone(repository, capsys):
     assert list(results["valid_accuracy"]) == [1, 1]
     assert "  evaluate: seed 2" in capsys.readouterr().out
     assert not list(repository.folder.glob(".dvc/tmp/seeds/*/"))
-    # The experiments stand beside others, with the parameters that they had.
+    # DVC lists the experiments, with the parameters that they had.
     table = repository.dvc("exp", "show", "--csv")
     assert all(name in table for name in results["experiment"])
-    assert read_metrics(results["experiment"][1], "evaluate")["split"] == "valid"
-    assert "lr: 0.8 " in repository.git("show", f"refs/exps/{experiment_path(repository, results['experiment'][1])}")
+    name, head = results["experiment"][2], repository.git("rev-parse", "HEAD").strip()
+    assert read_results(name, "evaluate", Path("results/details"))["split"] == "valid"
+    assert "lr: 0.8 " in repository.git("show", f"refs/exps/{head[:2]}/{head[2:]}/{name}:params.yaml")
 
 
-def experiment_path(repository: SmallRepository, name: str) -> str:
-    head = repository.git("rev-parse", "HEAD").strip()
-    return f"{head[:2]}/{head[2:]}/{name}:params.yaml"
-
-
-def test_seeds_that_are_there_are_not_run_again_and_other_settings_have_other_names(repository, capsys, monkeypatch):
-    first, _ = run_seeds([2], ["train.lr=0.9"])
-    ran = []
-    original = Sandbox.run
-    monkeypatch.setattr(Sandbox, "run", lambda *arguments: ran.append(arguments[1]) or original(*arguments))
+def test_seeds_that_exist_are_not_run_again(fake_dvc, repository, capsys):
+    first, _ = run_seeds([2, 3], ["train.lr=0.02"])
+    assert fake_dvc.ran == list(first["experiment"])
+    # Of these none decides a result.
+    repository.write("README.md", "new")
+    repository.write("pipeline/report/stage.py", "# new")
+    repository.commit("second")
+    repository.replace("params.yaml", "\nseed: 6666 ", "\nseed: 7 ")
     capsys.readouterr()
-    again, failures = run_seeds([2], ["train.lr=0.9"])
+    again, failures = run_seeds([2, 3], ["train.lr=0.02"])
     assert again.equals(first)
-    assert (ran, failures) == ([], [])
-    assert capsys.readouterr().out.count("is there already") == 1
-    repository.replace("params.yaml", "  epochs: 15 ", "  epochs: 16 ")
-    other, _ = run_seeds([2], ["train.lr=0.9"])
-    assert ran == list(other["experiment"])
-    assert other["experiment"][2] != first["experiment"][2]
-    assert other["accuracy"][2] == first["accuracy"][2]
+    assert not failures
+    assert len(fake_dvc.ran) == 2
+    assert capsys.readouterr().out.count("exists already") == 2
 
 
-def test_a_seed_that_fails_is_told_the_others_go_on_and_the_command_ends_with_1(repository):
+@pytest.mark.parametrize("change", ["code", "parameter", "override", "images"])
+def test_other_settings_are_other_experiments(fake_dvc, repository, change):
+    first, _ = run_seeds([2], ["train.lr=0.02"])
+    if change == "code":
+        repository.write("pipeline/train/stage.py", "# new")
+    elif change == "parameter":
+        repository.replace("params.yaml", "  epochs: 15 ", "  epochs: 16 ")
+    elif change == "images":
+        repository.write("dvc.lock", "stages: {download: {outs: [{path: data/raw.zip, md5: 12}]}}")
+    other, _ = run_seeds([2], ["train.lr=0.03" if change == "override" else "train.lr=0.02"])
+    assert fake_dvc.ran == [first["experiment"][2], other["experiment"][2]]
+    assert len(set(fake_dvc.ran)) == 2
+
+
+def test_a_seed_that_fails_is_reported_and_the_others_run(fake_dvc, monkeypatch, capsys):
+    fake_dvc.failing_seed = 2
+    monkeypatch.setattr(sys, "argv", ["pipeline", "seeds", "--n", "2", "--first", "2", "-S", "train.lr=0.01"])
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main()
+    output, error = capsys.readouterr()
+    assert "seed 2: failed: params.yaml: a message of the stage" in output
+    assert error == "error: seed 2: params.yaml: a message of the stage\n"
+    rows = [line.split() for line in output.splitlines()]
+    assert ["seed", "experiment", "accuracy", "log_loss", "valid_accuracy"] in rows
+    assert ["mean", "1.0000", "0.2380", "1.0000"] in rows
+
+
+@pytest.mark.slow
+def test_the_command_reports_what_a_stage_says_and_ends_with_1(repository):
     command = [sys.executable, "-m", "pipeline", "seeds", "--n", "2", "--first", "2", "-S", "train.lr=3"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, env=repository.environment(), capture_output=True, text=True)
     assert result.returncode == 1
-    assert "seed 2: failed: params.yaml: what a stage says" in result.stdout
-    assert result.stderr == "error: seed 2: params.yaml: what a stage says\n"
-    rows = [line.split() for line in result.stdout.splitlines()]
-    assert ["seed", "experiment", "accuracy", "valid_accuracy"] in rows
-    assert ["mean", "1.0000", "1.0000"] in rows
+    assert "seed 2: failed: params.yaml: a message of the stage" in result.stdout
+    assert result.stderr == "error: seed 2: params.yaml: a message of the stage\n"
+    assert ["mean", "1.0000", "1.0000"] in [line.split() for line in result.stdout.splitlines()]
 
 
-def test_what_dvc_refuses_is_one_line(repository):
-    repository.replace("dvc.yaml", "outs: [results/evaluation]", "outs: [results/evaluation, results/evaluation/x]")
+@pytest.mark.slow
+def test_what_dvc_rejects_is_one_line(repository):
+    repository.replace("dvc.yaml", "outs: [results/evaluation,", "outs: [results/evaluation, results/evaluation/x,")
     (line,) = run_seeds([1], [])[1]
     assert line.startswith("seed 1: The output paths: 'results/evaluation'")
     assert "\n" not in line
@@ -107,26 +126,22 @@ def test_what_dvc_refuses_is_one_line(repository):
     ("override", "line"),
     [
         ("train.lr", "-S: got 'train.lr', allowed is key=value, such as train.lr=3e-4"),
-        ("seed=3", "-S: got 'seed=3'; the seeds are those of --first and --n"),
-        ("params.yaml:seed=3", "-S: got 'params.yaml:seed=3'; the seeds are"),
+        ("seed=3", "-S: got 'seed=3'; --first and --n set the seeds"),
+        ("params.yaml:seed=3", "-S: got 'params.yaml:seed=3'; --first and --n"),
+        ("train.lr=0", "-S: train.lr: got 0, allowed is a number"),
     ],
 )
-def test_a_wrong_override_is_refused_before_any_work(repository, override, line):
+def test_a_wrong_override_is_rejected_before_any_work(fake_dvc, override, line):
     with pytest.raises(PipelineError) as error:
         run_seeds([1], [override])
     assert str(error.value).startswith(line)
-    assert repository.experiments() == []
+    assert fake_dvc.ran == []
 
 
-def test_files_that_git_does_not_know_are_named(repository, capsys):
-    repository.write("pipeline/new.py", "")
-    run_seeds([1], [])
-    assert "git does not know pipeline/new.py: the experiments run without" in capsys.readouterr().out
-
-
-def test_a_shallow_clone_without_identity_of_a_user_will_do(repository, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_shallow_clone_without_an_identity_of_the_user_works(repository, tmp_path, monkeypatch):
     shallow = tmp_path / "shallow"
-    repository.git("clone", "-q", "--depth", "1", f"file://{tmp_path}", str(shallow))
+    repository.git("clone", "-q", "--depth", "1", f"file://{repository.folder}", str(shallow))
     params = shallow / "params.yaml"
     params.write_text(params.read_text().replace("  lr: 0.001 ", "  lr: 0.7 "))
     monkeypatch.chdir(shallow)
@@ -136,25 +151,14 @@ def test_a_shallow_clone_without_identity_of_a_user_will_do(repository, tmp_path
     assert results["accuracy"][1] > 0.4
 
 
-@pytest.mark.parametrize("prepare", ["nothing", "git init", "inside"])
-def test_experiments_need_a_repository_with_a_commit(prepare, workspace, monkeypatch):
-    if prepare != "nothing":
-        subprocess.run(["git", "init", "-q"], check=True)
-    if prepare == "inside":
-        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x", "--allow-empty"])
-        Path("folder").mkdir()
-        monkeypatch.chdir("folder")
-    with pytest.raises(PipelineError, match=r"^experiments need "):
-        run_seeds([1], [])
-
-
-def test_ctrl_c_stops_a_training_which_goes_on_in_the_next_call(tmp_path):
+@pytest.mark.slow
+def test_ctrl_c_stops_a_training_which_resumes_in_the_next_call(tmp_path):
     """The real pipeline in a clone of this repository; then the two networks are compared."""
     clone = Clone(tmp_path, {**SMALL, "augment.views": 0, "train.epochs": 2, "evaluate.bootstrap": 0})
     command = [sys.executable, "-m", "pipeline", "seeds", "--n", "2", "--first", "3"]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     before = clone.run("git", "status", "--porcelain", "-uall")
-    # Its own group of processes, which Ctrl-C in a terminal reaches as a whole.
+    # Its own process group, which Ctrl-C in a terminal reaches as a whole.
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -170,3 +174,33 @@ def test_ctrl_c_stops_a_training_which_goes_on_in_the_next_call(tmp_path):
     names = clone.run("git", "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
     report = clone.run(sys.executable, "-m", "pipeline", "compare", *names)
     assert report.startswith(f"A is {names[0]}, B is {names[1]}: 359 images of the test split\n")
+
+
+# The statistics.
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=9))
+def test_seeds_have_the_sample_standard_deviation(values):
+    table = seed_statistics(pd.DataFrame({"accuracy": values}))["accuracy"]
+    expected = (statistics.mean(values), statistics.stdev(values), min(values), max(values))
+    assert tuple(table) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.floats(0.001, 0.1), st.integers(2, 50))
+def test_the_least_difference_of_two_means_has_the_p_value_0_05(deviation, seeds):
+    difference = least_between_means(deviation, seeds)
+    assert ttest_ind_from_stats(0.5, deviation, seeds, 0.5 + difference, deviation, seeds).pvalue == pytest.approx(0.05)
+
+
+def test_the_table_of_seeds_has_one_row_per_seed_and_their_mean():
+    results = pd.DataFrame(
+        {"experiment": ["seed-1-x", "seed-2-x"], "accuracy": [0.9, 0.92], "log_loss": [0.3, None]}, index=[1, 2]
+    )
+    lines = seed_lines(results)
+    assert lines[0].split() == ["seed", "experiment", "accuracy", "log_loss"]
+    assert lines[1].split() == ["1", "seed-1-x", "0.9000", "0.3000"]
+    assert lines[3].split()[:2] == ["mean", "0.9100"]
+    assert " ".join(lines).count("91.00% ± 1.41 points") == 1
+    assert max(map(len, lines)) <= 80
+    # One seed has no deviation.
+    assert seed_lines(results[:1])[-1].split() == ["max", "0.9000", "0.3000"]

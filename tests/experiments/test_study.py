@@ -1,22 +1,12 @@
-"""What a sweep tries next depends on nothing but its file and what is finished."""
+"""The next trial depends only on the file of the sweep and the finished trials."""
 
 import math
 
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.experiments.study import Study
-from pipeline.experiments.sweep_file import (
-    Grid,
-    Hyperband,
-    Median,
-    NoPruner,
-    Random,
-    Range,
-    SuccessiveHalving,
-    Sweep,
-    Tpe,
-)
+from pipeline.experiments.study import Outcome, Study
+from pipeline.experiments.sweep_file import Halving, Median, Plain, Range, Sweep, Tpe
 
 SPACE = {
     "train.lr": Range(low=1e-4, high=1e-1, log=True),
@@ -25,12 +15,12 @@ SPACE = {
     "model.width": Range(low=4, high=32, step=4),
 }
 EPOCHS = 6
-SAMPLERS = {"tpe": Tpe(name="tpe", startup_trials=4), "random": Random(name="random"), "grid": Grid(name="grid")}
+SAMPLERS = {"tpe": Tpe(name="tpe", startup_trials=4), "random": Plain(name="random"), "grid": Plain(name="grid")}
 PRUNERS = {
-    "none": NoPruner(name="none"),
+    "none": Plain(name="none"),
     "median": Median(name="median", startup_trials=2, warmup_epochs=1),
-    "successive_halving": SuccessiveHalving(name="successive_halving"),
-    "hyperband": Hyperband(name="hyperband"),
+    "successive_halving": Halving(name="successive_halving"),
+    "hyperband": Halving(name="hyperband"),
 }
 
 
@@ -51,12 +41,12 @@ def run(study, trials):
     while len(study.trials) < trials:
         trial = study.ask()
         if trial.parameters["model.width"] <= 8:
-            study.tell(trial, "failed", None, {"reason": "narrow"})
+            study.tell(trial, Outcome("failed", facts={"reason": "narrow"}))
             continue
         for epoch in range(1, EPOCHS + 1):
             if trial.report(accuracy(trial.parameters, epoch), last=epoch == EPOCHS):
                 break
-        study.tell(trial, "pruned" if trial.pruned else "complete", trial.value, {})
+        study.tell(trial, Outcome("pruned" if trial.pruned else "complete", trial.value))
 
 
 def shown(study):
@@ -67,7 +57,7 @@ def shown(study):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("pruner", PRUNERS)
-def test_a_sweep_in_pieces_tries_and_prunes_what_one_in_one_piece_does(tmp_path, sampler, pruner):
+def test_an_interrupted_sweep_tries_and_prunes_the_same_as_an_uninterrupted_one(tmp_path, sampler, pruner):
     whole = Study(tmp_path / "whole/journal.log", "name", sweep_of(sampler, pruner), EPOCHS)
     run(whole, 20)
     for trials in (1, 7, 8, 20):
@@ -86,7 +76,7 @@ def test_another_seed_tries_others(tmp_path):
     assert studies[0].ask().parameters != studies[1].ask().parameters
 
 
-def test_tpe_ends_nearer_to_the_best_than_it_began_and_leaves_what_fails(tmp_path):
+def test_tpe_improves_and_avoids_what_fails(tmp_path):
     study = Study(tmp_path / "journal.log", "name", sweep_of("tpe", "none"), EPOCHS)
     run(study, 40)
     values = [trial.value for trial in study.trials if trial.value is not None]
@@ -104,7 +94,7 @@ def test_a_grid_tries_each_point_once_in_an_order_of_its_seed(tmp_path):
         study = Study(tmp_path / f"{seed}/journal.log", "name", sweep_of("grid", "none", seed, space), EPOCHS)
         assert study.size == 12
         while len(study.trials) < study.size:
-            study.tell(study.ask(), "complete", 0.5, {})
+            study.tell(study.ask(), Outcome("complete", 0.5))
         orders.append([tuple(trial.params.values()) for trial in study.trials])
     assert set(orders[0]) == {(name, width) for name in ("sgd", "adam", None) for width in (4, 8, 12, 16)}
     assert orders[0] != orders[1]
@@ -124,7 +114,7 @@ def test_values_are_short_and_within_their_range(tmp_path):
         assert len(f"{trial.parameters['train.weight_decay']:e}".split("e")[0].rstrip("0")) <= 5
         assert trial.parameters["train.hflip"] in (0.1, 0.3, 0.5, 0.7)
         assert isinstance(trial.parameters["model.width"], int)
-        study.tell(trial, "complete", 0.5, {})
+        study.tell(trial, Outcome("complete", 0.5))
     assert study.importances() == {}
 
 
@@ -134,7 +124,7 @@ def test_no_trial_is_pruned_in_warm_up_nor_in_its_last_epoch(tmp_path):
         trial = study.ask()
         for epoch in range(1, EPOCHS + 1):
             trial.report(0.9, last=epoch == EPOCHS)
-        study.tell(trial, "complete", 0.9, {})
+        study.tell(trial, Outcome("complete", 0.9))
     hopeless = study.ask()
     assert [hopeless.report(0.1, last=False) for _ in range(2)] == [False, True]
     late = study.ask()
@@ -143,7 +133,7 @@ def test_no_trial_is_pruned_in_warm_up_nor_in_its_last_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("torn", [b'{"op_code":4,"worker', b"\x00"])
-def test_a_journal_that_was_torn_by_a_kill_is_mended(tmp_path, torn):
+def test_a_journal_is_repaired_after_a_kill(tmp_path, torn):
     path = tmp_path / "journal.log"
     study = Study(path, "name", sweep_of(), EPOCHS)
     run(study, 3)
@@ -156,8 +146,8 @@ def test_a_journal_that_was_torn_by_a_kill_is_mended(tmp_path, torn):
     assert len(Study(path, "name", sweep_of(), EPOCHS).trials) == 4
 
 
-def test_a_file_that_is_no_journal_is_one_line(tmp_path):
+def test_a_file_that_is_not_a_journal_is_one_line(tmp_path):
     path = tmp_path / "journal.log"
     path.write_text("what?\nnothing\n")
-    with pytest.raises(PipelineError, match=r"journal.log: is no journal of Optuna's .*; remove the folder "):
+    with pytest.raises(PipelineError, match=r"journal.log: is not a journal of Optuna .*; remove the folder "):
         Study(path, "name", sweep_of(), EPOCHS)

@@ -1,23 +1,28 @@
-"""Sweeps of real experiments of DVC."""
+"""Sweeps: their trials without DVC, and the whole with real DVC."""
 
 import json
 import signal
 import sys
 import time
+from contextlib import suppress
 
 import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.errors import PipelineError
+from pipeline.experiments.dvc_command import DvcError
+from pipeline.experiments.sweep import run_sweep
 from tests.support.clones import SMALL, Clone, stages_run
-from tests.support.sweep_repository import SWEEP, SweepRepository
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def repository(tmp_path):
-    return SweepRepository(tmp_path)
+LR = """
+seed: {seed}
+sampler: {{name: tpe, startup_trials: 3}}
+pruner: {{name: median, startup_trials: 2, warmup_epochs: 1}}
+space:
+  train.lr: {{low: 1e-4, high: 1e-1, log: true}}
+  train.optimizer: [sgd, 'adam']
+"""
 
 
 def table(repository) -> pd.DataFrame:
@@ -25,148 +30,204 @@ def table(repository) -> pd.DataFrame:
     return pd.read_csv(path).drop(columns="seconds")
 
 
-def test_a_sweep_in_pieces_is_the_one_in_one_piece_and_leaves_the_workspace_alone(repository, tmp_path_factory):
+# Without DVC.
+
+
+@pytest.fixture
+def sweep(fake_dvc, repository, capsys):
+    """Run the sweep of a text or of the file as it is; return its output."""
+
+    def run(text: str = "", trials: int = 2, *overrides: str) -> str:
+        if text:
+            repository.write("sweeps/lr.yaml", text)
+        capsys.readouterr()
+        run_sweep((repository.folder / "sweeps/lr.yaml").relative_to(repository.folder), trials, overrides)
+        return capsys.readouterr().out
+
+    return run
+
+
+def name_of(output: str) -> str:
+    return output.split(":")[0].removeprefix("sweep ")
+
+
+def test_an_interrupted_sweep_tries_the_same_as_an_uninterrupted_one(sweep, fake_dvc, repository):
     state = repository.git("status", "--porcelain")
-    first = repository.sweep("--trials", "3")
-    assert "goes on" not in first
-    output = repository.sweep("--trials", "6")
-    assert "goes on after 3 trials" in output
-    assert repository.git("status", "--porcelain") == state
+    assert "resumes" not in sweep(LR.format(seed=1), 3, "train.epochs=4")
+    assert "resumes after 3 trials" in sweep("", 6, "train.epochs=4")
+    assert repository.git("status", "--porcelain") == state + "?? sweeps/\n"
     pieces = table(repository)
-    # Another clone of the same commit, in one go.
-    other = SweepRepository(tmp_path_factory.mktemp("other"))
-    other.git("fetch", "-q", str(repository.folder), "main")
-    other.git("reset", "-q", "--hard", "FETCH_HEAD")
-    other.sweep("--trials", "6")
-    pd.testing.assert_frame_equal(table(other), pieces)
-    complete = pieces[pieces["state"] == "complete"]
-    assert set(complete["experiment"]) == set(repository.experiments())
-    # The experiments are real: they are shown, and can be applied.
-    best = complete.sort_values("value").iloc[-1]
-    assert f"dvc exp apply {best['experiment']}" in output
-    shown = repository.dvc("exp", "show", "--csv")
-    assert all(name in shown for name in complete["experiment"])
-    repository.dvc("exp", "apply", best["experiment"])
-    params = YAML(typ="safe", pure=True).load(repository.folder / "params.yaml")
-    assert (params["train"]["lr"], params["train"]["epochs"]) == (best["train.lr"], 4)
-    metrics = json.loads((repository.folder / "results/metrics/train.json").read_text())
-    assert metrics["valid_accuracy"] == best["value"]
-    # What was applied is part of the sweep, which goes on; it is not another one.
-    assert "goes on after 6 trials" in repository.sweep("--trials", "6")
-    # Without its journal, what is complete is taken from its experiment.
     (folder,) = repository.folder.glob(".sweeps/*/")
-    (folder / "journal.log").unlink()
-    again = repository.sweep("--trials", "6")
-    assert again.count("is there already: experiment") == len(complete)
-    assert table(repository)["value"].equals(pieces["value"])
     assert (folder / "sweep.png").stat().st_size > 20_000
-
-
-def test_other_code_parameters_or_files_are_other_sweeps(repository):
-    names = [repository.sweep("--trials", "1").split(":")[0]]
-    repository.replace("code/train.py", "0.05", "0.04")
-    names.append(repository.sweep("--trials", "1").split(":")[0])
-    repository.replace("params.yaml", "  batch_size: 64", "  batch_size: 32")
-    names.append(repository.sweep("--trials", "1").split(":")[0])
-    repository.write("sweeps/lr.yaml", SWEEP.format(seed=2))
-    output = repository.sweep("--trials", "1")
-    names.append(output.split(":")[0])
-    assert len(set(names)) == 4
-    assert "had another commit, code, parameters or file, and is left as it is" in output
-    # A value that the sweep searches, and a comment in its file, change nothing.
-    repository.replace("params.yaml", "  lr: 0.001 ", "  lr: 0.5 ")
-    repository.write("sweeps/lr.yaml", "# comment\n" + SWEEP.format(seed=2))
-    assert repository.sweep("--trials", "1").split(":")[0] == names[-1]
-
-
-def test_a_hopeless_trial_is_stopped_at_once_and_leaves_nothing(repository):
-    """Were it not stopped, each of its three epochs would take half a minute."""
-    repository.write(
+    facts = json.loads((folder / "sweep.json").read_text())
+    assert (facts["file"], facts["overrides"], facts["sampler"]["name"]) == (
         "sweeps/lr.yaml",
-        "sampler: grid\npruner: {name: median, startup_trials: 1}\n"
-        "space:\n  train.lr: [0.01, 0.0001]\n  train.weight_decay: [0, 1]\n",
+        ["train.epochs=4"],
+        "tpe",
     )
-    order = []
-    for seed in range(20):
-        text = (repository.folder / "sweeps/lr.yaml").read_text()
-        repository.write("sweeps/lr.yaml", text.split("seed:")[0].rstrip() + f"\nseed: {seed}\n")
-        order = grid_order(repository)
-        if order[0] == (0.01, 0) and order[1] == (0.0001, 1):
-            break
-    assert order[1] == (0.0001, 1)
-    start = time.monotonic()
-    output = repository.sweep("--trials", "2")
-    assert "pruned after epoch 1 at 0.2500; best 0.9375 of trial 1" in output
-    assert time.monotonic() - start < 60
+    complete = pieces[pieces["state"] == "complete"]
+    assert set(complete["experiment"]) == set(fake_dvc.experiments)
+    # Without its journal, complete trials are read from their experiments, and pruned as they would be.
+    (folder / "journal.log").unlink()
+    again = sweep("", 6, "train.epochs=4")
+    assert again.count("exists already: experiment") == len(complete)
+    pd.testing.assert_frame_equal(table(repository), pieces)
+    # In another place, in one go.
+    (folder / "journal.log").unlink()
+    fake_dvc.experiments.clear()
+    sweep("", 6, "train.epochs=4")
+    pd.testing.assert_frame_equal(table(repository), pieces)
+
+
+def test_other_code_parameters_images_or_settings_are_other_sweeps(sweep, repository):
+    names = [name_of(sweep(LR.format(seed=1), 1))]
+    repository.write("pipeline/train/stage.py", "# new")
+    names.append(name_of(sweep("", 1)))
+    repository.commit("Another optimizer")
+    assert name_of(sweep("", 1)) == names[-1]
+    repository.write("pipeline/common/stage.py", "# new")
+    repository.commit("Another reader")
+    names.append(name_of(sweep("", 1)))
+    repository.replace("params.yaml", "  batch_size: 64", "  batch_size: 32")
+    names.append(name_of(sweep("", 1)))
+    repository.write("dvc.lock", "stages: {download: {outs: [{path: data/raw.zip, md5: 12}]}}")
+    names.append(name_of(sweep("", 1)))
+    output = sweep(LR.format(seed=2), 1)
+    names.append(name_of(output))
+    assert len(set(names)) == 6
+    assert f"new; {', '.join(sorted(names[:-1]))} had other code, data, parameters or settings, and is kept" in output
+
+
+def test_a_commit_or_what_decides_no_result_starts_no_new_sweep(sweep, fake_dvc, repository):
+    name = name_of(sweep(LR.format(seed=1), 2))
+    head = repository.git("rev-parse", "--short=7", "HEAD").strip()
+    ran = list(fake_dvc.ran)
+    repository.write("README.md", "new")
+    repository.write("pipeline/report/stage.py", "# new")
+    assert f"sweep {name}: resumes after 2 trials" in sweep("", 2)
+    repository.commit("Another font")
+    # A value that the sweep searches, and a comment in its file.
+    repository.replace("params.yaml", "  lr: 0.001 ", "  lr: 0.5 ")
+    output = sweep("# comment\n" + LR.format(seed=1), 2)
+    assert f"sweep {name}: resumes after 2 trials" in output
+    assert f"is based on {head}: dvc exp apply restores all files of that commit" in output
+    # Another sweep takes the trials that it shares, whatever commit they are based on.
+    assert sweep(LR.format(seed=1).replace("median, startup_trials: 2", "median, startup_trials: 3"), 2)
+    assert fake_dvc.ran == ran
+
+
+def test_a_hopeless_trial_is_stopped_at_once_and_leaves_nothing(sweep, fake_dvc, repository):
+    text = "sampler: grid\nseed: 1\npruner: {name: median, startup_trials: 1}\nspace:\n  train.lr: [0.01, 0.0001]\n"
+    output = sweep(text, 2, "train.epochs=4")
+    assert "trial 2 of 2: pruned after epoch 1 at 0.2500; best 0.9375 of trial 1" in output
+    assert fake_dvc.epochs == [4, 1]
     assert list(table(repository)["state"]) == ["complete", "pruned"]
-    assert len(repository.experiments()) == 1
+    assert len(fake_dvc.experiments) == 1
     assert not list(repository.folder.glob(".sweeps/*/checkpoints"))
-    assert not list(repository.folder.glob(".dvc/tmp/sweeps/*/"))
-    assert repository.inside() == []
 
 
-def grid_order(repository) -> list[tuple]:
-    from pipeline.experiments.study import Study
-    from pipeline.experiments.sweep_file import read_sweep
-
-    base = YAML(typ="safe", pure=True).load(repository.folder / "params.yaml")
-    sweep = read_sweep(repository.folder / "sweeps/lr.yaml", base, [])
-    path = repository.folder / f".sweeps/order-{sweep.seed}/journal"
-    study, order = Study(path, "any", sweep, 4), []
-    for _ in range(4):
-        trial = study.ask()
-        order.append(tuple(trial.parameters.values()))
-        study.tell(trial, "failed", None, {"reason": "none", "seconds": 0})
-    return order
-
-
-def test_a_trial_that_fails_is_told_and_when_all_do_the_command_fails(repository):
-    repository.write("sweeps/lr.yaml", "sampler: random\nspace:\n  train.lr: [1e-6, 1e-2]\n")
-    output = repository.sweep("--trials", "5")
+def test_a_trial_that_fails_is_reported_and_not_run_again(sweep, fake_dvc, repository):
+    output = sweep("sampler: random\nspace:\n  train.lr: [1e-6, 1e-2]\n", 5, "train.epochs=4")
     assert "failed: train: the loss is nan in step 1 of epoch 1; best 0.9375 of trial" in output
-    # The same parameters are not run twice.
-    assert output.count("as trial ") + output.count("is there already") == 3
+    assert output.count("same parameters as trial ") + output.count("exists already") == 3
+    assert len(fake_dvc.ran) == 2
     assert set(table(repository)["state"]) == {"complete", "failed"}
-    repository.write("sweeps/bad.yaml", "space:\n  train.lr: [1e-6, 1e-7]\n")
-    output = repository.sweep("--trials", "2", file="sweeps/bad.yaml", code=1)
-    assert "error: sweep bad-" in output
-    assert "no trial is complete; the last that failed: train: the loss is nan in step 1" in output
 
 
-def test_what_no_parameter_is_to_blame_for_ends_the_sweep_and_is_not_remembered(repository):
-    repository.replace("dvc.yaml", "outs: [results/live]", "outs: [results/live, results/live/x]")
-    output = repository.sweep("--trials", "2", code=1)
-    assert "error: The output paths: 'results/live'" in output
+def test_a_sweep_of_which_every_trial_fails_is_an_error(sweep):
+    line = r"^sweep lr-\w{7}: no trial is complete; the last that failed: train: the loss is nan .* remove .sweeps/lr-"
+    with pytest.raises(PipelineError, match=line):
+        sweep("space:\n  train.lr: [1e-6, 1e-7]\n")
+
+
+def test_an_error_before_the_stages_ends_the_sweep_and_is_not_recorded(sweep, fake_dvc, repository):
+    fake_dvc.error = "The output paths overlap"
+    with pytest.raises(DvcError, match="overlap"):
+        sweep(LR.format(seed=1))
     assert not list(repository.folder.glob(".sweeps/*/trials.csv"))
 
 
-def test_parameters_that_exclude_each_other_fail_before_any_training(repository):
-    repository.write("sweeps/lr.yaml", "sampler: grid\nspace:\n  train.loss: [bce, mse]\n  train.lr: [0.01, 0.1]\n")
-    output = repository.sweep("--trials", "9")
-    assert "its grid has 4 points" in output
+def test_parameters_that_exclude_each_other_fail_before_any_training(sweep, fake_dvc):
+    output = sweep("sampler: grid\nspace:\n  train.loss: [bce, mse]\n  train.lr: [0.01, 0.1]\n", 9)
+    assert "its grid has 4 points; each is tried once" in output
     assert output.count("failed: params.yaml: train.label_smoothing: got 0.1, allowed with train.loss bce is 0") == 2
+    assert len(fake_dvc.ran) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_sweep_that_is_killed_goes_on_with_the_same_trial_from_its_checkpoint(repository, number):
-    """Alone, the process of the sweep is killed; what it started ends with it."""
-    arguments = ("--trials", "2", "-S", "train.weight_decay=1", "-S", "train.epochs=2")
+def test_a_metric_that_is_missing_fails_the_trial(sweep):
+    text = "metric: evaluate.macro_f1\nspace:\n  train.lr: [0.01, 0.1]\n"
+    with pytest.raises(
+        PipelineError, match=r"the last that failed: evaluate.macro_f1 of experiment lr-00\d-\w+ is None"
+    ):
+        sweep(text, 2, "evaluate.split=valid")
+
+
+def test_ctrl_c_does_not_record_the_trial_which_is_tried_again(sweep, fake_dvc, repository, capsys):
+    fake_dvc.interrupt_after = 6
+    with suppress(KeyboardInterrupt):
+        sweep(LR.format(seed=1), 4, "train.epochs=4")
+    assert "stopped with 1 of 4 trials; the same command resumes" in capsys.readouterr().out
+    assert list(repository.folder.glob(".sweeps/*/checkpoints"))
+    assert "resumes after 1 trial\n" in sweep("", 4, "train.epochs=4")
+    assert fake_dvc.ran[1] == fake_dvc.ran[2]
+    assert fake_dvc.epochs[:3] == [4, 2, 4]
+    assert not list(repository.folder.glob(".sweeps/*/checkpoints"))
+
+
+# With real DVC.
+
+
+def kill_in_first_trial(repository, number: int, *arguments: str) -> None:
+    """Kill the process of a sweep, and no other, after its first epoch; what it started ends with it."""
     with repository.start(*arguments) as process:
         for line in process.stdout:
             if "train: epoch 1 of 2" in line:
                 process.send_signal(number)
                 break
         else:
-            pytest.fail("it ended by itself")
+            pytest.fail("it ended before")
         rest = process.stdout.read()
     if number != signal.SIGKILL:
         assert process.returncode == 130
-        assert "stopped with 0 of 2 trials; the same command goes on" in rest
-    deadline = time.monotonic() + 30
-    while repository.inside() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert repository.inside() == []
-    with repository.start(*arguments) as process:
+        assert "stopped with 0 of 2 trials; the same command resumes" in rest
+    deadline = time.monotonic() + 60
+    while repository.processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert repository.processes() == []
+
+
+def test_a_killed_sweep_resumes_its_trial_prunes_the_next_and_the_best_is_applied(sweep_repository):
+    repository = sweep_repository
+    # The second epoch would take half a minute.
+    slow = ("--trials", "2", "-S", "train.epochs=2", "-S", "train.weight_decay=1")
+    kill_in_first_trial(repository, signal.SIGKILL, *slow)
+    (checkpoint,) = repository.folder.glob(".sweeps/*/checkpoints/*.json")
+    checkpoint.write_text("[0.5, 0.75]")
+    state = repository.git("status", "--porcelain")
+    output = repository.sweep(*slow)
+    assert f"train: resumes from {checkpoint}, epoch 3" in output
+    assert "trial 2 of 2: pruned after epoch 1 at 0.2500; best 0.7500 of trial 1" in output
+    assert repository.git("status", "--porcelain") == state
+    assert list(table(repository)["state"]) == ["complete", "pruned"]
+    assert not list(repository.folder.glob(".sweeps/*/checkpoints"))
+    assert not list(repository.folder.glob(".dvc/tmp/sweeps/*/"))
+    assert repository.processes() == []
+    (name,) = repository.experiments()
+    assert f"dvc exp apply {name}" in output
+    repository.dvc("exp", "apply", name)
+    params = YAML(typ="safe", pure=True).load(repository.folder / "params.yaml")
+    assert (params["train"]["lr"], params["train"]["epochs"]) == (0.01, 2)
+    assert json.loads((repository.folder / "results/metrics/train.json").read_text()) == {"valid_accuracy": 0.75}
+    # The sweep of the applied files is the same one.
+    assert "resumes after 2 trials" in repository.sweep(*slow)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_sweep_that_is_killed_resumes_the_same_trial_from_its_checkpoint(sweep_repository, number):
+    arguments = ("--trials", "2", "-S", "train.epochs=2", "-S", "train.weight_decay=1")
+    kill_in_first_trial(sweep_repository, number, *arguments)
+    with sweep_repository.start(*arguments) as process:
         lines = []
         for line in process.stdout:
             lines.append(line)
@@ -176,16 +237,29 @@ def test_a_sweep_that_is_killed_goes_on_with_the_same_trial_from_its_checkpoint(
     assert any("train: resumes from" in line and "epoch 2" in line for line in lines)
 
 
-def test_a_second_process_with_the_same_sweep_is_refused(repository):
-    with repository.start("--trials", "1", "-S", "train.weight_decay=1") as process:
+@pytest.mark.slow
+def test_a_failed_stage_fails_its_trial_and_a_failure_of_dvc_ends_the_sweep(sweep_repository):
+    repository = sweep_repository
+    repository.replace("sweeps/lr.yaml", "0.0001", "0.000001")
+    assert "failed: train: the loss is nan in step 1 of epoch 1; best 0.9375" in repository.sweep("--trials", "2")
+    repository.replace("dvc.yaml", "outs: [results/live]", "outs: [results/live, results/live/x]")
+    repository.write("pipeline/train/more.py", "")
+    repository.git("add", "--all")
+    assert "error: The output paths: 'results/live'" in repository.sweep("--trials", "2", code=1)
+
+
+@pytest.mark.slow
+def test_a_second_process_with_the_same_sweep_is_rejected(sweep_repository):
+    arguments = ("--trials", "1", "-S", "train.weight_decay=1")
+    with sweep_repository.start(*arguments) as process:
         for line in process.stdout:
             if "train: epoch 1" in line:
                 break
-        output = repository.sweep("--trials", "1", "-S", "train.weight_decay=1", code=1)
-        assert "another process runs the sweep lr-" in output
+        assert "another process runs the sweep lr-" in sweep_repository.sweep(*arguments, code=1)
         process.terminate()
 
 
+@pytest.mark.slow
 def test_the_real_pipeline_is_swept_pruned_shown_and_applied(tmp_path):
     clone = Clone(tmp_path, {**SMALL, "augment.views": 0, "evaluate.bootstrap": 0})
     (tmp_path / "sweeps/tiny.yaml").write_text(
@@ -199,7 +273,7 @@ def test_the_real_pipeline_is_swept_pruned_shown_and_applied(tmp_path):
     assert not (tmp_path / ".checkpoints").exists()
     best = trials.sort_values("value").iloc[-1]
     assert best["experiment"] in clone.run("dvc", "exp", "show", "--csv")
-    # A trial ends with evaluate: DVC applies it, and complains of what later stages have never written here.
+    # A trial ends with evaluate: DVC applies it, and reports the missing outputs of later stages.
     assert "results/model.onnx" in clone.run("dvc", "exp", "apply", best["experiment"], fails=True)
     assert clone.metrics("train")["valid_accuracy"] == best["value"]
     assert f"lr: {best['train.lr']}" in (tmp_path / "params.yaml").read_text()

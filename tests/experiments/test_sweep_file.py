@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.experiments.sweep_file import Range, overridden_params, read_sweep
+from pipeline.experiments.dvc_command import overridden_params
+from pipeline.experiments.sweep_file import Range, read_sweep
 
 ROOT = Path(__file__).parents[2]
 LR = "  train.lr: {low: 1e-4, high: 1e-1, log: true}\n"
@@ -46,7 +47,9 @@ def test_what_is_left_out_has_its_default_and_numbers_have_their_parameter_s_typ
 
 def test_a_metric_of_the_evaluation_needs_the_valid_split_and_is_not_pruned(read):
     text = "metric: evaluate.macro_f1\nspace:\n" + LR
-    with pytest.raises(PipelineError, match=r"is of the auto split, which must not choose .*-S evaluate.split=valid"):
+    with pytest.raises(
+        PipelineError, match=r"is measured on the auto split, which must not choose .*-S evaluate.split=valid"
+    ):
         read(text)
     assert read(text, "evaluate.split=valid").pruner.name == "none"
     with pytest.raises(PipelineError, match=r"pruner: evaluate.macro_f1 has no value at each epoch, allowed is none"):
@@ -77,11 +80,14 @@ def test_values_that_are_allowed_only_together_are_allowed(read):
             "pruner.warmup: unknown key, allowed are name, startup_tr",
         ),
         ("pruner: {name: hyperband, min_epochs: 0}\nspace:\n" + LR, "pruner.min_epochs: got 0, allowed is an integer"),
-        ("sampler: grid\nspace:\n" + LR, "space.train.lr: the sampler grid needs a list of values, or a range's step"),
+        (
+            "sampler: grid\nspace:\n" + LR,
+            "space.train.lr: the sampler grid needs a list of values, or a range with step",
+        ),
         ("space: {train.lrr: [1, 2]}", "space.train.lrr: no parameter of params.yaml; did you mean train.lr?"),
         ("space: {train: [1, 2]}", "space.train: no parameter of params.yaml"),
-        ("space: {tsne.perplexity: [1, 2]}", "space.tsne.perplexity: a sweep cannot judge it: parameters of tsne"),
-        ("space: {data.valid_fraction: [0.1, 0.2]}", "space.data.valid_fraction: a sweep cannot judge it"),
+        ("space: {tsne.perplexity: [1, 2]}", "space.tsne.perplexity: a sweep cannot search it: parameters of tsne"),
+        ("space: {data.valid_fraction: [0.1, 0.2]}", "space.data.valid_fraction: a sweep cannot search it"),
         ("space: {train.lr: 0.1}", "space.train.lr: got 0.1, allowed is {low: ..., high: ...} or a list of values"),
         ("space: {train.lr: [0.1]}", "space.train.lr: got [0.1], allowed is {low: ..., high: ...} or a list of values"),
         ("space: {train.lr: [0.1, 0.1]}", "space.train.lr.1: got 0.1 twice; remove one"),
@@ -108,7 +114,7 @@ def test_values_that_are_allowed_only_together_are_allowed(read):
         ("space: {train.epochs: {low: 1.5, high: 3}}", "space.train.epochs.low: got 1.5, allowed is an integer (≥ 1"),
         (
             "space: {train.epochs: {low: 1, high: 3, step: 0.5}}",
-            "space.train.epochs.step: got 0.5, allowed is",
+            "space.train.epochs.step: got 0.5, allowed is an integer",
         ),
         (
             "space: {augment.image_size: {low: 32, high: 96}}",
@@ -126,20 +132,8 @@ def test_what_is_not_allowed_is_one_line_with_file_and_key(read, text, line):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("override", "line"),
-    [
-        ("train.lr", "-S: got 'train.lr', allowed is key=value"),
-        ("train.lr=0.1", "-S: got 'train.lr=0.1', which sweep.yaml searches; leave one of them out"),
-        ("params.yaml:train.lr=0.1", "-S: got 'params.yaml:train.lr=0.1', which sweep.yaml searches"),
-        ("train.epochs=abc", "-S: train.epochs: got 'abc', allowed is an integer"),
-        ("train.epoch=3", "-S: DVC refuses train.epoch=3 ("),
-        ("train.epochs=3,4", "-S: "),
-        ("train.epochs={", "-S: DVC refuses train.epochs={ ("),
-    ],
-)
-def test_a_wrong_override_is_one_line(read, override, line):
+@pytest.mark.parametrize("override", ["train.lr=0.1", "params.yaml:train.lr=0.1"])
+def test_an_override_of_a_searched_parameter_is_one_line(read, override):
     with pytest.raises(PipelineError) as error:
         read("space:\n" + LR, override)
-    assert str(error.value).startswith(line)
-    assert "\n" not in str(error.value)
+    assert str(error.value) == f"-S: got {override!r}, which sweep.yaml searches; remove one of them"

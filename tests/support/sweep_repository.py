@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.small_repository import SmallRepository
+from tests.support.small_repository import StagesRepository
 
 # Accuracy rises to 1 − |log10(lr) + 2| / 4. An epoch takes a moment, or half a minute with a weight decay of 1.
 TRAIN = """
@@ -65,23 +65,24 @@ stages:
     metrics:
       - results/metrics/evaluate.json: {cache: false}
 """
-# The first trial of the grid is the better one, and trains for as long as it takes to kill it.
+# The seed tries the better value first.
 GRID = """
 sampler: grid
-seed: {seed}
-pruner: {{name: median, startup_trials: 1}}
+seed: 1
+pruner: {name: median, startup_trials: 1}
 space:
   train.lr: [0.01, 0.0001]
 """
 
 
-class SweepRepository(SmallRepository):
-    """The repository, with a sweep's file that git does not track."""
+class SweepRepository(StagesRepository):
+    """The repository, with the file of a sweep."""
 
     def write_files(self) -> None:
         super().write_files()
         self.write("pipeline/train/stage.py", TRAIN)
         self.write("dvc.yaml", WORKFLOW)
+        self.write("sweeps/lr.yaml", GRID)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "pipeline", "sweep", "sweeps/lr.yaml", "-S", "train.epochs=4", *arguments]

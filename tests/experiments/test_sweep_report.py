@@ -5,16 +5,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.experiments.sweep_plots import SweepAxis, _limits, plot_sweep
+from pipeline.experiments.sweep_file import Plain, Range, Sweep
+from pipeline.experiments.sweep_report import _limits, draw_sweep
 
-AXES = [
-    SweepAxis("train.lr", ends=(1e-4, 1e-1), log=True),
-    SweepAxis("train.optimizer", ["sgd", "adam"]),
-    SweepAxis("model.dropout", ends=(0, 0.6)),
-    SweepAxis("train.weight_decay", ends=(1e-6, 1e-2), log=True),
-    SweepAxis("train.mixup_alpha", ["0", "0.2", "1"]),
-    SweepAxis("train.random_erase", ends=(0, 0.5)),
-]
+SPACE = {
+    "train.lr": Range(low=1e-4, high=1e-1, log=True),
+    "train.optimizer": ("sgd", "adam"),
+    "model.dropout": Range(low=0, high=0.6),
+    "train.weight_decay": Range(low=1e-6, high=1e-2, log=True),
+    "train.mixup_alpha": (0, 0.2, 1),
+    "train.random_erase": Range(low=0, high=0.5),
+}
 
 
 def table_of(trials, seed=0):
@@ -29,7 +30,9 @@ def table_of(trials, seed=0):
             "train.optimizer": draw.choice(["sgd", "adam"], trials),
             "model.dropout": draw.uniform(0, 0.6, trials),
             "train.weight_decay": 10 ** draw.uniform(-6, -2, trials),
-            "train.mixup_alpha": draw.choice(["0", "0.2", "1"], trials),
+            "train.mixup_alpha": pd.Series(
+                [(0, 0.2, 1)[index] for index in draw.integers(3, size=trials)], dtype=object
+            ),
             "train.random_erase": draw.uniform(0, 0.5, trials),
         }
     )
@@ -42,10 +45,12 @@ def table_of(trials, seed=0):
 @pytest.mark.parametrize(("trials", "parameters"), [(1, 1), (2, 3), (30, 3), (60, 6)])
 @pytest.mark.parametrize("maximize", [True, False])
 def test_it_is_drawn_of_one_trial_and_of_many_to_the_same_bytes(tmp_path, trials, parameters, maximize):
-    shares = {axis.name: 1 / parameters for axis in AXES[:parameters]} if trials > 1 else {}
+    metric = "train.valid_accuracy" if maximize else "train.valid_loss"
+    sweep = Sweep(metric, 0, Plain(name="random"), Plain(name="none"), dict(list(SPACE.items())[:parameters]))
+    shares = dict.fromkeys(sweep.space, 1 / parameters) if trials > 1 else {}
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in pictures:
-        plot_sweep(path, table_of(trials), AXES[:parameters], shares, "lr-1234567", "train.valid_accuracy", maximize)
+        draw_sweep(path, sweep, table_of(trials), shares, "lr-1234567")
     first, second = (path.read_bytes() for path in pictures)
     assert first == second
     height = {1: 2, 3: 2, 6: 3}[parameters] * 3.6 * 120

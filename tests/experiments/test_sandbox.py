@@ -1,0 +1,129 @@
+"""What experiments start from, which code decides their results, and which of them exist."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.experiments.sandbox import Sandbox, open_sandbox, take_snapshot
+
+LOCK = """
+stages:
+  download:
+    cmd: python -m pipeline download
+    outs:
+      - {path: data/raw.zip, hash: md5, md5: 0abc, size: 5}
+"""
+
+
+def test_the_inputs_are_the_trees_of_the_folders_that_the_stages_list(repository):
+    folders = [f"pipeline/{name}" for name in ("augment", "common", "download", "evaluate", "train")]
+    expected = {folder: repository.git("rev-parse", f"HEAD:{folder}").strip() for folder in folders}
+    assert take_snapshot().inputs() == expected
+
+
+@pytest.mark.parametrize("is_committed", [False, True], ids=["in the workspace", "in a commit"])
+@pytest.mark.parametrize(
+    ("path", "counts"),
+    [
+        ("pipeline/train/stage.py", True),
+        ("pipeline/common/stage.py", True),
+        ("pipeline/report/stage.py", False),
+        ("README.md", False),
+        (".gitignore", False),
+    ],
+)
+def test_only_changes_in_folders_of_the_stages_count(repository, path, counts, is_committed):
+    before = take_snapshot().inputs()
+    repository.write(path, "# changed\n")
+    if is_committed:
+        repository.commit("changed")
+    assert (take_snapshot().inputs() != before) == counts
+
+
+def test_a_new_file_counts_once_git_tracks_it(repository, capsys):
+    before = take_snapshot().inputs()
+    repository.write("pipeline/train/new.py", "")
+    assert take_snapshot().inputs() == before
+    message = "git does not track pipeline/train/new.py: experiments run without; git add what they need\n"
+    assert capsys.readouterr().out == message
+    repository.git("add", "pipeline/train/new.py")
+    assert take_snapshot().inputs() != before
+    assert capsys.readouterr().out == ""
+
+
+def test_other_images_count(repository):
+    before = take_snapshot().inputs()
+    repository.write("dvc.lock", LOCK)
+    assert take_snapshot().inputs() == before | {"data/raw.zip": "0abc"}
+
+
+def test_a_snapshot_has_staged_and_other_changes_and_leaves_the_index_alone(repository):
+    repository.write("README.md", "staged\n")
+    repository.git("add", "README.md")
+    repository.write("README.md", "changed again\n")
+    before = repository.git("diff"), repository.git("diff", "--cached")
+    snapshot = take_snapshot()
+    assert repository.git("show", f"{snapshot.tree}:README.md") == "changed again\n"
+    assert (repository.git("diff"), repository.git("diff", "--cached")) == before
+    assert snapshot.head == repository.git("rev-parse", "HEAD").strip()
+
+
+@pytest.mark.parametrize("prepare", ["nothing", "git init", "inside"])
+def test_experiments_need_a_repository_with_a_commit(prepare, workspace, monkeypatch):
+    if prepare != "nothing":
+        subprocess.run(["git", "init", "-q"], check=True)
+    if prepare == "inside":
+        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x", "--allow-empty"])
+        Path("folder").mkdir()
+        monkeypatch.chdir("folder")
+    with pytest.raises(PipelineError, match=r"^experiments need "):
+        take_snapshot()
+
+
+def test_an_experiment_is_found_by_its_name_on_any_commit(repository):
+    sandbox = Sandbox(Path("nowhere"), take_snapshot())
+    assert sandbox.find("lr-001-*") is None
+    old = repository.git("rev-parse", "HEAD").strip()
+    repository.git("update-ref", f"refs/exps/{old[:2]}/{old[2:]}/lr-001-abc", "HEAD")
+    repository.write("README.md", "new\n")
+    repository.commit("second")
+    sandbox = Sandbox(Path("nowhere"), take_snapshot())
+    found = sandbox.find("*-abc")
+    assert (found.name, found.baseline) == ("lr-001-abc", old)
+    assert sandbox.find("lr-002-*") is None
+    # That of HEAD comes first, as for dvc exp apply.
+    new = sandbox.snapshot.head
+    repository.git("update-ref", f"refs/exps/{new[:2]}/{new[2:]}/lr-001-abc", "HEAD")
+    assert sandbox.find("*-abc").baseline == new
+
+
+def test_a_sandbox_is_for_one_process(repository):
+    snapshot, folder = take_snapshot(), Path(".dvc/tmp/seeds/name")
+    with (
+        open_sandbox(folder, snapshot, "the first"),
+        pytest.raises(PipelineError, match=r"^another process runs the sweep x; wait for it$"),
+        open_sandbox(folder, snapshot, "the sweep x"),
+    ):
+        pass
+    with open_sandbox(folder, snapshot, "the second") as sandbox:
+        assert sandbox.folder == folder.absolute()
+
+
+def test_dvc_applies_an_experiment_of_another_commit_by_its_name(repository):
+    snapshot = take_snapshot()
+    with open_sandbox(Path(".dvc/tmp/seeds/name"), snapshot, "a test") as sandbox:
+        assert sandbox.run("seed-1-abc", ["seed=1", "train.lr=1"])
+        sandbox.fetch("seed-1-abc")
+    repository.write("README.md", "new\n")
+    repository.commit("second")
+    experiment = Sandbox(Path("nowhere"), take_snapshot()).find("seed-1-*")
+    assert experiment.baseline == snapshot.head
+    assert experiment.metrics("evaluate") == {"accuracy": 1.0}
+    with experiment.open(Path("results/details/evaluate.json")) as file:
+        assert json.load(file) == {"split": "auto"}
+    repository.dvc("exp", "apply", experiment.name)
+    assert json.loads(Path("results/metrics/evaluate.json").read_text()) == {"accuracy": 1.0}
+    assert "seed: 1 " in Path("params.yaml").read_text()
