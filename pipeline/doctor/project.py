@@ -65,9 +65,11 @@ def git_repository() -> Iterator[Finding]:
     try:
         root = git("rev-parse", "--show-toplevel")
     except PipelineError as problem:
-        trust = f"`git config --global --add safe.directory {shell_path(here)}` if it belongs to another user"
-        install = "`apt install git`, `brew install git`, or https://git-scm.com"
-        yield Finding(ERROR, str(problem), trust if "safe.directory" in str(problem) else install)
+        if "safe.directory" in str(problem):
+            fix = f"`git config --global --add safe.directory {shell_path(here)}`"
+            yield Finding(ERROR, "git does not trust this folder, because it belongs to another user", fix)
+        else:
+            yield Finding(ERROR, str(problem), "`apt install git`, `brew install git`, or https://git-scm.com")
         return
     commit = git_output("show", "-s", "--format=%h of %cs", "HEAD")
     if Path(root).resolve() != here.resolve():
@@ -100,7 +102,7 @@ def changes() -> Iterator[Finding]:
         line = "dvc.lock is not committed, so nobody else can get these results"
         yield Finding(NOTE, line, '`git commit --all -m "results"`')
     if lines:
-        yield Finding(OK, f"{len(changed)} files differ from the commit{': ' * bool(changed)}{listed(changed)}")
+        yield Finding(OK, f"since the commit: {listed(changed) or 'none'}")
 
 
 @check("Project", "parameters")
@@ -131,10 +133,10 @@ def _source(data: "DataParams") -> Finding:
         downloaded = (cache_folder() / (data.sha256 or "modelscope")).exists()
         state = "downloaded" if downloaded else "not downloaded yet"
         return Finding(OK, f"data.source: {data.source} {location}, {state}")
-    found = "folder" if path.is_dir() else "archive" if path.is_file() else "missing"
-    if data.source in ("folder", "archive") and found != data.source:
+    found = "is a folder" if path.is_dir() else "is a file" if path.is_file() else "does not exist"
+    if {"folder": "is a folder", "archive": "is a file"}.get(data.source, found) != found:
         fix = "set data.location to a folder of images and data.source to folder, or to a zip or tar and archive"
-        return Finding(ERROR, f"data.location: {location} is {found}, but data.source is {data.source}", fix)
+        return Finding(ERROR, f"data.location: {location} {found}, and data.source is {data.source}", fix)
     if data.source == "folder" and not any(path.iterdir()):
         return Finding(ERROR, f"data.location: the folder {location} is empty", "put images there, a folder per class")
     return Finding(OK, f"data.source: {data.source} {location}".strip())
@@ -209,9 +211,10 @@ def experiments() -> Iterator[Finding]:
         yield Finding(NOTE, f"{line}; {output.strip().splitlines()[-1]}", fix)
     else:
         yield Finding(OK, "the queue is empty")
-    folders = [path for name in ("exps/tmp*", "exps/standalone/tmp*", "seeds/*") for path in TEMPORARY.glob(name)]
+    names = ("exps/tmp*", "exps/standalone/tmp*", "seeds/*", "sweeps/*")
+    folders = [path for name in names for path in TEMPORARY.glob(name)]
     if folders:
-        line = f"{len(folders)} temporary workspaces of experiments that are running or were killed"
+        line = f"temporary workspaces of experiments that are running or were killed: {len(folders)}"
         yield Finding(NOTE, line, f"if none is running: `rm -r {' '.join(map(shell_path, folders[:3]))}`")
 
 

@@ -53,7 +53,7 @@ def doctor(as_json: bool = False) -> int:
     if as_json:
         print(json.dumps({**head, "counts": counts, "checks": rows}, indent=2, ensure_ascii=False))
     else:
-        print("\n{ok} ok, {note} notes, {error} errors".format(**counts))
+        print("\nok: {ok}, notes: {note}, errors: {error}".format(**counts))
     return int(counts[ERROR] > 0)
 
 

@@ -42,8 +42,7 @@ def test_no_query_or_fragment_of_a_url_is_shown(key, secret, mark):
     "text",
     [
         "DefaultEndpointsProtocol=https;AccountName=me;AccountKey=s3cr3t==;EndpointSuffix=core.windows.net",
-        "password = s3cr3t",
-        "secret_access_key: 's3cr3t and more'",
+        "password = s3cr3t, secret_access_key: 's3cr3t and more'",
         "https://ghp_s3cr3t@github.com/owner/name.git",
         'GITHUB_TOKEN="s3cr3t"',
     ],
@@ -52,25 +51,17 @@ def test_a_value_that_is_named_a_secret_is_not_shown(text):
     assert "s3cr3t" not in shareable(text)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "params.yaml: train.lrate: unknown key, allowed are lr, epochs; did you mean lr?",
-        "a URL needs data.sha256: set it to the SHA-256 that the publisher states",
-        "downloaded from https://example.org/food.zip",
-        "git@github.com:owner/name.git",
-        "3.11.2 (allowed is >=3.11,<3.14)",
-        "first line\nsecond line",
-    ],
-)
-def test_plain_text_is_not_changed(text):
+def test_control_characters_become_spaces_and_other_text_is_not_changed():
+    assert shareable("branch \x1b[31mred\x07") == "branch  [31mred "
+    text = (
+        "a URL needs data.sha256: set it to 3.11 (>=3.11,<4), as https://example.org/food.zip\ngit@github.com:a/b.git"
+    )
     assert shareable(text) == text
 
 
 def test_the_home_folder_becomes_a_tilde_but_not_a_folder_with_a_longer_name(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "ann"))
-    assert shareable(f"in {tmp_path}/ann/food, {tmp_path}/anna") == f"in ~/food, {tmp_path}/anna"
-    assert shareable(f"{tmp_path}/ann") == "~"
+    assert shareable(f"in {tmp_path}/ann/food, {tmp_path}/anna, {tmp_path}/ann") == f"in ~/food, {tmp_path}/anna, ~"
 
 
 def test_a_shell_finds_a_quoted_path(monkeypatch, tmp_path):
@@ -80,10 +71,6 @@ def test_a_shell_finds_a_quoted_path(monkeypatch, tmp_path):
         command = f"cd {shell_path(path)} && pwd"
         result = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
         assert result.stdout.strip() == str(tmp_path / path), result.stderr
-
-
-def test_control_characters_become_spaces():
-    assert shareable("branch \x1b[31mred\x07") == "branch  [31mred "
 
 
 def test_a_program_that_does_not_end_or_does_not_exist_has_an_exit_code_and_a_reason():

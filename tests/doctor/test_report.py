@@ -27,47 +27,35 @@ def bad():
 
 
 def raises():
+    print("not part of the report")
     yield Finding(OK, "this far")
     raise ValueError("a reason\nand more")
 
 
-def exits():
-    yield from ()
-    sys.exit(3)
-
-
 def lacks_a_package():
+    yield from ()
     import no_such_package_anywhere  # noqa: F401
-
-    yield Finding(OK, "never")
 
 
 def hangs():
+    print("not part of the report", file=sys.stderr)
     yield Finding(OK, "this far")
     time.sleep(30)
-
-
-def prints():
-    print("a line")
-    print("another", file=sys.stderr)
-    yield Finding(OK, "done")
 
 
 @pytest.mark.parametrize(
     ("check", "found"),
     [
-        (good, ["all is well"]),
         (raises, ["this far", "could not be checked: ValueError: a reason"]),
-        (exits, ["could not be checked: SystemExit: 3"]),
         (lacks_a_package, ["could not be checked: the package no_such_package_anywhere is missing"]),
         (hangs, ["this far", "could not be checked: no answer within 0.3 s"]),
-        (prints, ["done"]),
+        (sys.exit, ["could not be checked: SystemExit:"]),
     ],
 )
 def test_a_check_that_fails_hangs_or_prints_does_not_disturb_the_report(check, found, capsys):
     findings = run_check(check, 0.3)
     assert [finding.found for finding in findings] == found
-    assert {finding.status for finding in findings} <= {OK, NOTE}
+    assert [finding.status for finding in findings] == [OK, NOTE][-len(found) :]
     assert capsys.readouterr() == ("", "")
 
 
@@ -97,11 +85,8 @@ def test_output_without_utf_8_has_no_symbols_and_only_a_terminal_gets_colours(mo
     monkeypatch.setattr(report, "CHECKS", {("All", "good"): good, ("All", "bad"): bad})
     assert doctor() == 1
     lines = [line.strip() for line in output.getvalue().splitlines()]
-    assert lines[5:] == [line.strip(), "and a detail", "fix: `command`", "", "1 ok, 0 notes, 1 errors"]
-
-
-def test_exit_code_is_0_without_an_error(monkeypatch, workspace):
-    monkeypatch.setattr(report, "CHECKS", {("All", "good"): good})
+    assert lines[5:] == [line.strip(), "and a detail", "fix: `command`", "", "ok: 1, notes: 0, errors: 1"]
+    monkeypatch.setitem(report.CHECKS, ("All", "bad"), good)
     assert doctor() == 0
 
 
@@ -118,6 +103,7 @@ def test_the_report_of_a_repository_is_plain_text_without_secrets(repository, mo
         "API_TOKEN": "s3cr3t",
     }.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir("code")
     assert doctor() == 1  # the code that runs is that of another folder
     text, errors = capsys.readouterr()
@@ -128,7 +114,7 @@ def test_the_report_of_a_repository_is_plain_text_without_secrets(repository, mo
     assert re.findall(r"(?m)^\w+$", text) == ["Python", "Machine", "Project", "DVC"]
     assert f"{repository.folder}, but the code runs from" in text
     assert "dvc status  all stages are up to date" in text
-    assert text.splitlines()[-1].endswith("1 errors")
+    assert text.splitlines()[-1].endswith("errors: 1")
 
 
 def test_a_repository_broken_in_many_ways_has_all_errors_in_json(repository, capsys):
