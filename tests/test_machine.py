@@ -1,4 +1,4 @@
-"""What comes from the environment."""
+"""Settings that come from the environment."""
 
 import os
 
