@@ -42,16 +42,17 @@ def statuses(clone: Workspace) -> dict[str, str]:
     return dict(re.findall(r"^\w{7} +(\S+) .* (\w+) *$", "\n".join(lines), re.MULTILINE))
 
 
-def wait_until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
-    end = time.monotonic() + seconds
+def wait_until(condition: Callable[[], object], pause: float = 0.2) -> None:
+    end = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < end, "timed out"
-        time.sleep(0.2)
+        time.sleep(pause)
 
 
 def wait_for_all(clone: Workspace) -> dict[str, str]:
     """Wait until no task is queued or running; return how each one ended."""
-    wait_until(lambda: not {"Queued", "Running"} & set(statuses(clone).values()))
+    # dvc queue status takes a core for a second.
+    wait_until(lambda: not {"Queued", "Running"} & set(statuses(clone).values()), pause=2)
     return statuses(clone)
 
 
