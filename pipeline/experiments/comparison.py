@@ -134,11 +134,8 @@ def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Difference:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """The exact two-sided p-value of McNemar's test (McNemar 1947) that two networks are equally often right.
-
-    Args:
-        only_a, only_b: number of images that only A and only B classifies correctly.
-    """
+    """The exact two-sided p-value of McNemar's test (McNemar 1947) that two networks are equally often right, from the
+    numbers of images that only A and only B classifies correctly."""
     changed = only_a + only_b
     return float(binomtest(only_b, changed).pvalue) if changed else 1.0
 
@@ -150,12 +147,8 @@ def _critical(changed: NDArray[np.int64] | int) -> NDArray[np.float64]:
 
 
 def least_significant(images: int, changed: int) -> float:
-    """The smallest difference of accuracies, 0 to 1, that McNemar's exact test finds significant.
-
-    Args:
-        images: number of images that were compared.
-        changed: number of them that only one of the two networks classifies correctly.
-    """
+    """The smallest difference of accuracies, 0 to 1, that McNemar's exact test finds significant if only one of the two
+    networks is right on ``changed`` of the images."""
     changed = max(changed, FEWEST_IMAGES)
     return float((2 * _critical(changed) - changed) / images)
 
@@ -164,11 +157,8 @@ def detectable(images: int, changed: float, power: float = POWER) -> float:
     """The difference of the true accuracies, 0 to 1, that McNemar's exact test finds with probability ``power``.
 
     The exact sum over all outcomes; Connor 1987, "Sample size for testing differences in proportions for the
-    paired-sample design", approximates it.
-
-    Args:
-        images: number of images to compare, 6 or more.
-        changed: the share of images, 0 to 1, that only one of the two networks classifies correctly.
+    paired-sample design", approximates it. There are 6 images or more; ``changed`` is the share of them, 0 to 1, that
+    only one of the two networks classifies correctly.
     """
     counts = np.arange(images + 1)
     needed = _critical(counts)
@@ -212,18 +202,13 @@ def comparison_lines(
 ) -> list[str]:
     """The report for a terminal; at most ``most`` classes and images of each kind."""
     left_out = f"; {comparison.left_out:,} that only one of them has are left out" if comparison.left_out else ""
-    title = f"A is {names[0]}, B is {names[1]}: {comparison.images:,} images of the {split} split{left_out}"
-    limits = (
-        "Each is a single training run; several seeds of each show whether their settings differ "
-        "(python -m pipeline seeds)."
-    )
     sections = (
-        wrapped(title),
+        wrapped(f"A is {names[0]}, B is {names[1]}: {comparison.images:,} images of the {split} split{left_out}"),
         _summary_lines(comparison),
         verdict_lines(comparison),
         _class_lines(class_changes(pairs), most),
         _image_lines(changed_images(pairs), most),
-        wrapped(limits),
+        wrapped("Each is one training run; several seeds show whether the settings differ (python -m pipeline seeds)."),
     )
     return "\n\n".join("\n".join(lines) for lines in sections).split("\n")
 

@@ -75,16 +75,14 @@ def run_dvc(
     stop: Callable[[str | None], bool] = lambda stage: False,
     variables: Mapping[str, str] | None = None,
 ) -> bool:
-    """Run DVC in a process of its own and print the messages of the stages.
+    """Run a command of DVC in a process of its own and print the messages of the stages.
 
     Ctrl-C, and the end of this process by any signal, stop DVC and everything that it started: training writes its
     checkpoint first. A second Ctrl-C does not wait for that.
 
     Args:
         folder: the repository's root; ``{folder}.running`` is locked meanwhile.
-        arguments: the command.
-        stop: called twice a second with the stage that DVC runs, None before the first; if it returns true, DVC is
-            stopped.
+        stop: called twice a second with the stage that DVC runs, None before the first; true stops DVC.
         variables: added to the environment.
 
     Returns:
@@ -95,8 +93,10 @@ def run_dvc(
         KeyboardInterrupt: after all processes have ended.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    process = subprocess.Popen(
-        [sys.executable, "-P", guardian.__file__, f"{folder}.running", sys.executable, "-m", "dvc", *arguments],
+    command = [sys.executable, "-P", guardian.__file__, f"{folder}.running", sys.executable, "-m", "dvc", *arguments]
+    lines: list[str] = []
+    with subprocess.Popen(
+        command,
         cwd=folder,
         env={**os.environ, "PATH": path, "DVC_EXP_AUTO_PUSH": "false", **(variables or {})},
         stdin=subprocess.PIPE,
@@ -106,17 +106,16 @@ def run_dvc(
         errors="replace",
         # Ctrl-C in a terminal reaches only this process, which passes it on.
         start_new_session=True,
-    )
-    lines: list[str] = []
-    reader = threading.Thread(target=_collect_output, args=(process.stdout, lines), daemon=True)
-    reader.start()
-    try:
-        stopped = _watch(process, reader, lambda: stop(_last_stage(lines)))
-    finally:
-        process.wait()
-        # A stage may have left processes.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    ) as process:
+        reader = threading.Thread(target=_collect_output, args=(process.stdout, lines), daemon=True)
+        reader.start()
+        try:
+            stopped = _watch(process, reader, lambda: stop(_last_stage(lines)))
+        finally:
+            process.wait()
+            # A stage may have left processes.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode and not stopped:
         raise DvcError(_reason("\n".join(lines)) or f"dvc {arguments[0]} failed", _last_stage(lines))
     return not stopped

@@ -57,8 +57,6 @@ class Snapshot:
 def take_snapshot() -> Snapshot:
     """Take the snapshot; neither the workspace nor the index changes.
 
-    Untracked files are not part of an experiment, as in ``dvc exp run --temp``.
-
     Raises:
         PipelineError: this is not the root of a DVC repository with a commit.
     """
@@ -107,14 +105,8 @@ class Sandbox:
         Args:
             name: of the experiment.
             parameters: ``key=value``, as ``dvc exp run -S`` takes them.
-            stop, variables: see :func:`run_dvc`.
-
-        Returns:
-            Whether it is complete; if it was stopped, there is no experiment.
-
-        Raises:
-            DvcError: DVC or a stage failed.
-            PipelineError: git failed.
+            stop, variables: see :func:`run_dvc`, also for what it returns and raises; a run that was stopped leaves no
+                experiment.
         """
         if not self.folder.exists():
             with replacing(self.folder) as temporary:
@@ -155,24 +147,19 @@ def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[San
     except Timeout as error:
         raise PipelineError(f"another process runs {subject}; wait for it") from error
     with lock, _sigterm_as_interrupt():
-        _wait_for_leftovers(folder)
+        running = FileLock(f"{folder}.running")
+        try:
+            running.acquire(timeout=0.1)
+        except Timeout:
+            say("waiting for the experiment of a killed process to write its checkpoint and end")
+            running.acquire(timeout=SECONDS_TO_END + 10)
+        running.release()
         try:
             # A process that was killed may have left it.
             shutil.rmtree(folder, ignore_errors=True)
             yield Sandbox(folder, snapshot)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_for_leftovers(folder: Path) -> None:
-    """Wait until what a killed process started in the sandbox has written its checkpoint and ended."""
-    running = FileLock(f"{folder}.running")
-    try:
-        running.acquire(timeout=0.1)
-    except Timeout:
-        say("waiting for the experiment of a killed process to end")
-        running.acquire(timeout=SECONDS_TO_END + 10)
-    running.release()
 
 
 @contextmanager

@@ -23,10 +23,6 @@ def run_seeds(seeds: Sequence[int], overrides: Sequence[str]) -> tuple[pd.DataFr
     The experiments run in a clone: the workspace does not change, and later changes to it have no effect. An
     experiment with the same code, data and parameters is not run again, whatever commit it is based on.
 
-    Args:
-        seeds: values of the parameter ``seed``.
-        overrides: further parameters, ``key=value``, as ``dvc exp run -S`` takes them.
-
     Returns:
         The column experiment, its name, and columns of metrics, indexed by the seed; and one line per seed that failed.
 
@@ -71,20 +67,13 @@ def seed_statistics(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def least_between_means(deviation: float, seeds: int) -> float:
-    """The smallest difference of two means over ``seeds`` seeds each that a t test (5 %, two-sided) finds significant.
-
-    Args:
-        deviation: the standard deviation over the seeds, assumed to be the same for both.
-    """
+    """The smallest difference of two means over ``seeds`` seeds each that a t test (5 %, two-sided) finds significant;
+    both have the same standard deviation."""
     return float(t.isf((1 - LEVEL) / 2, 2 * seeds - 2) * deviation * np.sqrt(2 / seeds))
 
 
 def seed_lines(results: pd.DataFrame) -> list[str]:
-    """One row per seed with its metrics, their statistics, and how large a difference is significant.
-
-    Args:
-        results: indexed by the seed; the column experiment, and columns of metrics, with ``accuracy``.
-    """
+    """The results of :func:`run_seeds` as a table, their statistics, and how large a difference is significant."""
     metrics = results.drop(columns="experiment")
     statistics = seed_statistics(metrics)
     rows = pd.concat([results, statistics.assign(experiment="")]).rename_axis("seed").reset_index()

@@ -39,7 +39,7 @@ def run_sweep(path: Path, trials: int, overrides: Sequence[str]) -> None:
     Args:
         path: of the sweep's file.
         trials: the total, including those of earlier runs of the same sweep.
-        overrides: further parameters, ``key=value``, as ``dvc exp run -S`` takes them.
+        overrides: ``key=value``, for all trials.
 
     Raises:
         PipelineError: the file, an override or the repository is not valid, or no trial is complete.

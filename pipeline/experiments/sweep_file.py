@@ -177,130 +177,124 @@ def read_sweep(path: Path, base: dict[str, Any], overrides: Sequence[str]) -> Sw
         PipelineError: a key or value is not allowed.
     """
     content = read_yaml(path)
-    if not isinstance(content, dict) or not isinstance(content.get("space"), dict) or not content["space"]:
-        raise PipelineError(
-            f"{path}: space: needs a mapping from parameters to ranges or lists, such as "
-            "train.lr: {low: 1e-4, high: 1e-1, log: true}"
-        )
-    file = _validated(SweepFile, content, path, "")
-    if file.metric not in METRICS:
-        raise PipelineError(f"{path}: metric: got {file.metric!r}, allowed is {', '.join(METRICS)}")
-    metric, split = METRICS[file.metric], base["evaluate"]["split"]
-    if metric.stage == "evaluate" and split != "valid":
-        raise PipelineError(
-            f"{path}: metric: {file.metric} is measured on the {split} split, which must not choose parameters: the "
-            "result would be too good for new images; add -S evaluate.split=valid"
-        )
-    pruner = file.pruner if file.pruner is not None else "median" if metric.curve else "none"
-    sweep = Sweep(
-        metric=file.metric,
-        seed=file.seed,
-        sampler=_named(SAMPLERS, file.sampler, path, "sampler"),
-        pruner=_named(PRUNERS, pruner, path, "pruner"),
-        space={name: _dimension(name, value, path, base) for name, value in file.space.items()},
-    )
-    if sweep.pruner.name != "none" and not metric.curve:
-        curves = ", ".join(name for name, metric in METRICS.items() if metric.curve)
-        raise PipelineError(
-            f"{path}: pruner: {file.metric} has no value at each epoch, allowed is none; or choose a metric that has "
-            f"({curves})"
-        )
-    for name, dimension in sweep.space.items():
-        if sweep.sampler.name == "grid" and isinstance(dimension, Range) and dimension.step is None:
-            raise PipelineError(f"{path}: space.{name}: the sampler grid needs a list of values, or a range with step")
+    try:
+        sweep = _checked(content, base)
+    except PipelineError as error:
+        raise PipelineError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
     for override in overrides:
         if override_key(override) in sweep.space:
             raise PipelineError(f"-S: got {override!r}, which {path} searches; remove one of them")
     return sweep
 
 
-def _validated(schema: type[Part], content: dict[str, Any], path: Path, prefix: str) -> Part:
+def _checked(content: Any, base: dict[str, Any]) -> Sweep:
+    if not isinstance(content, dict) or not isinstance(content.get("space"), dict) or not content["space"]:
+        example = "train.lr: {low: 1e-4, high: 1e-1, log: true}"
+        raise PipelineError(f"space: needs a mapping from parameters to ranges or lists, such as {example}")
+    file = _validated(SweepFile, content, "")
+    if file.metric not in METRICS:
+        raise PipelineError(f"metric: got {file.metric!r}, allowed is {', '.join(METRICS)}")
+    metric, split = METRICS[file.metric], base["evaluate"]["split"]
+    if metric.stage == "evaluate" and split != "valid":
+        raise PipelineError(
+            f"metric: {file.metric} is measured on the {split} split, which must not choose parameters: the result "
+            "would be too good for new images; add -S evaluate.split=valid"
+        )
+    default = "median" if metric.curve else "none"
+    sampler = _named(SAMPLERS, file.sampler, "sampler")
+    pruner = _named(PRUNERS, default if file.pruner is None else file.pruner, "pruner")
+    space = {name: _dimension(name, value, base) for name, value in file.space.items()}
+    sweep = Sweep(file.metric, file.seed, sampler, pruner, space)
+    if sweep.pruner.name != "none" and not metric.curve:
+        curves = ", ".join(name for name, metric in METRICS.items() if metric.curve)
+        raise PipelineError(
+            f"pruner: {file.metric} has no value at each epoch, allowed is none; or choose a metric that has ({curves})"
+        )
+    for name, dimension in space.items():
+        if sweep.sampler.name == "grid" and isinstance(dimension, Range) and dimension.step is None:
+            raise PipelineError(f"space.{name}: the sampler grid needs a list of values, or a range with step")
+    return sweep
+
+
+def _validated(schema: type[Part], content: dict[str, Any], prefix: str) -> Part:
     try:
         return schema.model_validate(content)
     except ValidationError as error:
         lines = error_lines(error, content, schema).values()
-        raise PipelineError("\n".join(f"{path}: {prefix}{line}" for line in lines)) from None
+        raise PipelineError("\n".join(f"{prefix}{line}" for line in lines)) from None
 
 
-def _named(schemas: Mapping[str, type[Section]], content: Any, path: Path, key: str) -> Section:
+def _named(schemas: Mapping[str, type[Section]], content: Any, key: str) -> Section:
     """A sampler or pruner, given by its name or by a mapping with its name and settings."""
     content = {"name": content} if isinstance(content, str) else content
     name = content.get("name") if isinstance(content, dict) else None
     if not isinstance(name, str) or name not in schemas:
-        raise PipelineError(
-            f"{path}: {key}: got {content if name is None else name!r}, allowed is {', '.join(schemas)}; with "
-            "settings, a mapping with the key name"
-        )
-    return _validated(schemas[name], content, path, f"{key}.")
+        got, allowed = content if name is None else name, ", ".join(schemas)
+        raise PipelineError(f"{key}: got {got!r}, allowed is {allowed}; with settings, a mapping with the key name")
+    return _validated(schemas[name], content, f"{key}.")
 
 
-def _dimension(name: Any, content: Any, path: Path, base: dict[str, Any]) -> Dimension:
+def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
     keys, key = tuple(str(name).split(".")), f"space.{name}"
     field = find_field(keys)
     if field is None:
         close = difflib.get_close_matches(str(name), _parameters(), n=1)
-        raise PipelineError(f"{path}: {key}: no parameter of {PARAMS}{f'; did you mean {close[0]}?' * len(close)}")
+        raise PipelineError(f"{key}: no parameter of {PARAMS}{f'; did you mean {close[0]}?' * len(close)}")
     if keys[0] not in SECTIONS:
         raise PipelineError(
-            f"{path}: {key}: a sweep cannot search it: parameters of {keys[0]} decide what is measured, or come after "
-            f"it; allowed are {', '.join(SECTIONS)}"
+            f"{key}: a sweep cannot search it: parameters of {keys[0]} decide what is measured, or come after it; "
+            f"allowed are {', '.join(SECTIONS)}"
         )
     if isinstance(content, dict):
-        return _range(keys, content, path, base, whole=field.annotation is int)
+        return _range(keys, content, base, whole=field.annotation is int)
     if not isinstance(content, list) or len(content) < 2:
-        raise PipelineError(f"{path}: {key}: got {content!r}, allowed is {{low: ..., high: ...}} or a list of values")
+        raise PipelineError(f"{key}: got {content!r}, allowed is {{low: ..., high: ...}} or a list of values")
     for position, value in enumerate(content):
         if isinstance(value, dict | list):
-            raise PipelineError(f"{path}: {key}.{position}: got {value!r}, allowed is a number, a text, true or null")
+            raise PipelineError(f"{key}.{position}: got {value!r}, allowed is a number, a text, true or null")
         if value in content[:position]:
-            raise PipelineError(f"{path}: {key}.{position}: got {value!r} twice; remove one")
-        _check_value(keys, value, path, f"{key}.{position}", base)
+            raise PipelineError(f"{key}.{position}: got {value!r} twice; remove one")
+        _check_value(keys, value, f"{key}.{position}", base)
     return tuple(content)
 
 
-def _range(keys: tuple[str, ...], content: dict[str, Any], path: Path, base: dict[str, Any], whole: bool) -> Range:
+def _range(keys: tuple[str, ...], content: dict[str, Any], base: dict[str, Any], whole: bool) -> Range:
     key = f"space.{'.'.join(keys)}"
-    found = _validated(Range, content, path, f"{key}.")
-    for end in ("low", "high"):
-        _check_value(keys, getattr(found, end), path, f"{key}.{end}", base)
+    found = _validated(Range, content, f"{key}.")
     low, high, step = found.low, found.high, found.step
+    for end in ("low", "high"):
+        _check_value(keys, getattr(found, end), f"{key}.{end}", base)
     if low >= high:
-        raise PipelineError(f"{path}: {key}.low: got {low:g}, allowed is less than high, {high:g}")
+        raise PipelineError(f"{key}.low: got {low:g}, allowed is less than high, {high:g}")
     if found.log and step is not None:
-        raise PipelineError(f"{path}: {key}: log and step exclude each other")
+        raise PipelineError(f"{key}: log and step exclude each other")
     if found.log and low <= 0:
-        raise PipelineError(f"{path}: {key}: log needs low above 0")
+        raise PipelineError(f"{key}: log needs low above 0")
     if step is not None:
         if whole and not isinstance(step, int):
-            raise PipelineError(f"{path}: {key}.step: got {step!r}, allowed is an integer")
+            raise PipelineError(f"{key}.step: got {step!r}, allowed is an integer")
         steps = (high - low) / step
         if abs(steps - round(steps)) > 1e-9:
             last = low + int(steps) * step
-            raise PipelineError(f"{path}: {key}.high: no step of {step:g} ends at {high:g}; allowed is {last:g}")
+            raise PipelineError(f"{key}.high: no step of {step:g} ends at {high:g}; allowed is {last:g}")
     elif whole and not found.log:
         step = 1
     if step is not None:
         # The ends do not show every rule, such as that a value must be a multiple of 32.
-        _check_value(keys, tidy(low + step), path, f"{key}.step", base)
+        _check_value(keys, tidy(low + step), f"{key}.step", base)
     number = int if whole else float
-    numbers = {"low": number(low), "high": number(high), "step": step and number(step)}
-    return found.model_copy(update=numbers)
+    return found.model_copy(update={"low": number(low), "high": number(high), "step": step and number(step)})
 
 
-def _check_value(keys: tuple[str, ...], value: Value, path: Path, key: str, base: dict[str, Any]) -> None:
+def _check_value(keys: tuple[str, ...], value: Value, key: str, base: dict[str, Any]) -> None:
     line = refusal(with_parameters(base, {".".join(keys): value}), keys)
     if line:
         # It begins with the name of the parameter, which the key contains already.
-        raise PipelineError(f"{path}: {key}: {line.partition(': ')[2]}")
+        raise PipelineError(f"{key}: {line.partition(': ')[2]}")
 
 
 def _parameters() -> list[str]:
     """The names of all parameters that a sweep may search."""
     sections = sections_by_name()
-    return [
-        name
-        for section in SECTIONS
-        for name in (
-            [f"{section}.{key}" for key in sections[section].model_fields] if section in sections else [section]
-        )
-    ]
+    keys = {name: [f"{name}.{key}" for key in sections[name].model_fields] for name in SECTIONS if name in sections}
+    return [key for name in SECTIONS for key in keys.get(name, [name])]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
+from pipeline.cli import app, main
 from pipeline.errors import PipelineError
 from pipeline.experiments.lr_find import DIVERGED, SMOOTHING, lr_find, range_test, suggest
 from pipeline.params.schema import ModelParams
@@ -29,7 +30,7 @@ def test_the_learning_rate_grows_by_a_constant_factor_from_low_to_high(tmp_path)
     np.testing.assert_allclose(table["lr"], np.geomspace(1e-9, 1e-5, 15), rtol=1e-9)
 
 
-def test_smoothed_is_the_moving_average_without_its_starts_bias(tmp_path):
+def test_smoothed_is_the_moving_average_without_the_bias_of_its_start(tmp_path):
     table = range_test(build(tmp_path), steps=12, low=1e-5, high=1e-2)
     losses = table["loss"].to_numpy()
     for step, smoothed in enumerate(table["smoothed"]):
@@ -45,7 +46,7 @@ def test_every_group_of_every_optimizer_gets_the_learning_rate(tmp_path, optimiz
     assert rates == pytest.approx([1e-3] * len(rates))
 
 
-def test_the_test_stops_when_the_loss_explodes(tmp_path):
+def test_the_test_stops_when_the_loss_diverges(tmp_path):
     # From a rate of 2 on the decay itself makes the weights grow.
     trainer = build(tmp_path, model=linear_model(), optimizer="sgd", weight_decay=1.0, clip_norm=0.0)
     table = range_test(trainer, steps=60, low=1e-4, high=1e6)
@@ -71,24 +72,20 @@ def test_the_first_steps_are_not_suggested():
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A folder with a packed dataset and parameters for a tiny network."""
+def folder(tmp_path, monkeypatch):
+    """A folder with a packed dataset and parameters for a tiny network, the current one while the test runs."""
     params = YAML(typ="safe").load(ROOT / "params.yaml")
     params |= {"model": MODEL, "train": train_params().model_dump()}
     (tmp_path / "params.yaml").write_text(json.dumps(params))
     write_dataset(tmp_path / "data/dataset", train=24, valid=6)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
     return tmp_path
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pipeline", "lr-find", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-
-
-@pytest.mark.slow
-def test_the_command_writes_a_table_and_a_picture_and_suggests_a_rate(folder):
-    result = run(folder, "--steps", "20")
-    assert result.returncode == 0, result.stderr
+def test_the_command_writes_a_table_and_a_plot_and_suggests_a_rate(folder):
+    result = CliRunner().invoke(app, ["lr-find", "--steps", "20"])
+    assert result.exit_code == 0, result.output
     plots = folder / "results/plots"
     assert sorted(path.name for path in plots.iterdir()) == ["lr_find.csv", "lr_find.png"]
     table = pd.read_csv(plots / "lr_find.csv")
@@ -100,11 +97,13 @@ def test_the_command_writes_a_table_and_a_picture_and_suggests_a_rate(folder):
     assert suggested <= table["lr"].max() * 1.1
 
 
-def test_wrong_rates_are_one_line_and_exit_code_1(folder):
-    result = run(folder, "--low", "1", "--high", "0.1")
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: lr-find: got --low 1 and --high 0.1, allowed is ")
-    assert result.stderr.count("\n") == 1
+def test_wrong_rates_are_one_line_and_exit_code_1(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pipeline", "lr-find", "--low", "1", "--high", "0.1"])
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main()
+    error = capsys.readouterr().err
+    assert error.startswith("error: lr-find: got --low 1 and --high 0.1, allowed is ")
+    assert error.count("\n") == 1
     assert not (folder / "results").exists()
 
 
@@ -113,9 +112,7 @@ def test_wrong_rates_are_one_line_and_exit_code_1(folder):
     # With the last two the loss is not finite at the second step already.
     [(0.1, 0.1), (1e-6, math.nan), (math.nan, 1.0), (1e-6, math.inf), (1e25, 1e30), (1e18, 1e19)],
 )
-def test_rates_that_suggest_nothing_are_refused_in_one_line(folder, monkeypatch, low, high):
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
+def test_rates_that_suggest_nothing_are_rejected_in_one_line(folder, low, high):
     with pytest.raises(PipelineError, match=r"^lr-find: .*low") as error:
         lr_find(ModelParams(**MODEL), train_params(clip_norm=0.0, optimizer="sgd"), 1, 20, low, high)
     assert "\n" not in str(error.value)
