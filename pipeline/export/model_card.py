@@ -129,7 +129,7 @@ def _source(data: DataParams) -> str:
 
 def _preparation(run: Run) -> str:
     how = {"stretch": "stretched", "crop": "resized by its short side and cropped to its centre"}[run.spec.resize]
-    views = f" Each training image has {run.augment.views} augmented views." if run.augment.views else ""
+    views = f" Augmented views per training image: {run.augment.views}." if run.augment.views else ""
     return (
         f"The EXIF orientation of an image is applied, transparent parts become white, and the image is {how} to "
         f"{run.spec.image_size}×{run.spec.image_size} pixels.{views}"

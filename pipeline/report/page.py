@@ -1,24 +1,21 @@
-"""The report as one file: the charts, the images and the JavaScript that draws them are all inside."""
+"""The report as one HTML file that contains its charts, images and JavaScript."""
 
 from typing import Any
 
 import jinja2
-import numpy as np
-import pandas as pd
 import vl_convert
 
 from pipeline.common.dataset import PackedSplit
 from pipeline.report.changes import Changes, flattened
 from pipeline.report.charts import curve_by_epoch, curve_by_step, tsne
 from pipeline.report.evaluation_charts import by_class, confidences, confusion, curves, reliability
-from pipeline.report.inputs import Inputs, Thumbnails, make_thumbnails
+from pipeline.report.images import images_of_page
+from pipeline.report.inputs import Inputs
 
-# More points than this make a browser slow; so many mistakes can be looked through, and rows of a table are shown.
-POINTS, MISTAKES, ROWS = 8_000, 1_000, 200
-# Bytes for all pictures of images: the page stays below 10 MB.
-PICTURES = 5_000_000
-AUDIT = {
-    "bad_images": "bad files",
+# Most rows of a table of changes.
+ROWS = 200
+FINDINGS = {
+    "bad_files": "bad files",
     "leaks": "leaks",
     "contradictory_labels": "contradictory labels",
     "duplicates": "duplicates",
@@ -30,11 +27,9 @@ AUDIT = {
 
 
 def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, split: PackedSplit) -> str:
-    """Draw the page as HTML; ``split`` is the one that was evaluated."""
+    """Return the page as HTML; ``split`` is the one that was evaluated."""
     classes = inputs.classes["class"].tolist()
-    table, shown = _images_of_page(inputs, split)
-    layer = str(inputs.metrics["tsne"].get("layer", ""))
-    specs = _charts(inputs, classes, inputs.layers.index(layer) if layer in inputs.layers else 0)
+    table, counts = images_of_page(inputs, split)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.report", ""),
         autoescape=True,
@@ -42,31 +37,28 @@ def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, split:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Scripts and numbers must come out alike on each run, and in the order of the tables.
+    # The same bytes on every run, and rows in the order of the tables.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":"), "allow_nan": False}
-    environment.filters |= {"value": _written, "number": _number, "signed": _signed}
+    environment.filters |= {"yaml": _yaml, "number": _number, "signed": _signed}
     return environment.get_template("page.html.jinja").render(
-        metrics=inputs.metrics,
-        accuracy=_accuracy(inputs.metrics["evaluate"]),
+        **inputs.results,
         changes=changes,
         rows=ROWS,
         params=flattened(params),
-        model=params.get("model", {}),
-        audit=[(title, inputs.metrics["audit"].get(name)) for name, title in AUDIT.items()],
-        classes=inputs.classes,
+        findings={title: inputs.results["audit"].get(name) for name, title in FINDINGS.items()},
+        by_class=inputs.classes,
         pairs=inputs.pairs,
-        layers=_layer_metrics(inputs.metrics["tsne"]),
-        specs=specs,
+        specs=_charts(inputs, classes),
         images=table,
-        shown=shown,
+        counts=counts,
         class_names=classes,
         javascript=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # it needs no snippet
     )
 
 
-def _charts(inputs: Inputs, classes: list[str], layer: int) -> dict[str, dict[str, Any]]:
-    """Every chart's specification by the id of its place in the page."""
-    best = inputs.metrics["train"].get("best_epoch")
+def _charts(inputs: Inputs, classes: list[str]) -> dict[str, dict[str, Any]]:
+    """The specification of every chart by the id of its element."""
+    best, layer = inputs.results["train"]["best_epoch"], inputs.results["tsne"]["layer"]
     specs = {f"epoch-{name}": curve_by_epoch(inputs.epochs, name, best) for name in ("loss", "accuracy")}
     for name, title in (("loss", "loss"), ("gradient_norm", "gradient norm"), ("lr", "learning rate")):
         specs[f"step-{name}"] = curve_by_step(inputs.steps, name, title)
@@ -78,95 +70,28 @@ def _charts(inputs: Inputs, classes: list[str], layer: int) -> dict[str, dict[st
         specs["precision-recall"] = curves(precision_recall, inputs.classes, "average_precision", "recall", "precision")
     specs["reliability-chart"] = reliability(inputs.reliability)
     specs["confidences"] = confidences(inputs.images)
-    specs["tsne-chart"] = tsne(inputs.layers, layer, classes, bool((inputs.images["finding"] != "").any()))
+    has_findings = bool((inputs.images["finding"] != "").any())
+    specs["tsne-chart"] = tsne(inputs.layers, inputs.layers.index(layer), classes, has_findings)
     return specs
 
 
-def _images_of_page(inputs: Inputs, split: PackedSplit) -> tuple[dict[str, list[Any]], dict[str, int]]:
-    """The columns of the images that the page shows, in the t-SNE picture or as mistakes, and how many they are."""
-    row_of = {name: row for row, name in enumerate(split.ids)}
-    judged = inputs.images
-    placed = _positions(inputs.points, inputs.layers)
-    placed = placed[placed.index.isin(judged["id"])]
-    some = placed.iloc[np.unique(np.linspace(0, len(placed) - 1, min(len(placed), POINTS)).round().astype(int))]
-    wrong = judged[judged["correct"] == 0].sort_values("confidence", ascending=False, kind="stable")
-    listed = wrong.head(MISTAKES)
-    # The mistakes are drawn last, above the others, and lie together for the gallery, the most confident first.
-    right = judged[judged["id"].isin(some.index) & (judged["correct"] == 1)]
-    other = wrong[wrong["id"].isin(some.index) & ~wrong["id"].isin(listed["id"])]
-    images = pd.concat([right, other, listed])
-    rows = [row_of[name] for name in images["id"]]
-    thumbnails = make_thumbnails(split.images, rows, {row_of[name] for name in listed["id"]}, PICTURES)
-    columns = _columns(images, rows, thumbnails, inputs.classes["class"].tolist())
-    columns |= {
-        name: [None if np.isnan(v) else int(v) for v in some[name].reindex(images["id"])] for name in some.columns
-    }
-    counts = {
-        "images": len(images),
-        "pictures": len(thumbnails.uris),
-        "side": thumbnails.side,
-        "placed": len(placed),
-        "points": len(some),
-        "mistakes": len(wrong),
-        "listed": len(listed),
-    }
-    return columns, counts
-
-
-def _columns(images: pd.DataFrame, rows: list[int], thumbnails: Thumbnails, classes: list[str]) -> dict[str, list[Any]]:
-    index_of = {name: index for index, name in enumerate(classes)}
-    return {
-        "image": [thumbnails.uris.get(row, "") for row in rows],
-        "name": images["source"].str.rpartition("/")[2].tolist(),
-        "label": [index_of[name] for name in images["class"]],
-        "prediction": [index_of[name] for name in images["predicted_class"]],
-        "confidence": images["confidence"].round(4).tolist(),
-        "audit": images["finding"].tolist(),
-    }
-
-
-def _positions(points: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
-    """x0, y0, x1 … by layer for each id, from 0 to 10,000; the axes of t-SNE have no unit, but must stay alike."""
-    columns: dict[str, pd.Series[float]] = {}
-    for number, layer in enumerate(layers):
-        places = points[points["layer"] == layer].set_index("id")[["x", "y"]]
-        places = places[~places.index.duplicated()]
-        low, high = places.min(), places.max()
-        span = max((high - low).max(), 1e-12)
-        scaled = ((places - (low + high) / 2) / span + 0.5).mul(10_000).round()
-        columns |= {f"{axis}{number}": scaled[axis] for axis in ("x", "y")}
-    return pd.DataFrame(columns)
-
-
-def _accuracy(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {"value": metrics["accuracy"], **metrics.get("interval", {}).get("accuracy", {})}
-
-
-def _layer_metrics(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The measures of each layer's picture, whether the file holds them as a mapping or as a table."""
-    layers = metrics.get("layers", {})
-    if isinstance(layers, list):
-        layers = {row["layer"]: {k: v for k, v in row.items() if k != "layer"} for row in layers if "layer" in row}
-    return {name: row for name, row in layers.items() if isinstance(row, dict)}
-
-
-def _written(value: Any) -> str:
-    """A parameter as YAML has it, near enough."""
+def _yaml(value: Any) -> str:
+    """A parameter, similar to YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_written(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_written, value)) + "]"
+        return "[" + ", ".join(map(_yaml, value)) + "]"
     return str(value)
 
 
 def _number(value: Any) -> str:
-    """A metric: floats to six significant digits, counts with thousands apart."""
+    """Floats with six significant digits, integers with thousands separators."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return "–" if value is None else _written(value)
+        return "–" if value is None else _yaml(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 

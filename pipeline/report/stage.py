@@ -1,29 +1,31 @@
-"""Stage ``report``: one page of everything that the other stages found."""
+"""Stage ``report``: write all results to one page."""
 
 from pipeline.common.dataset import PackedDataset
 from pipeline.common.files import write_text
-from pipeline.common.paths import DATASET, EVALUATION, PARAMS, REPORT
+from pipeline.common.paths import DATASET, EVALUATION, PARAMS, PLOTS, REPORT
 from pipeline.errors import PipelineError
 from pipeline.progress import say
 from pipeline.report.changes import changes_since_head, read_mapping
-from pipeline.report.inputs import read_inputs
+from pipeline.report.inputs import read_inputs, read_metrics
 from pipeline.report.page import report_page
+from pipeline.report.plots import plot_curves
 
 
 def report() -> None:
-    """Write ``results/report.html``, which opens without a network.
+    """Write ``results/report.html``, which opens without a network, and ``results/plots/curves.png``.
 
     Raises:
-        PipelineError: a file of another stage is missing, or they are of different runs.
+        PipelineError: a file of another stage is missing, or they are not from the same run.
     """
     params = read_mapping(PARAMS.read_text("utf-8"))
     inputs = read_inputs()
-    split = PackedDataset(DATASET).split(inputs.metrics["evaluate"]["split"])
+    split = PackedDataset(DATASET).split(inputs.results["evaluate"]["split"])
     if set(inputs.images["id"]) != set(split.ids):
         raise PipelineError(
             f"{EVALUATION / 'predictions.csv'}: has other images than {DATASET}; run dvc repro evaluate"
         )
-    changes = changes_since_head(params, inputs.metrics)
+    plot_curves(PLOTS / "curves.png", inputs.epochs, inputs.steps, inputs.results["train"]["best_epoch"])
+    changes = changes_since_head(params, read_metrics())
     page = report_page(inputs, params, changes, split)
     write_text(REPORT, page)
     say(f"report: {REPORT}, {len(page.encode()) / 1e6:.1f} MB")

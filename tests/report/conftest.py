@@ -1,4 +1,4 @@
-"""A browser without a head, and reports made from results of our own."""
+"""A headless browser, and reports of generated results."""
 
 import os
 import shutil
@@ -8,19 +8,19 @@ import pytest
 
 from pipeline.common.paths import REPORT
 from pipeline.report.stage import report
-from tests.support.report_results import HOSTILE, write_results
+from tests.support.report_results import HOSTILE, write_run
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
 def make_report(tmp_path_factory):
-    """Build a report of the given classes and images in a folder of its own, and give its path."""
+    """Build a report of the given classes and images in a new folder, and return its path."""
 
     def build(classes=HOSTILE, images=80, **options) -> Path:
         folder, before = tmp_path_factory.mktemp("report"), Path.cwd()
         shutil.copy(ROOT / "params.yaml", folder)
-        write_results(folder, tuple(classes), images, **options)
+        write_run(folder, tuple(classes), images, **options)
         os.chdir(folder)
         try:
             report()
@@ -33,13 +33,13 @@ def make_report(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_report(make_report):
-    """80 images of four classes with names that no page should trust; every fourth is a mistake."""
+    """80 images of four classes with names that look like markup; every fourth is a mistake."""
     return make_report()
 
 
 @pytest.fixture(scope="session")
 def chromium():
-    """The system's own browser."""
+    """The browser of the system."""
     sync_api = pytest.importorskip("playwright.sync_api")
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
@@ -53,22 +53,22 @@ def chromium():
 
 @pytest.fixture
 def opened(chromium):
-    """Open a file and wait until its charts are drawn; at the end nothing may have complained or been asked for."""
-    complaints, contexts = [], []
+    """Open a file and wait until its charts are drawn; it may report no errors and send no requests."""
+    problems, contexts = [], []
 
     def open_page(path: Path, width: int = 1400, height: int = 900, scheme: str = "light", **options):
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
 
         def allow(route):
             if route.request.url.split("#")[0] == path.as_uri():
                 route.continue_()
             else:
-                complaints.append(f"request: {route.request.url}")
+                problems.append(f"request: {route.request.url}")
                 route.abort()
 
         page.route(lambda url: not url.startswith("data:"), allow)
@@ -79,4 +79,4 @@ def opened(chromium):
     yield open_page
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert problems == []

@@ -1,6 +1,7 @@
-"""What changed since the last commit."""
+"""Changes since the last commit."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from pipeline.common.paths import METRICS, PARAMS
 from pipeline.report.changes import Change, changes_since_head, flattened
 
 OLD_PARAMS = {"seed": 1, "train": {"lr": 0.001, "hflip": 0, "nesterov": True}}
-OLD_METRICS = {"evaluate": {"accuracy": 0.5, "interval": {"accuracy": {"low": 0.4}}, "split": "test"}}
+OLD_METRICS = {"evaluate": {"accuracy": 0.5, "top_2_accuracy": 0.75, "ece": 0.1}}
 
 
 def git(*arguments):
@@ -18,7 +19,7 @@ def git(*arguments):
 
 @pytest.fixture
 def repository(workspace):
-    """A commit with parameters and metrics; the pipeline lies in a folder below the root."""
+    """A commit with parameters and metrics; the pipeline is in a subfolder of the repository."""
     (workspace / "below").mkdir()
     git("init", "--quiet")
     with pytest.MonkeyPatch.context() as patch:
@@ -30,16 +31,16 @@ def repository(workspace):
         yield workspace / "below"
 
 
-def test_nothing_changed(repository):
+def test_without_changes_there_are_none(repository):
     changes = changes_since_head(OLD_PARAMS, OLD_METRICS)
     assert (changes.params, changes.metrics, changes.unknown, changes.dirty) == ([], [], [], False)
     assert changes.subject == "A <b>first</b> run"
     assert len(changes.commit) == 40
 
 
-def test_changed_added_and_removed_values_are_told_with_their_difference(repository):
+def test_changed_added_and_removed_values_are_listed_with_their_difference(repository):
     params = {"seed": 1, "train": {"lr": 0.003, "hflip": 0.0, "nesterov": 1, "loss": "mse"}}
-    metrics = {"evaluate": {"accuracy": 0.75, "interval": {}, "split": "test"}}
+    metrics = {"evaluate": {"accuracy": 0.75, "top_3_accuracy": 0.9, "ece": 0.1}}
     changes = changes_since_head(params, metrics)
     assert [(change.name, change.old, change.new) for change in changes.params] == [
         ("train.lr", 0.001, 0.003),
@@ -48,20 +49,20 @@ def test_changed_added_and_removed_values_are_told_with_their_difference(reposit
     ]
     assert [(change.name, change.difference) for change in changes.metrics] == [
         ("evaluate: accuracy", 0.25),
-        ("evaluate: interval", None),
-        ("evaluate: interval.accuracy.low", None),
+        ("evaluate: top_3_accuracy", None),
+        ("evaluate: top_2_accuracy", None),
     ]
     assert changes.params[1].difference is None
 
 
-def test_a_changed_file_makes_the_run_one_with_changes_unless_the_pipeline_wrote_it(repository):
+def test_a_changed_file_is_reported_unless_it_is_an_output(repository):
     write_json(METRICS / "evaluate.json", {"accuracy": 1.0})
     assert not changes_since_head(OLD_PARAMS, OLD_METRICS).dirty
     PARAMS.write_text("seed: 2\n")
     assert changes_since_head(OLD_PARAMS, OLD_METRICS).dirty
 
 
-def test_files_that_head_lacks_or_nobody_can_read_are_named(repository):
+def test_files_that_are_missing_or_invalid_at_head_are_named(repository):
     PARAMS.write_text("seed: [1\n")
     git("commit", "--quiet", "--all", "--message", "broken")
     changes = changes_since_head(OLD_PARAMS, {**OLD_METRICS, "tsne": {"images": 3}})
@@ -69,17 +70,32 @@ def test_files_that_head_lacks_or_nobody_can_read_are_named(repository):
     assert changes.params == changes.metrics == []
 
 
-def test_without_a_repository_or_a_commit_the_reason_is_told(workspace, monkeypatch):
-    assert changes_since_head({}, {}).problem == "this folder is in no git repository"
+def test_without_a_repository_or_a_commit_the_reason_is_reported(workspace, monkeypatch):
+    assert changes_since_head({}, {}).problem == "this folder is not in a git repository"
     git("init", "--quiet")
-    assert changes_since_head({}, {}).problem == "the git repository has no commit yet"
+    assert changes_since_head({}, {}).problem == "the git repository has no commits"
     monkeypatch.setenv("PATH", "")
     assert changes_since_head({}, {}).problem == "git is not installed"
 
 
-def test_tables_are_flattened_by_class():
-    content = {"a": {"b": 1, "c": {}}, "classes": [{"class": "x", "train": 2}], "list": [1, 2]}
-    assert flattened(content) == {"a.b": 1, "a.c": {}, "classes.x.train": 2, "list": [1, 2]}
+def test_an_unusual_subject_is_one_line_of_printable_text(repository):
+    Path("message").write_bytes(b"caf\xe9 \x1b[31m")
+    git("commit", "--quiet", "--allow-empty", "--file", "message")
+    changes = changes_since_head(OLD_PARAMS, OLD_METRICS)
+    assert changes.subject.startswith("caf")
+    assert changes.subject.isprintable()
+    git("commit", "--quiet", "--allow-empty", "--allow-empty-message", "--message", "")
+    assert changes_since_head(OLD_PARAMS, OLD_METRICS).subject == ""
+
+
+def test_a_repository_of_another_owner_is_reported(repository, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert changes_since_head({}, {}).problem == "git does not trust the owner of this folder"
+
+
+def test_nested_mappings_are_flattened():
+    content = {"a": {"b": 1, "c": {}}, "list": [{"name": "x"}, 2]}
+    assert flattened(content) == {"a.b": 1, "a.c": {}, "list": [{"name": "x"}, 2]}
 
 
 def test_only_numbers_have_a_difference():

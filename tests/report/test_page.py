@@ -33,7 +33,7 @@ def is_within_the_screen(page) -> bool:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
-def test_every_chart_is_drawn_and_nothing_is_asked_for(opened, small_report, width, scheme):
+def test_every_chart_is_drawn_without_requests(opened, small_report, width, scheme):
     page = opened(small_report, width, scheme=scheme)
     marks = page.evaluate(MARKS)
     assert marks.keys() == CHARTS
@@ -43,9 +43,9 @@ def test_every_chart_is_drawn_and_nothing_is_asked_for(opened, small_report, wid
     assert page.locator("#gallery img").evaluate_all("all => all.every((image) => image.naturalWidth > 0)")
 
 
-def test_pointing_at_an_image_shows_it_with_name_label_and_prediction(opened, small_report):
+def test_hovering_over_a_point_shows_its_image_with_name_label_and_prediction(opened, small_report):
     page = opened(small_report)
-    # The last mistakes are drawn above the others.
+    # Mistakes are drawn last, above the others.
     page.locator(POINTS).last.hover()
     tooltip = page.locator("#vg-tooltip-element.visible")
     tooltip.wait_for()
@@ -58,7 +58,7 @@ def test_pointing_at_an_image_shows_it_with_name_label_and_prediction(opened, sm
     assert set(page.evaluate("classes")) == set(HOSTILE)
 
 
-def test_a_tap_on_a_telephone_shows_the_image_too(opened, small_report):
+def test_a_tap_on_a_phone_shows_the_image_too(opened, small_report):
     page = opened(small_report, 390, has_touch=True, is_mobile=True)
     page.locator(POINTS).last.tap(force=True)
     assert page.locator("#pinned img").evaluate("image => image.naturalWidth") == 32
@@ -68,16 +68,16 @@ def test_a_tap_on_a_telephone_shows_the_image_too(opened, small_report):
     assert image["name"] in caption
 
 
-def test_the_filters_of_the_points_filter(opened, small_report):
+def test_the_filters_of_the_points(opened, small_report):
     page = opened(small_report)
-    for choice, count in (("mistakes", 20), ("right", 60), ("all", 80)):
+    for choice, count in (("mistakes", 20), ("correct", 60), ("all", 80)):
         page.locator(f"#tsne-chart input[name=only][value={choice}]").check()
         page.wait_for_function("([css, count]) => document.querySelectorAll(css).length === count", arg=[POINTS, count])
     page.locator("#tsne-chart select[name=of_class]").select_option(label="寿司 🍣")
     page.wait_for_function("css => document.querySelectorAll(css).length === 20", arg=POINTS)
 
 
-def test_a_click_in_the_legend_shows_a_class_alone(opened, small_report):
+def test_a_click_in_the_legend_shows_only_one_class(opened, small_report):
     page = opened(small_report)
     page.locator("#tsne-chart .role-legend-label text", has_text="NA").click()
     page.wait_for_function("css => document.querySelectorAll(css).length === 20", arg=POINTS)
@@ -122,7 +122,7 @@ def test_a_click_on_a_confused_pair_of_the_matrix_shows_its_images(opened, small
     assert 0 < page.locator("#gallery figure").count() < 20
 
 
-def test_the_filters_can_be_reached_and_used_by_keyboard(opened, small_report):
+def test_the_filters_can_be_used_with_the_keyboard(opened, small_report):
     page = opened(small_report)
     page.locator("#tsne-chart input[name=only][value=all]").focus()
     page.keyboard.press("ArrowRight")
@@ -149,14 +149,14 @@ def test_long_names_do_not_widen_the_page(opened, make_report):
     assert is_within_the_screen(page)
 
 
-def test_what_does_not_fit_is_said(opened, make_report, monkeypatch):
-    monkeypatch.setattr("pipeline.report.page.PICTURES", 0)
-    monkeypatch.setattr("pipeline.report.page.MISTAKES", 5)
-    monkeypatch.setattr("pipeline.report.page.POINTS", 30)
+def test_limits_are_stated(opened, make_report, monkeypatch):
+    monkeypatch.setattr("pipeline.report.images.THUMBNAIL_BYTES", 0)
+    monkeypatch.setattr("pipeline.report.images.MISTAKES", 5)
+    monkeypatch.setattr("pipeline.report.images.POINTS", 30)
     page = opened(make_report())
     text = page.locator("main").inner_text()
     assert "the first 5 of 20 are on this page" in text
-    assert "30 of 80 images, evenly spread, are drawn" in text
+    assert "30 of 80 images, evenly spaced, are drawn" in text
     assert re.search(r"\b0 of the \d+ images on this page", text)
     assert page.locator("#gallery .none").count() == 5
     assert page.locator(POINTS).count() == 30
@@ -166,7 +166,7 @@ def test_a_network_without_mistakes(opened, make_report):
     page = opened(make_report(("cat", "dog"), 40, wrong=1000))
     text = page.locator("main").inner_text()
     assert "No class was confused with another." in text
-    assert "every image of the test split is classified right" in text
+    assert "every image of the test split is classified correctly" in text
     page.locator("#tsne-chart input[name=only][value=mistakes]").check()
     page.wait_for_function("css => document.querySelectorAll(css).length === 0", arg=POINTS)
 
@@ -175,7 +175,7 @@ def test_the_page_is_the_same_for_the_same_results(make_report, small_report):
     assert make_report().read_bytes() == small_report.read_bytes()
 
 
-def test_names_stay_text(opened, small_report):
+def test_names_are_not_interpreted_as_markup(opened, small_report):
     page = opened(small_report)
     assert json.loads(page.locator("#class-names").text_content()) == list(HOSTILE)
     assert page.locator("main script, img[src=x]").count() == 0

@@ -1,24 +1,31 @@
 """Stage ``report``."""
 
+import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
+from PIL import Image
 
-from pipeline.common.paths import REPORT
+from pipeline.common.files import write_json
+from pipeline.common.paths import METRICS, PLOTS, REPORT
 from pipeline.errors import PipelineError
 from pipeline.evaluate.stage import evaluate
 from pipeline.params.file import load_params
 from pipeline.report.stage import report
 from pipeline.tsne.stage import tsne
-from tests.support.report_results import LAYERS, write_results
+from tests.support.report_results import write_run
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 FILES = {
     "results/metrics/audit.json": "augment",
+    "results/details/audit.json": "augment",
     "results/audit.csv": "augment",
     "results/metrics/train.json": "train",
-    "results/metrics/evaluate.json": "evaluate",
+    "results/details/evaluate.json": "evaluate",
     "results/metrics/tsne.json": "tsne",
     "results/evaluation/predictions.csv": "evaluate",
     "results/plots/classes.csv": "evaluate",
@@ -37,11 +44,11 @@ FILES = {
 def results(workspace):
     """The results of a run, in the working folder."""
     shutil.copy(PARAMS, workspace)
-    write_results(workspace, ("cat", "dog"), 24)
+    write_run(workspace, ("cat", "dog"), 24)
     return workspace
 
 
-def test_a_report_of_what_the_stages_left(trained):
+def test_a_report_of_the_results_of_the_stages(trained):
     shutil.copy(PARAMS, Path.cwd())
     params = load_params(PARAMS)
     evaluate(params.evaluate.model_copy(update={"top_k": 2, "bootstrap": 100, "tta": False}))
@@ -53,7 +60,7 @@ def test_a_report_of_what_the_stages_left(trained):
 
 
 @pytest.mark.parametrize(("path", "stage"), FILES.items(), ids=lambda value: Path(value).name)
-def test_a_missing_file_is_named_with_the_command_that_makes_it(results, path, stage):
+def test_a_missing_file_is_reported_with_the_command_that_makes_it(results, path, stage):
     Path(path).unlink()
     with pytest.raises(PipelineError) as caught:
         report()
@@ -71,28 +78,64 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(results, path, s
             "class\ncat\n",
             "has no column precision; run dvc repro --force evaluate",
         ),
-        ("results/plots/steps.csv", "", "holds no table; run dvc repro --force train"),
-        ("results/metrics/evaluate.json", "{}", "has no split; run dvc repro --force evaluate"),
-        ("results/metrics/tsne.json", "{", "holds no JSON; run dvc repro --force tsne"),
+        ("results/plots/steps.csv", "", "is not a table; run dvc repro --force train"),
+        ("results/metrics/tsne.json", "{", "is not a JSON object; run dvc repro --force tsne"),
     ],
 )
-def test_a_file_that_does_not_hold_what_it_should_is_refused(results, path, content, message):
+def test_an_invalid_file_is_rejected(results, path, content, message):
     Path(path).write_text(content)
     with pytest.raises(PipelineError, match=f"^{path}: {message}$"):
         report()
 
 
-def test_predictions_of_another_dataset_are_refused(results):
+def test_predictions_of_another_dataset_are_rejected(results):
     index = Path("data/dataset/index.csv")
     index.write_text(index.read_text().replace("00003", "99999"))
     with pytest.raises(PipelineError, match=r"predictions.csv: has other images than data/dataset; run dvc repro"):
         report()
 
 
-def test_points_of_one_layer_are_enough(results):
-    layers = Path("results/plots/tsne_layers.csv").read_text().splitlines()
-    of_last = [line.partition(",")[2] for line in layers if line.startswith(("layer,", LAYERS[-1]))]
-    Path("results/plots/tsne.csv").write_text("\n".join(of_last))
-    Path("results/plots/tsne_layers.csv").unlink()
+def test_results_without_a_required_key_are_rejected(results):
+    Path("results/details/evaluate.json").write_text("{}")
+    files = "results/metrics/evaluate.json and results/details/evaluate.json"
+    with pytest.raises(PipelineError, match=f"^{files}: have no split; run dvc repro --force evaluate$"):
+        report()
+
+
+def test_the_curves_of_both_splits_are_drawn_with_the_best_epoch(results, monkeypatch):
+    drawn = {}
+    plot, axvline = Axes.plot, Axes.axvline
+
+    def spy_plot(self, x, y, **style):
+        drawn[style.get("label"), y.name] = (list(x), list(y))
+        return plot(self, x, y, **style)
+
+    def spy_axvline(self, x, **style):
+        drawn[style["label"]] = x
+        return axvline(self, x, **style)
+
+    monkeypatch.setattr(Axes, "plot", spy_plot)
+    monkeypatch.setattr(Axes, "axvline", spy_axvline)
     report()
-    assert f'"labels":["{LAYERS[-1]}"]' in REPORT.read_text("utf-8")
+    assert drawn["train", "loss"] == ([1, 2, 3], [0.5, 0.4, 0.3])
+    assert drawn["valid", "accuracy"] == ([1, 2, 3], pytest.approx([0.6, 0.5, 0.4]))
+    assert drawn["best epoch"] == 2
+    assert drawn[None, "lr"][0] == list(range(1, 41))
+    with Image.open(PLOTS / "curves.png") as picture:
+        assert picture.size == (1440, 840)
+    before = (PLOTS / "curves.png").read_bytes()
+    report()
+    assert (PLOTS / "curves.png").read_bytes() == before
+
+
+def test_changes_compare_the_metrics_that_git_tracks(results):
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "params.yaml", "results/metrics"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message", "a run"], check=True)
+    write_json(METRICS / "evaluate.json", {**json.loads((METRICS / "evaluate.json").read_text()), "accuracy": 0.25})
+    report()
+    page = REPORT.read_text("utf-8")
+    table = page[page.index("<caption>Metrics that changed") :].partition("</table>")[0]
+    assert re.findall(r'<th scope="row">(.*?)</th>', table) == ["evaluate: accuracy"]
+    assert "No parameter changed." in page

@@ -1,6 +1,5 @@
-"""The files that the other stages leave, with numbers and pictures of our own."""
+"""Generated results of all stages before the report."""
 
-import json
 from pathlib import Path
 
 import cv2
@@ -9,6 +8,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from pipeline.common.dataset import INDEX_COLUMNS, Manifest
+from pipeline.common.files import write_json
 from pipeline.evaluate.calibration import reliability
 from pipeline.evaluate.metrics import confused_pairs, curves_by_class, metrics_by_class
 
@@ -16,10 +16,10 @@ HOSTILE = ("<script>alert(1)</script>", "\"'&{{ 7 * 7 }}</script>", "寿司 🍣
 LAYERS = ("blocks.0", "hidden2")
 
 
-def write_results(
+def write_run(
     folder: Path, classes: tuple[str, ...], images: int, size: int = 32, steps: int = 40, wrong: int = 4
 ) -> None:
-    """Write ``data/`` and ``results/`` of a network that mistakes every ``wrong``-th image of the test split."""
+    """Write ``data/`` and ``results/`` of a network that misclassifies every ``wrong``-th image of the test split."""
     random = np.random.default_rng(0)
     labels = np.arange(images) % len(classes)
     logits = random.normal(0, 1, (images, len(classes)))
@@ -30,8 +30,8 @@ def write_results(
     _write_evaluation(folder / "results", classes, labels, probabilities, ids)
     _write_training(folder / "results", steps)
     _write_tsne(folder / "results", np.array(classes, dtype=object)[labels], ids)
-    audit = {"images": {"train": 90, "test": images}, "leaks": 1, "dark": 0, "classes": []}
-    _write_json(folder / "results/metrics/audit.json", audit)
+    details = {"splits": {"train": 90, "test": images}, "dark": 0, "classes": []}
+    _write_results(folder / "results", "audit", {"images": 90 + images, "leaks": 1, "bad_files": 0}, details)
     source = f"test/{ids[0]}.png"
     _write_table(
         folder / "results/audit.csv",
@@ -40,7 +40,7 @@ def write_results(
 
 
 def photos(count: int, size: int, seed: int = 0) -> np.ndarray:
-    """Pictures with about the detail of photos, ``uint8``, ``(count, 1, size, size, 3)``."""
+    """Pictures with about as much detail as photos, ``uint8``, ``(count, 1, size, size, 3)``."""
     random = np.random.default_rng(seed)
     pictures = np.empty((count, 1, size, size, 3), np.uint8)
     for picture in pictures[:, 0]:
@@ -62,7 +62,7 @@ def _write_dataset(folder: Path, classes: tuple[str, ...], labels: np.ndarray, i
 
 
 def _sources(ids: list[str]) -> list[str]:
-    """Names as a person may give them, every seventh a hostile one."""
+    """File names, every seventh one with markup."""
     hostile = "<img src=x onerror=alert(1)>\"'&数.png"
     return [f"test/{name}{hostile if row % 7 == 3 else '.png'}" for row, name in enumerate(ids)]
 
@@ -101,14 +101,15 @@ def _write_evaluation(
     _write_table(plots / "reliability.csv", pd.concat(both))
     accuracy = float(right.mean())
     interval = {"accuracy": {"low": accuracy - 0.01, "high": accuracy + 0.01}}
-    metrics = {"split": "test", "images": len(ids), "accuracy": accuracy, "interval": interval, "ece": 0.05}
-    _write_json(folder / "metrics/evaluate.json", metrics)
+    details = {"split": "test", "images": len(ids), "interval": interval, "temperature": 1.5}
+    details["calibrated"] = {"ece": 0.01}
+    _write_results(folder, "evaluate", {"accuracy": accuracy, "ece": 0.05}, details)
 
 
 def _write_training(folder: Path, steps: int) -> None:
-    _write_json(folder / "metrics/train.json", {"best_epoch": 2, "epochs": 3, "parameters": 1234})
+    _write_results(folder, "train", {"best_epoch": 2}, {"epochs": 3, "parameters": 1234})
     step = np.arange(1, steps + 1)
-    # A gradient that overflowed, as half precision has it now and then.
+    # A gradient that overflowed, which can happen in half precision.
     norm = np.where(step == 3, np.inf, 1 + 1 / step)
     columns = {"step": step, "loss": 2 / step, "accuracy": 1 - 1 / step, "gradient_norm": norm, "lr": 1e-3 / step}
     _write_table(folder / "plots/steps.csv", columns)
@@ -125,10 +126,9 @@ def _write_tsne(folder: Path, names: np.ndarray, ids: list[str]) -> None:
         for layer, place in ((layer, random.normal(0, 20, (len(ids), 2))) for layer in LAYERS)
     ]
     _write_table(folder / "plots/tsne_layers.csv", pd.concat(tables))
-    metrics = {"split": "test", "layer": LAYERS[-1], "images": len(ids)}
-    _write_json(
-        folder / "metrics/tsne.json", metrics | {"layers": {layer: {"trustworthiness": 0.9} for layer in LAYERS}}
-    )
+    layers = {layer: {"trustworthiness": 0.9} for layer in LAYERS}
+    details = {"split": "test", "layer": LAYERS[-1], "images": len(ids), "layers": layers}
+    _write_results(folder, "tsne", {"trustworthiness": 0.9}, details)
 
 
 def _write_table(path: Path, table, separator: str = ",") -> None:
@@ -136,6 +136,6 @@ def _write_table(path: Path, table, separator: str = ",") -> None:
     pd.DataFrame(table).to_csv(path, index=False, sep=separator)
 
 
-def _write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+def _write_results(folder: Path, name: str, metrics: dict, details: dict) -> None:
+    write_json(folder / f"metrics/{name}.json", metrics)
+    write_json(folder / f"details/{name}.json", details)

@@ -1,0 +1,123 @@
+"""The images of the page: those of the t-SNE pictures and the mistakes, with thumbnails within a budget of bytes."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from cv2.typing import MatLike
+from numpy.typing import NDArray
+
+from pipeline.common.dataset import PackedSplit
+from pipeline.report.inputs import Inputs
+
+# More points make a browser slow; more mistakes are too many to look through.
+POINTS, MISTAKES = 8_000, 1_000
+# Bytes for all thumbnails: the page stays below 10 MB.
+THUMBNAIL_BYTES = 5_000_000
+# Side in pixels and quality of WebP, the best first.
+FORMATS = ((96, 80), (80, 75), (64, 70), (56, 60), (48, 50))
+SAMPLE = 128
+
+
+def images_of_page(inputs: Inputs, split: PackedSplit) -> tuple[dict[str, list[Any]], dict[str, int]]:
+    """The columns of a table of the images on the page, and counts for its texts."""
+    row_of = {name: row for row, name in enumerate(split.ids)}
+    evaluated = inputs.images
+    points = _positions(inputs.points, inputs.layers)
+    points = points[points.index.isin(evaluated["id"])]
+    drawn = points.iloc[np.unique(np.linspace(0, len(points) - 1, min(len(points), POINTS)).round().astype(int))]
+    wrong = evaluated[evaluated["correct"] == 0].sort_values("confidence", ascending=False, kind="stable")
+    listed = wrong.head(MISTAKES)
+    # Mistakes are drawn last, above the others; the gallery shows the last rows, the most confident first.
+    right = evaluated[evaluated["id"].isin(drawn.index) & (evaluated["correct"] == 1)]
+    other = wrong[wrong["id"].isin(drawn.index) & ~wrong["id"].isin(listed["id"])]
+    images = pd.concat([right, other, listed])
+    rows = [row_of[name] for name in images["id"]]
+    thumbnails = make_thumbnails(split.images, rows, {row_of[name] for name in listed["id"]}, THUMBNAIL_BYTES)
+    index_of = {name: index for index, name in enumerate(inputs.classes["class"])}
+    columns: dict[str, list[Any]] = {
+        "image": [thumbnails.uris.get(row, "") for row in rows],
+        "name": images["source"].str.rpartition("/")[2].tolist(),
+        "label": [index_of[name] for name in images["class"]],
+        "prediction": [index_of[name] for name in images["predicted_class"]],
+        "confidence": images["confidence"].round(4).tolist(),
+        "audit": images["finding"].tolist(),
+    }
+    for name in drawn.columns:
+        columns[name] = [None if np.isnan(v) else int(v) for v in drawn[name].reindex(images["id"])]
+    return columns, {
+        "images": len(images),
+        "thumbnails": len(thumbnails.uris),
+        "points": len(points),
+        "drawn": len(drawn),
+        "mistakes": len(wrong),
+        "listed": len(listed),
+    }
+
+
+def _positions(points: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
+    """x0, y0, x1 … by layer for each id, from 0 to 10,000, with the same scale for x and y."""
+    columns: dict[str, pd.Series[float]] = {}
+    for number, layer in enumerate(layers):
+        places = points[points["layer"] == layer].set_index("id")[["x", "y"]]
+        places = places[~places.index.duplicated()]
+        low, high = places.min(), places.max()
+        span = max((high - low).max(), 1e-12)
+        scaled = ((places - (low + high) / 2) / span + 0.5).mul(10_000).round()
+        columns |= {f"{axis}{number}": scaled[axis] for axis in ("x", "y")}
+    return pd.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Data URIs by row, and the side of the thumbnails in pixels."""
+
+    side: int
+    uris: dict[int, str]
+
+
+def make_thumbnails(images: NDArray[np.uint8], rows: Sequence[int], first: set[int], budget: int) -> Thumbnails:
+    """Encode the plain copies of ``rows``, at the largest size at which all of them fit into ``budget``.
+
+    If they do not fit at the smallest size, those in ``first`` come first, then an evenly spaced sample of the others.
+
+    Args:
+        images: ``uint8``, ``(images, copies, height, width, 3)``.
+        rows: rows of ``images``.
+        first: the rows with the highest priority.
+        budget: characters.
+    """
+    ordered = [*(row for row in rows if row in first), *_evenly_ordered([row for row in rows if row not in first])]
+    sample = ordered[:: max(len(ordered) // SAMPLE, 1)]
+    for side, quality in FORMATS:
+        mean = sum(len(_encoded(images[row, 0], side, quality)) for row in sample) / max(len(sample), 1)
+        if mean * len(ordered) <= budget * 0.95:
+            break
+    uris, used = {}, 0
+    for row in ordered:
+        uri = _encoded(images[row, 0], side, quality)
+        used += len(uri)
+        if used > budget:
+            break
+        uris[row] = uri
+    return Thumbnails(min(side, images.shape[2]), uris)
+
+
+def _evenly_ordered(rows: list[int]) -> list[int]:
+    """An order in which the first n rows, for any n, are an evenly spaced sample of all (bit-reversed)."""
+    bits = max(len(rows) - 1, 1).bit_length()
+    reversed_bits = (int(f"{place:0{bits}b}"[::-1], 2) for place in range(1 << bits))
+    return [rows[place] for place in reversed_bits if place < len(rows)]
+
+
+def _encoded(pixels: NDArray[np.uint8], side: int, quality: int) -> str:
+    """A WebP image as a data URI; smaller images are not enlarged."""
+    small: MatLike = np.ascontiguousarray(pixels[..., ::-1])
+    if len(small) > side:
+        small = cv2.resize(small, (side, side), interpolation=cv2.INTER_AREA)
+    _, encoded = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, quality])
+    return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode()
