@@ -1,4 +1,4 @@
-"""The steps of GitHub's workflows, taken from their files and run here."""
+"""Run the steps of GitHub workflows."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parents[2] / ".github/workflows"
 
 
 def workflow(name: str) -> dict:
-    """Return what a workflow's file holds."""
+    """Return the contents of a workflow file."""
     return YAML(typ="safe").load(FOLDER / f"{name}.yml")
 
 
@@ -21,7 +21,7 @@ def run_steps(name: str, job: str) -> dict[str, str]:
 
 
 def run_step(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run a script in a folder as a runner does for ``shell: bash``, with this environment's programs."""
+    """Run a script in a folder as a runner does for ``shell: bash``, with the programs of this environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],

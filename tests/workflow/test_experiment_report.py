@@ -1,4 +1,4 @@
-"""The report of an experiment, and the steps of the workflow around it, in a real repository of DVC."""
+"""The report of an experiment, and the steps of its workflow, in a DVC repository."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ NO_REMOTE = {"DVC_REMOTE_URL": "", "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_K
 
 @pytest.fixture(scope="module")
 def branch(tmp_path_factory):
-    """A base that has run, and a branch with another learning rate that has run but has not committed its results."""
+    """A base with results, and a branch with another learning rate and results that are not committed."""
     repository = SmallRepository(tmp_path_factory.mktemp("repository"))
     shutil.copytree(SCRIPT.parent, repository.folder / ".github")
     repository.dvc("repro")
@@ -50,13 +50,13 @@ def report(repository, *arguments, fails=False):
 
 
 def rows(text, title):
-    """The cells of each row of the table after a title."""
+    """The cells of each row of the table below a title."""
     after = text.partition(f"{title}\n\n")[2].splitlines()
     lines = list(itertools.takewhile(lambda line: line.startswith("|"), after))
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def test_report_shows_what_the_branch_changed_in_metrics_and_parameters(branch, text):
+def test_report_lists_the_changed_metrics_and_parameters(branch, text):
     accuracy = json.loads((branch.folder / "results/metrics/evaluate.json").read_text())["accuracy"]
     committed = json.loads(branch.git("show", "main:results/metrics/evaluate.json"))["accuracy"]
     assert accuracy != committed
@@ -67,8 +67,8 @@ def test_report_shows_what_the_branch_changed_in_metrics_and_parameters(branch, 
     assert rows(text, "### Parameters") == [["params.yaml", "train.lr", "0.001", "0.9"]]
 
 
-def test_report_tells_when_the_committed_metrics_are_not_those_of_the_run(branch, text):
-    title = "This run's metrics beside those that the branch has committed"
+def test_report_lists_metrics_that_differ_from_the_committed_ones(branch, text):
+    title = "Metrics of this run that differ from those committed by the branch"
     assert title in text
     branch.git("stash", "-q")
     try:
@@ -76,11 +76,11 @@ def test_report_tells_when_the_committed_metrics_are_not_those_of_the_run(branch
     finally:
         branch.git("stash", "pop", "-q")
     assert title not in committed
-    assert "No metric of the evaluation changed." in committed
+    assert "No metric changed." in committed
     assert "[results]" not in committed
 
 
-def test_report_starts_with_the_watermark_that_the_comment_is_found_by(text):
+def test_report_starts_with_the_watermark_of_the_comment(text):
     watermark = text.splitlines()[0]
     assert watermark == "<!-- experiment report -->"
     assert f'startswith("{watermark}")' in COMMENT
@@ -90,7 +90,7 @@ def test_report_links_the_results(text):
     assert "[results](https://example.org/1)" in text
 
 
-def test_report_takes_a_branch_that_only_the_origin_has(branch, tmp_path):
+def test_base_can_be_a_branch_of_the_origin(branch, tmp_path):
     branch.run("git", "clone", "-q", branch.folder, tmp_path / "clone")
     clone = SmallRepository.__new__(SmallRepository)
     clone.folder = tmp_path / "clone"
@@ -99,13 +99,13 @@ def test_report_takes_a_branch_that_only_the_origin_has(branch, tmp_path):
 
 
 @pytest.mark.parametrize("base", ["nowhere", "--output=x", "$(touch broken)"])
-def test_report_against_a_base_that_is_not_there_is_one_line(branch, base):
+def test_an_unknown_base_is_reported_in_one_line(branch, base):
     message = report(branch, "--", base, fails=True)
     assert message.startswith(f"error: base: got '{base}', allowed is a branch, tag or commit")
     assert len(message.splitlines()) == 1
 
 
-def test_report_is_never_longer_than_a_comment_may_be(branch):
+def test_report_is_not_longer_than_a_comment(branch):
     metrics = branch.folder / "results/metrics/evaluate.json"
     before = metrics.read_text()
     metrics.write_text(json.dumps({**json.loads(before), "by": {f"class {n}": n / 1000 for n in range(2000)}}))
@@ -127,7 +127,7 @@ def test_report_step_adds_to_the_summary(branch, tmp_path):
     (branch.folder / "experiment.md").unlink()
 
 
-def test_nothing_is_fetched_without_a_remote_and_nothing_fails(branch):
+def test_without_a_remote_nothing_is_fetched(branch):
     result = run_step(FETCH, branch.folder, **NO_REMOTE)
     assert result.returncode == 0, result.stderr
     assert "::notice::No remote storage" in result.stdout
@@ -142,7 +142,7 @@ def test_a_remote_without_its_package_is_a_warning(branch, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_the_remote_has_is_fetched_and_not_computed_again(branch, tmp_path):
+def test_results_in_the_remote_are_fetched_and_not_computed_again(branch, tmp_path):
     branch.git("stash", "-q")
     branch.git("switch", "-q", "main")
     try:
@@ -164,7 +164,7 @@ def test_what_the_remote_has_is_fetched_and_not_computed_again(branch, tmp_path)
 
 
 class Comments(LoopbackServer):
-    """GitHub's comments on pull request 7 of owner/name, one on a page; it takes one token."""
+    """GitHub's comments on pull request 7 of owner/name, one per page, for one token."""
 
     def __init__(self, *comments):
         super().__init__()
@@ -213,7 +213,7 @@ TEXT = "<!-- experiment report -->\n| `a` | \"$(touch broken)\" | 'b' |\n@ünïc
         ([("User", "a question")], "new"),
         ([("Bot", "another workflow's"), ("Bot", OURS), ("User", "thanks")], 1),
         ([("Bot", OURS), ("Bot", "another workflow's, and the last"), ("Bot", "one more")], 0),
-        # Anyone can write the watermark, but only a bot's comment can be ours to edit.
+        # Anyone can write the watermark, but only a bot's comment can be this workflow's.
         ([("User", OURS)], "new"),
     ],
 )
@@ -227,7 +227,7 @@ def test_comment_is_written_once_and_then_edited(comments, changed, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("gh") is None, reason="the GitHub CLI, gh, is not installed")
-def test_comment_that_cannot_be_read_is_not_written_twice(tmp_path):
+def test_if_comments_cannot_be_read_none_is_written(tmp_path):
     (tmp_path / "experiment.md").write_text(TEXT, "utf-8")
     with Comments(("Bot", OURS)) as server:
         result = run_comment(server, tmp_path, token="wrong")
