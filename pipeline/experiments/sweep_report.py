@@ -43,7 +43,7 @@ def trial_line(trial: FrozenTrial, best: FrozenTrial | None) -> str:
 def trial_table(study: Study) -> pd.DataFrame:
     """One row per trial: trial, state, value, epochs, seconds, experiment, a column for each parameter, and reason."""
     names, trials = {state: name for name, state in STATES.items()}, study.trials
-    # As objects, so that 0 and null stay what they are beside 0.2.
+    # As objects, so that 0 and null keep their type next to 0.2.
     parameters = {name: pd.Series([t.params[name] for t in trials], dtype=object) for name in study.sweep.space}
     return pd.DataFrame(
         {

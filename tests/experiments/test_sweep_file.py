@@ -14,7 +14,7 @@ LR = "  train.lr: {low: 1e-4, high: 1e-1, log: true}\n"
 
 @pytest.fixture
 def read(workspace):
-    """Write a sweep's file beside the repository's parameters and read it."""
+    """Write the file of a sweep next to the repository's parameters and read it."""
     (workspace / "params.yaml").write_text((ROOT / "params.yaml").read_text("utf-8"), "utf-8")
 
     def read(text, *overrides):
