@@ -1,6 +1,6 @@
-"""What ``params.yaml`` asks of libraries, tried before any work: transforms, the network and its layers.
+"""Checks of ``params.yaml`` that need libraries, made before any work: transforms, the network and its layers.
 
-An hour's training should not end in a t-SNE of a layer that the network never had.
+A t-SNE of a layer that the network does not have should not fail after an hour of training.
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def check_ahead(params: "Params") -> None:
-    """Refuse what a later stage would refuse, as far as it does not take the images to know it.
+    """Make the checks of later stages that do not need the images.
 
-    Torch is imported only where the network is one of torchvision's: what ``classifier`` allows, the schema knows.
+    Torch is imported only for networks of torchvision; the schema knows what ``classifier`` allows.
 
     Raises:
-        PipelineError: a transform is wrong, torchvision has no such network, it does not take the image size, it
-            lacks a layer of ``tsne.layers``, or the optimizer does not suit it.
+        PipelineError: a transform is invalid; or torchvision has no such network, or the network does not fit the image
+            size, the layers of ``tsne.layers`` or the optimizer.
     """
     from pipeline.images.transforms import augmented_view
 
@@ -32,7 +32,7 @@ def check_ahead(params: "Params") -> None:
 
 
 def _check_network(params: "Params") -> None:
-    """Build the network and run it on the device ``meta``, where tensors have shapes and no content."""
+    """Build the network and run it on the device ``meta``, whose tensors have shapes but no data."""
     import torch
 
     from pipeline.network.inference import watching
@@ -50,7 +50,7 @@ def _check_network(params: "Params") -> None:
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
     )
-    with _without_content():
+    with _without_data():
         model = build_model(spec).to("meta").eval()
     if params.model.pretrained:
         _check_weights(name, size)
@@ -67,15 +67,15 @@ def _check_network(params: "Params") -> None:
 
 
 @contextmanager
-def _without_content() -> Iterator[None]:
-    """Let every weight of a module that is built meanwhile go to the device ``meta`` before it is initialised.
+def _without_data() -> Iterator[None]:
+    """Move all weights of the modules built in this block to the device ``meta`` before they are initialised.
 
-    ``with torch.device("meta")`` would catch the tensors by which a RegNet computes its widths, too.
+    ``with torch.device("meta")`` would also move the tensors from which a RegNet computes its widths.
     """
     from torch import nn
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    # Torch takes what a hook returns in the place of the weights, which the hook's type does not say.
+    # Torch replaces the weights by the result of the hook, which its type annotation does not say.
     def strip(module: "nn.Module", name: str, weights: "nn.Parameter | None") -> Any:
         return None if weights is None else nn.Parameter(weights.detach().to("meta"), weights.requires_grad)
 
@@ -87,7 +87,7 @@ def _without_content() -> Iterator[None]:
 
 
 def _check_weights(name: str, size: int) -> None:
-    """The weights of a transformer hold a position for each patch of one image size."""
+    """Check the image size for the pretrained weights of a transformer, which contain positions of its patches."""
     from torchvision.models import get_model_weights
 
     if name.startswith(("vit_", "maxvit")):

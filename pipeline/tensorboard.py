@@ -1,4 +1,4 @@
-"""Curves for TensorBoard, an extra: ``pip install -e '.[tensorboard]'``, then ``PIPELINE_TENSORBOARD=runs``."""
+"""Curves for TensorBoard: ``pip install -e '.[tensorboard]'``, then set ``PIPELINE_TENSORBOARD=runs``."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,14 +12,14 @@ from pipeline.errors import PipelineError
 def event_log(
     folder: Path, hyperparameters: Mapping[str, Any]
 ) -> Iterator[Callable[[int, dict[str, float], list[dict[str, float]]], None]]:
-    """Yield a function that writes an epoch, its curves (``train/loss``) and its steps to a run's folder.
+    """Yield a function that writes an epoch, the values of its curves (``train/loss``) and its steps.
 
-    A run that goes on logs again the epochs that it has, in a file that takes back all that earlier ones of the folder
-    said. So every point is there once, wherever the run was stopped and whatever its name was then.
+    A resumed run writes all its epochs again, to a file that purges those of earlier files in the folder, so that every
+    point is there once.
 
     Args:
-        folder: of the run; git is told to ignore it.
-        hyperparameters: ``train.lr`` and the like, for the table of runs.
+        folder: of the run; git ignores it.
+        hyperparameters: by name (``train.lr``), for the table of runs.
 
     Raises:
         PipelineError: TensorBoard is not installed.
@@ -34,10 +34,10 @@ def event_log(
         ) from None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".gitignore").write_text("*\n", "utf-8")
-    # The table knows numbers and text; it would show True as 1.0000.
+    # The table has numbers and text; True would be shown as 1.0000.
     values = {name: value if type(value) in (int, float) else str(value) for name, value in hyperparameters.items()}
     experiment, start, end = hparams(values, {"valid/accuracy": 0, "valid/loss": 0})
-    # Earlier files are not removed: a server that reads one then would never look at the next.
+    # Earlier files are not removed: a server that is reading one of them would never read the next.
     with SummaryWriter(folder, purge_step=0) as writer:
         files = writer.file_writer
         writer.add_custom_scalars(

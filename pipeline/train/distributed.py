@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from pipeline.errors import PipelineError
 
@@ -100,6 +99,22 @@ def _refuse_restarts_that_hang() -> None:
         )
 
 
+class _AllReduce(torch.autograd.Function):
+    """Sum over all processes, of the tensor and of its gradient."""
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
 class _SyncedBatchNorm(nn.BatchNorm2d):
     """Batch norm over the batches of all processes, on any device; ``nn.SyncBatchNorm`` runs on GPUs only."""
 
@@ -108,10 +123,10 @@ class _SyncedBatchNorm(nn.BatchNorm2d):
             return super().forward(images)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        count = images.numel() / images.shape[1]
-        sums = torch.stack([images.sum(dim=(0, 2, 3)), images.square().sum(dim=(0, 2, 3))])
-        sums = torch.cat([sums.flatten(), sums.new_tensor([count])])
-        total: Tensor = all_reduce(sums)
+        values = images.float()
+        count = values.numel() / values.shape[1]
+        sums = torch.stack([values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3))])
+        total: Tensor = _AllReduce.apply(torch.cat([sums.flatten(), sums.new_tensor([count])]))
         total_count = total[-1]
         mean, square = (total[:-1] / total_count).view(2, -1).unbind()
         variance = square - mean.square()
@@ -120,7 +135,8 @@ class _SyncedBatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * total_count / (total_count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return images * scale.view(1, -1, 1, 1) + (self.bias - mean * scale).view(1, -1, 1, 1)
+        normalised = values * scale.view(1, -1, 1, 1) + (self.bias - mean * scale).view(1, -1, 1, 1)
+        return normalised.to(images.dtype)
 
 
 def _sync_batch_norms(model: nn.Module) -> None:

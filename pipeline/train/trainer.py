@@ -63,6 +63,11 @@ class Trainer:
         seed: int,
         group: ProcessGroup,
     ) -> None:
+        if params.batch_size % group.world:
+            raise PipelineError(
+                f"params.yaml: train.batch_size: got {params.batch_size}, allowed is a multiple of the "
+                f"{group.world} processes"
+            )
         self.train, self.valid, self.classes, self.device = train, valid, classes, train.device
         self.params, self.seed, self.group = params, seed, group
         self.model = model
@@ -84,11 +89,6 @@ class Trainer:
             params.epochs, self.steps, images, params.patience > 0, self.device, quiet=not group.is_main
         )
         self.log, self.rates = torch.zeros(self.steps, 3, device=self.device), torch.zeros(self.steps)
-        if params.batch_size % group.world:
-            raise PipelineError(
-                f"params.yaml: train.batch_size: got {params.batch_size}, allowed is a multiple of the "
-                f"{group.world} processes"
-            )
         # Each process augments with its own random numbers; the order of the images is the same in all.
         torch.manual_seed(seed + group.rank)
 

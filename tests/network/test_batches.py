@@ -1,4 +1,4 @@
-"""Batches and the plan of an epoch."""
+"""Batches and the order of the images in an epoch."""
 
 import itertools
 import os
@@ -26,9 +26,9 @@ def split(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def no_waiting_for_ever():
-    """A test that hangs fails."""
-    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("hangs"))
+def fail_after_30_seconds():
+    """Make a test that hangs fail."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("did not end in 30 seconds"))
     signal.alarm(30)
     yield
     signal.alarm(0)
@@ -48,7 +48,7 @@ def same(left, right):
 
 
 @pytest.mark.parametrize("resident", [True, False])
-def test_a_batch_has_the_pixels_and_labels_that_the_plan_names(split, resident):
+def test_batch_has_the_pixels_and_labels_of_the_rows_and_copies_in_the_plan(split, resident):
     batches = list(open_split(split, resident).load(plan()))
     assert len(batches) == 4
     for (rows, copies), (images, labels) in zip(plan(), batches, strict=True):
@@ -56,7 +56,7 @@ def test_a_batch_has_the_pixels_and_labels_that_the_plan_names(split, resident):
         np.testing.assert_array_equal(labels.numpy(), split.labels[rows.numpy()])
 
 
-def test_resident_and_streamed_give_the_same_normalised_batches(split):
+def test_resident_and_streamed_batches_are_the_same(split):
     resident, streamed = (list(open_split(split, choice).in_order(4)) for choice in (True, False))
     assert len(resident) == 6
     assert same(resident, streamed)
@@ -67,14 +67,14 @@ def test_normalised_batches_have_mean_0_and_deviation_1_and_are_channels_last(sp
     plain = split.images[:, 0] / 255
     batches = open_split(split, resident, plain.mean((0, 1, 2)).tolist(), plain.std((0, 1, 2)).tolist())
     images = [images for images, _ in batches.in_order(5)]
-    assert all(some.is_contiguous(memory_format=torch.channels_last) for some in images)
+    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in images)
     together = torch.cat(images)
     assert together.shape == (23, 3, 32, 32)
     torch.testing.assert_close(together.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(together.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
 
 
-def test_in_order_gives_every_rank_its_own_images(split):
+def test_in_order_divides_the_images_among_the_processes(split):
     batches = open_split(split, True)
     whole = torch.cat([images for images, _ in batches.in_order(100)])
     for rank in range(3):
@@ -82,7 +82,7 @@ def test_in_order_gives_every_rank_its_own_images(split):
         assert torch.equal(share, whole[rank::3])
 
 
-def test_a_split_larger_than_half_of_the_free_memory_is_streamed():
+def test_split_larger_than_half_of_the_free_memory_is_streamed():
     assert fits(1_000, CPU)
     assert not fits(10**15, CPU)
 
@@ -91,7 +91,7 @@ sizes = {"images": st.integers(1, 300), "batch_size": st.integers(2, 70)}
 
 
 @given(**sizes, copies=st.integers(1, 6), seed=st.integers(0, 2**32), epoch=st.integers(1, 1000))
-def test_every_image_comes_at_most_once_an_epoch_and_only_in_full_batches(images, batch_size, copies, seed, epoch):
+def test_every_image_is_at_most_once_in_an_epoch_and_all_batches_are_full(images, batch_size, copies, seed, epoch):
     steps = plan(images=images, batch_size=batch_size, copies=copies, seed=seed, epoch=epoch)
     assert [len(rows) for rows, _ in steps] == [min(batch_size, images)] * max(1, images // batch_size)
     assert len(steps) == steps_per_epoch(images, batch_size)
@@ -102,7 +102,7 @@ def test_every_image_comes_at_most_once_an_epoch_and_only_in_full_batches(images
 
 
 @given(**sizes, start=st.integers(0, 20), world=st.integers(1, 5))
-def test_a_start_goes_on_where_a_stop_was_and_ranks_share_the_batches_of_one_process(images, batch_size, start, world):
+def test_epoch_resumes_at_any_step_and_processes_share_the_batches_of_one(images, batch_size, start, world):
     whole = plan(images=images, batch_size=batch_size)
     assert same(whole[start:], plan(images=images, batch_size=batch_size, start=start))
     shares = [plan(images=images, batch_size=batch_size, rank=rank, world=world) for rank in range(world)]
@@ -111,7 +111,7 @@ def test_a_start_goes_on_where_a_stop_was_and_ranks_share_the_batches_of_one_pro
         assert sorted(pairs) == sorted(zip(rows.tolist(), copies.tolist(), strict=True))
 
 
-def test_the_order_depends_on_seed_and_epoch_alone():
+def test_order_depends_only_on_seed_and_epoch():
     torch.manual_seed(1)
     first = plan()
     before = torch.manual_seed(2).get_state()
@@ -121,7 +121,7 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert not same(first, plan(epoch=2))
 
 
-def test_every_image_and_every_copy_is_drawn_about_equally_often():
+def test_all_images_and_all_copies_are_drawn_equally_often():
     drawn = [
         torch.cat(part) for part in zip(*(step for epoch in range(300) for step in plan(epoch=epoch)), strict=True)
     ]
@@ -131,7 +131,7 @@ def test_every_image_and_every_copy_is_drawn_about_equally_often():
     torch.testing.assert_close(images, torch.full((23,), 20 / 23), atol=0.1, rtol=0)
 
 
-def test_a_removed_file_is_an_error_of_the_consumer(split):
+def test_removed_file_raises_an_error_in_the_consumer(split):
     batches = open_split(split, False)
     Path(split.images.filename).unlink()
     with pytest.raises(FileNotFoundError, match=r"train\.npy"):
@@ -139,8 +139,8 @@ def test_a_removed_file_is_an_error_of_the_consumer(split):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
-def test_a_truncated_file_is_an_error_and_never_a_batch_of_rubbish(tmp_path, kept):
-    # Not from the fixture: pytest would print its arrays, which no longer have a file below them.
+def test_truncated_file_raises_an_error_and_yields_no_invalid_batch(tmp_path, kept):
+    # Without the fixture: pytest would print its arrays, which are mapped to the truncated file.
     batches = open_split(write_split(tmp_path, images=23, copies=3), False)
     path = tmp_path / "train.npy"
     os.truncate(path, int(kept * path.stat().st_size))
@@ -149,7 +149,7 @@ def test_a_truncated_file_is_an_error_and_never_a_batch_of_rubbish(tmp_path, kep
         list(batches.load(everything))
 
 
-def test_an_error_of_the_plan_is_an_error_of_the_consumer_after_the_batches_before_it(split):
+def test_error_in_the_plan_is_raised_in_the_consumer_after_the_batches_before_it(split):
     def broken():
         yield from plan()[:2]
         raise ZeroDivisionError
@@ -161,7 +161,7 @@ def test_an_error_of_the_plan_is_an_error_of_the_consumer_after_the_batches_befo
 
 
 @pytest.mark.parametrize("taken", [1, 4])
-def test_an_abandoned_iterator_ends_its_thread(split, taken):
+def test_closed_iterator_ends_its_thread(split, taken):
     before = threading.active_count()
     stream = open_split(split, False).load(itertools.cycle(plan()))
     for _ in range(taken):
@@ -171,14 +171,14 @@ def test_an_abandoned_iterator_ends_its_thread(split, taken):
     assert threading.active_count() == before
 
 
-def test_reading_ahead_stops_when_nobody_takes_the_batches(split):
-    asked = []
-    stream = open_split(split, False).load(asked.append(step) or step for step in itertools.cycle(plan()))
+def test_number_of_batches_that_are_read_ahead_is_limited(split):
+    planned = []
+    stream = open_split(split, False).load(planned.append(step) or step for step in itertools.cycle(plan()))
     next(stream)
     time.sleep(0.3)
     stream.close()
-    # One taken, those that wait, and one at hand.
-    assert 2 <= len(asked) <= PREFETCH + 2
+    # One returned, those in the queue, and one that the thread has read.
+    assert 2 <= len(planned) <= PREFETCH + 2
 
 
 @settings(max_examples=20, deadline=None)

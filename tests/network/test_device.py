@@ -1,15 +1,22 @@
-"""The device, and how reproducibly it computes."""
+"""The device, the precision and the reproducibility of torch."""
 
 import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.network.device import choose_device, describe_device, forward_batch_size, set_up_torch
+from pipeline.network.device import (
+    choose_device,
+    choose_precision,
+    describe_device,
+    describe_precision,
+    forward_batch_size,
+    set_up_torch,
+)
 
 
 @pytest.fixture
 def settings(monkeypatch):
-    """Whatever a test sets in torch is set back."""
+    """Restore the settings of torch after the test."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     precision = torch.get_float32_matmul_precision()
@@ -20,21 +27,21 @@ def settings(monkeypatch):
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, tf32
 
 
-def test_the_environment_chooses_the_device(monkeypatch):
+def test_environment_chooses_the_device(monkeypatch):
     monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
     assert choose_device() == torch.device("cpu")
     assert describe_device(choose_device()) == f"cpu ({torch.get_num_threads()} threads)"
 
 
-def test_without_a_choice_it_is_the_best_there_is(monkeypatch):
+def test_default_is_the_best_device_of_the_machine(monkeypatch):
     monkeypatch.delenv("PIPELINE_DEVICE", raising=False)
     best = torch.accelerator.current_accelerator(check_available=True)
     assert choose_device().type == (best.type if best else "cpu")
 
 
-# meta holds no numbers: a run on it would learn nothing.
+# Tensors on meta have no data.
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:99", "cpu:x", "xpu:7", "meta"])
-def test_a_device_that_this_machine_lacks_is_one_line(monkeypatch, name):
+def test_device_that_the_machine_does_not_have_is_refused_in_one_line(monkeypatch, name):
     monkeypatch.setenv("PIPELINE_DEVICE", name)
     with pytest.raises(PipelineError) as error:
         choose_device()
@@ -44,7 +51,7 @@ def test_a_device_that_this_machine_lacks_is_one_line(monkeypatch, name):
 
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_a_seed_gives_the_same_numbers_and_deterministic_chooses_the_kernels(deterministic):
+def test_seed_decides_the_random_numbers_and_deterministic_the_kernels(deterministic):
     set_up_torch(3, deterministic)
     first = torch.rand(4)
     set_up_torch(3, deterministic)
@@ -52,6 +59,7 @@ def test_a_seed_gives_the_same_numbers_and_deterministic_chooses_the_kernels(det
     set_up_torch(4, deterministic)
     assert not torch.equal(first, torch.rand(4))
     assert torch.are_deterministic_algorithms_enabled() == deterministic
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.backends.cudnn.benchmark != deterministic
 
 
@@ -59,6 +67,20 @@ def test_a_seed_gives_the_same_numbers_and_deterministic_chooses_the_kernels(det
     ("device", "image_size", "images"),
     [("cpu", 32, 256), ("cpu", 64, 64), ("cpu", 128, 16), ("cpu", 1024, 1), ("cuda", 128, 256), ("cuda", 512, 16)],
 )
-def test_larger_images_come_in_smaller_batches(device, image_size, images):
+def test_larger_images_have_smaller_batches(device, image_size, images):
     assert forward_batch_size(torch.device(device), image_size) == images
     assert forward_batch_size(torch.device(device), image_size, most=8) == min(images, 8)
+
+
+def test_precision_on_the_cpu_is_fp32_unless_bf16_is_chosen():
+    cpu = torch.device("cpu")
+    names = [describe_precision(choose_precision(name, cpu), cpu) for name in ("auto", "fp32", "bf16")]
+    assert names == ["float32", "float32", "bfloat16"]
+    with pytest.raises(PipelineError, match="got fp16, which is slow on the CPU; use auto, bf16 or fp32"):
+        choose_precision("fp16", cpu)
+
+
+def test_gpu_multiplies_float32_matrices_in_tf32():
+    cuda = torch.device("cuda")
+    assert choose_precision("fp16", cuda) == torch.float16
+    assert describe_precision(torch.float16, cuda) == "float16, float32 matrix products in TF32"

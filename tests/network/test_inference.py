@@ -1,4 +1,4 @@
-"""Running a trained network over a split."""
+"""Running a trained network over a packed split."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ SPEC = replace(SPEC, mean=MEAN, std=STD)
 
 @pytest.fixture
 def split(tmp_path):
-    """One image more than a batch."""
+    """One image more than a batch contains."""
     batch_size = forward_batch_size(torch.device("cpu"), SPEC.image_size)
     return write_split(tmp_path, images=batch_size + 1, copies=2)
 
@@ -36,7 +36,7 @@ def build(**changes):
 
 
 def inputs(split):
-    """The plain images as the network takes them, by the definition."""
+    """The plain images, normalised by the definition."""
     pixels = (split.images[:, 0] / 255 - np.array(MEAN)) / np.array(STD)
     return torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32)
 
@@ -76,7 +76,7 @@ def test_features_of_a_convolution_are_averaged_over_space(split):
     np.testing.assert_allclose(features, maps.mean((2, 3)).numpy(), atol=1e-5)
 
 
-def test_features_of_a_linear_layer_are_those_before_the_relu_behind_it(split):
+def test_features_of_a_linear_layer_are_not_changed_by_the_relu_after_it(split):
     model, spec = build()
     features = features_of(model, spec, split, "hidden2.1")
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_features_of_a_linear_layer_are_those_before_the_relu_behind_it(split):
 
 
 @pytest.mark.parametrize("layer", ["blocks.0.2", "blocks.4", "flatten", "hidden1", "output"])
-def test_every_layer_gives_a_row_of_features_an_image(split, layer):
+def test_features_of_every_layer_have_one_row_per_image(split, layer):
     model, spec = build()
     features = features_of(model, spec, split, layer)
     assert features.ndim == 2
@@ -95,14 +95,14 @@ def test_every_layer_gives_a_row_of_features_an_image(split, layer):
 
 
 @pytest.mark.parametrize("outputs", [3, 1])
-def test_one_pass_gives_the_features_of_all_layers_and_the_logits(split, outputs):
+def test_one_pass_computes_the_features_of_all_layers_and_the_logits(split, outputs):
     model, spec = build(outputs=outputs)
     passes = []
     model.register_forward_hook(lambda *_: passes.append(1))
     names = ["hidden2", "blocks.1", "output"]
     layers = {name: find_layer(model, name, "tsne.layers") for name in names}
     features, logits = extract_features(model, spec, split, "test", layers)
-    # One image more than a batch.
+    # Two batches.
     assert len(passes) == 2
     assert list(features) == names
     for name in names:
@@ -111,7 +111,7 @@ def test_one_pass_gives_the_features_of_all_layers_and_the_logits(split, outputs
     assert logits.shape[1] == max(2, outputs)
 
 
-def test_only_the_rows_that_are_asked_for_are_run(split):
+def test_only_the_given_rows_are_run(split):
     model, spec = build()
     rows = np.array([0, 3, 7, 200, len(split) - 1])
     some = features_of(model, spec, split, "hidden2", rows)
@@ -123,7 +123,7 @@ def test_only_the_rows_that_are_asked_for_are_run(split):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_hooks_are_removed_also_after_an_error(split, fails):
+def test_hooks_are_removed_even_after_an_error(split, fails):
     model, spec = build()
     layers = {"hidden1": model.hidden1, "blocks": model.blocks}
     handle = model.output.register_forward_pre_hook(lambda *_: 1 / 0) if fails else None
@@ -140,48 +140,50 @@ def test_the_hooks_are_removed_also_after_an_error(split, fails):
     ("name", "size", "layer", "features"),
     [
         ("resnet18", 32, "layer1", 64),
-        # Called twice in each block.
+        # This layer is called twice in each block.
         ("resnet18", 32, "layer2.0.relu", 128),
-        # Its maps are (n, h, w, channels).
+        # Its feature maps are (n, h, w, channels).
         ("swin_t", 64, "features.1", 96),
         # Its sequences are (n, tokens, channels).
         ("vit_b_16", 32, "encoder.layers.encoder_layer_0", 768),
     ],
 )
-def test_features_of_torchvisions_networks_are_one_a_channel(tmp_path, name, size, layer, features):
+def test_features_of_torchvision_models_are_one_per_channel(tmp_path, name, size, layer, features):
     model, spec = build(name=name, image_size=size)
     split = write_split(tmp_path, images=5, size=size)
     assert features_of(model, spec, split, layer).shape == (5, features)
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "layer", "says"),
+    ("name", "size", "layer", "message"),
     [
         ("googlenet", 64, "aux1", "the network does not run aux1"),
-        ("vit_b_16", 32, "encoder.layers.encoder_layer_0.self_attention", "self_attention gives no tensor"),
+        ("vit_b_16", 32, "encoder.layers.encoder_layer_0.self_attention", "self_attention does not return a tensor"),
     ],
-    ids=["is not run", "gives a tuple"],
+    ids=["is not run", "returns a tuple"],
 )
-def test_a_layer_that_gives_no_features_is_refused_by_its_name(tmp_path, name, size, layer, says):
+def test_layer_without_features_is_refused_by_its_name(tmp_path, name, size, layer, message):
     model, spec = build(name=name, image_size=size)
     if name == "googlenet":
-        # As a pretrained one has it.
+        # As in the pretrained network.
         model.aux1 = torch.nn.Identity()
     split = write_split(tmp_path, images=2, size=size)
-    with pytest.raises(PipelineError, match=f"params.yaml: tsne.layers: .*{says}; choose another layer"):
+    with pytest.raises(PipelineError, match=f"params.yaml: tsne.layers: .*{message}; choose another layer"):
         features_of(model, spec, split, layer)
 
 
-def test_a_layer_that_cuts_the_images_into_windows_is_refused(split):
+def test_layer_that_divides_the_images_into_windows_is_refused(split):
     model, spec = build()
-    # Two rows an image within it, one again at its end, as in swin_t.
+    # Two rows per image inside, one row per image at the end, as in swin_t.
     windows = torch.nn.Sequential(torch.nn.Unflatten(1, (2, -1)), torch.nn.Flatten(0, 1))
     model.hidden1.append(windows).append(torch.nn.Unflatten(0, (-1, 2))).append(torch.nn.Flatten(1))
-    with pytest.raises(PipelineError, match=r"params.yaml: tsne.layers: hidden1.3 gives no row an image; choose"):
+    with pytest.raises(
+        PipelineError, match=r"params.yaml: tsne.layers: hidden1.3 does not return one row per image; choose"
+    ):
         features_of(model, spec, split, "hidden1.3")
 
 
-def test_a_dataset_of_the_networks_classes_and_size_fits(tmp_path):
+def test_dataset_with_the_classes_and_the_size_of_the_network_is_accepted(tmp_path):
     check_fits(SPEC, write_dataset(tmp_path, train=4))
 
 
@@ -190,22 +192,21 @@ def test_a_dataset_of_the_networks_classes_and_size_fits(tmp_path):
     [
         (
             {"classes": 4},
-            "holds blue, green, red, white at 32 pixels, the model was trained on blue, green, red at 32",
+            "contains blue, green, red, white at 32 pixels, the model was trained on blue, green, red at 32",
         ),
         (
             {"size": 64},
-            "holds blue, green, red at 64 pixels, the model was trained on blue, green, red at 32",
+            "contains blue, green, red at 64 pixels, the model was trained on blue, green, red at 32",
         ),
     ],
 )
-def test_a_dataset_of_other_classes_or_another_size_is_refused(tmp_path, change, line):
+def test_dataset_with_other_classes_or_another_size_is_refused(tmp_path, change, line):
     with pytest.raises(PipelineError, match=line):
         check_fits(SPEC, write_dataset(tmp_path, train=4, **change))
 
 
-def test_the_same_classes_in_another_order_are_refused_with_what_differs(tmp_path):
+def test_same_classes_in_another_order_are_refused_with_their_names(tmp_path):
     spec = replace(SPEC, classes=("red", "green", "blue"))
     with pytest.raises(PipelineError, match=r"run dvc repro") as error:
         check_fits(spec, write_dataset(tmp_path, train=4))
-    # "3 classes at 32 pixels ... trained on 3 at 32" would help nobody.
-    assert "holds 3 classes at 32 pixels, the model was trained on 3 at 32" not in str(error.value)
+    assert "contains blue, green, red at 32 pixels, the model was trained on red, green, blue" in str(error.value)

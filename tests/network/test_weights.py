@@ -32,11 +32,11 @@ def saved(path):
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_a_loaded_network_computes_what_the_saved_one_did(path, spec):
+def test_loaded_network_computes_the_same_as_the_saved_one(path, spec):
     torch.manual_seed(0)
     model = build_model(spec)
     images = torch.randn(4, 3, 32, 32)
-    model(images)  # moves the statistics of the batch norms
+    model(images)  # changes the statistics of batch norm
     save_model(path, model.state_dict(), spec)
     loaded, loaded_spec = load_model(path)
     assert loaded_spec == spec
@@ -45,7 +45,7 @@ def test_a_loaded_network_computes_what_the_saved_one_did(path, spec):
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_saving_twice_gives_the_same_bytes(path, spec):
+def test_saving_twice_writes_the_same_bytes(path, spec):
     state, contents = build_model(spec).state_dict(), set()
     for order in (1, -1):
         save_model(path, dict(list(state.items())[::order]), spec)
@@ -54,36 +54,38 @@ def test_saving_twice_gives_the_same_bytes(path, spec):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def assert_refused(path, reason="no weights file of this project", mend="name one that the stage train wrote") -> None:
+def assert_refused(
+    path, reason="not a weights file of this project", fix="name one that the stage train wrote"
+) -> None:
     with pytest.raises(PipelineError) as error:
         load_model(path)
     message = str(error.value)
     assert message.startswith(f"{path}: {reason}")
-    assert message.endswith(f"; {mend}")
+    assert message.endswith(f"; {fix}")
     assert "\n" not in message
 
 
-def test_a_missing_file_is_refused(path):
+def test_missing_file_is_refused(path):
     assert_refused(path, "no such file")
 
 
-def test_the_missing_model_of_this_run_is_to_be_trained(tmp_path, monkeypatch):
+def test_missing_model_of_the_workspace_is_reported_with_the_command_that_trains_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_refused(MODEL, "no such file", "run dvc repro train")
     MODEL.parent.mkdir()
     MODEL.write_bytes(b"")
-    assert_refused(MODEL, mend="run dvc repro train")
+    assert_refused(MODEL, fix="run dvc repro train")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a safetensors file at all" * 100, bytes(64)])
-def test_a_file_that_is_not_safetensors_is_refused(path, content):
+def test_file_that_is_not_safetensors_is_refused(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
     assert_refused(path)
 
 
 @pytest.mark.parametrize("kept", [4, 100, 0.5, 0.999])
-def test_a_truncated_file_is_refused(saved, kept):
+def test_truncated_file_is_refused(saved, kept):
     content = saved.read_bytes()
     saved.write_bytes(content[: kept if kept >= 1 else int(kept * len(content))])
     assert_refused(saved)
@@ -99,27 +101,27 @@ def fields(**changes):
     return {"spec": json.dumps({**asdict(SPEC), **changes})}
 
 
-OLDER = asdict(SPEC)
-del OLDER["stem"]
+INCOMPLETE = asdict(SPEC)
+del INCOMPLETE["stem"]
 
 
 @pytest.mark.parametrize(
     "metadata",
-    [None, {"format": "pt"}, {"spec": "a red one"}, {"spec": "[1]"}, {"spec": json.dumps(OLDER)}, fields(depth=3)],
-    ids=["none", "of transformers", "a text", "a list", "a field less", "a field more"],
+    [None, {"format": "pt"}, {"spec": "a red one"}, {"spec": "[1]"}, {"spec": json.dumps(INCOMPLETE)}, fields(depth=3)],
+    ids=["none", "of transformers", "a string", "a list", "a missing field", "an unknown field"],
 )
-def test_a_safetensors_file_of_someone_else_is_refused(path, metadata):
+def test_safetensors_file_of_another_program_is_refused(path, metadata):
     write(path, metadata)
     assert_refused(path)
 
 
 @pytest.mark.parametrize("change", [{"width": 8}, {"name": "resnet18"}, {"outputs": 4}])
-def test_weights_that_are_not_those_of_the_network_are_refused(path, change):
+def test_weights_of_another_network_are_refused(path, change):
     write(path, fields(**change))
     assert_refused(path)
 
 
-def test_a_colleague_may_read_the_weights_where_he_may_read_other_files(saved):
+def test_weights_have_the_permissions_of_other_files(saved):
     other = saved.with_name("other")
     other.touch()
     assert saved.stat().st_mode == other.stat().st_mode

@@ -1,4 +1,4 @@
-"""A small network for tests, and runs of it."""
+"""The specification of a small network."""
 
 from pipeline.network.models import ModelSpec
 

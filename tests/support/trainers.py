@@ -13,7 +13,16 @@ from tests.support.tiny_datasets import MEAN, STD, train_params, write_split
 CPU = torch.device("cpu")
 
 
-def build(folder, classes=3, resident=True, model=None, images=24, dropout=0.1, **changes) -> Trainer:
+def build(
+    folder,
+    classes=3,
+    resident=True,
+    model=None,
+    images=24,
+    dropout=0.1,
+    group=ProcessGroup(),
+    **changes,  # noqa: B008
+) -> Trainer:
     """A trainer over 24 images, 3 steps an epoch."""
     params = train_params(**changes)
     splits = [write_split(folder, images, classes=classes, name="train")]
@@ -22,7 +31,7 @@ def build(folder, classes=3, resident=True, model=None, images=24, dropout=0.1, 
     if model is None:
         model = Classifier(width=2, dropout=dropout, image_size=32, outputs=outputs_for(params.loss, classes))
     train, valid = (Batches(split, MEAN, STD, CPU, resident) for split in splits)
-    return Trainer(model, train, valid, classes, params, seed=5, group=ProcessGroup())
+    return Trainer(model, train, valid, classes, params, seed=5, group=group)
 
 
 def fit(trainer: Trainer):

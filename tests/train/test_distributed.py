@@ -1,78 +1,85 @@
 """Several processes that train one network, on the CPU with gloo."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from ruamel.yaml import YAML
+import torch
 
 from pipeline.common.paths import METRICS, MODEL, PLOTS
+from pipeline.errors import PipelineError
+from pipeline.train.distributed import ProcessGroup, process_group
 from tests.support.sections import MODEL as MODEL_PARAMS
 from tests.support.sections import TRAIN
+from tests.support.train_runs import forked_runs, read_until, start, write_params
+from tests.support.trainers import build
 
-ROOT = Path(__file__).parents[2]
-
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dataset")]
-
-
-def start(processes: int, launcher: tuple[str, ...] = (), **changes) -> subprocess.Popen:
-    params = YAML(typ="safe").load(ROOT / "params.yaml")
-    params |= {"seed": 1, "model": MODEL_PARAMS, "train": {**TRAIN, **changes}}
-    Path("params.yaml").write_text(json.dumps(params))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "PIPELINE_PROCESSES": str(processes),
-        "PIPELINE_DEVICE": "cpu",
-    }
-    command = [sys.executable, *launcher, "-m", "pipeline", "train"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+# Nothing in this run is random except the order of the images, which is the same in all processes.
+PLAIN = {**TRAIN, "epochs": 4, "optimizer": "sgd", "lr": 0.05}
 
 
 def run(processes: int, **changes) -> str:
-    process = start(processes, **changes)
+    write_params(MODEL_PARAMS, **{**TRAIN, **changes})
+    process = start(PIPELINE_PROCESSES=str(processes))
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     return output
 
 
-def test_two_processes_follow_the_loss_curve_of_one_with_the_same_global_batch():
+@pytest.mark.usefixtures("dataset")
+def test_two_processes_follow_the_loss_curve_of_one_and_are_reproducible():
+    stateful = {**PLAIN, "hflip": 0.5, "mixup_alpha": 0.2, "precision": "bf16"}
+    together, first, second, alone = forked_runs(
+        {"train": PLAIN, "model": MODEL_PARAMS, "processes": 2},
+        {"train": stateful, "model": MODEL_PARAMS, "processes": 2},
+        {"train": stateful, "model": MODEL_PARAMS, "processes": 2},
+        {"train": PLAIN, "model": MODEL_PARAMS},
+    )
+    assert first["outputs"] == second["outputs"]
+    assert together["exitcodes"] == first["exitcodes"] == [0, 0]
+    # Only one process prints.
+    assert together["log"].count("epoch 4 of 4") == 1
+    assert "on 2 × cpu" in together["log"]
+    assert len(together["steps"]) == len(alone["steps"])
+    steps, expected = (pd.DataFrame(report["steps"]) for report in (together, alone))
+    for column in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(steps[column], expected[column], rtol=2e-3)
+    np.testing.assert_array_equal(steps["accuracy"], expected["accuracy"])
+
+
+@pytest.mark.usefixtures("dataset")
+def test_pipeline_processes_starts_processes_whose_error_is_shown():
+    write_params(MODEL_PARAMS, batch_size=9)
+    process = start(PIPELINE_PROCESSES="2")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert "train.batch_size: got 9, allowed is a multiple of the 2 processes" in output
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("dataset")
+def test_two_processes_of_torchrun_reach_the_accuracy_of_one():
     run(1, epochs=4, optimizer="sgd", lr=0.05)
     alone, weights = pd.read_csv(PLOTS / "steps.csv"), MODEL.read_bytes()
     output = run(2, epochs=4, optimizer="sgd", lr=0.05)
-    together = pd.read_csv(PLOTS / "steps.csv")
     assert "on 2 × cpu" in output
-    # One process writes, and says so once.
     assert output.count("epoch 4 of 4") == 1
-    assert len(together) == len(alone)
-    for column in ("loss", "gradient_norm"):
-        np.testing.assert_allclose(together[column], alone[column], rtol=2e-3)
-    np.testing.assert_array_equal(together["accuracy"], alone["accuracy"])
+    assert "Warning" not in output
+    np.testing.assert_allclose(pd.read_csv(PLOTS / "steps.csv")["loss"], alone["loss"], rtol=2e-3)
     assert len(MODEL.read_bytes()) == len(weights)
     assert json.loads((METRICS / "train.json").read_text())["valid_accuracy"] > 0.6
 
 
-def test_two_runs_of_two_processes_give_the_same_bytes():
-    results = []
-    for _ in range(2):
-        run(2, hflip=0.5, mixup_alpha=0.2)
-        results.append(MODEL.read_bytes())
-    assert results[0] == results[1]
-
-
-def test_a_process_that_dies_ends_the_run_with_a_message_and_no_hang():
-    process = start(2, epochs=2000)
-    while "epoch 2" not in process.stdout.readline():
-        pass
+@pytest.mark.slow
+@pytest.mark.usefixtures("dataset")
+def test_process_that_dies_ends_the_run_with_a_message_and_without_a_hang():
+    write_params(MODEL_PARAMS, **{**TRAIN, "epochs": 2000})
+    process = start(PIPELINE_PROCESSES="2")
+    read_until(process, "epoch 2")
     workers = [child for child in psutil.Process(process.pid).children() if "pipeline" in " ".join(child.cmdline())]
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
@@ -85,17 +92,27 @@ def test_a_process_that_dies_ends_the_run_with_a_message_and_no_hang():
     assert not MODEL.exists()
 
 
-def test_a_batch_that_cannot_be_shared_is_refused():
-    process = start(2, batch_size=9)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode != 0
-    assert "train.batch_size: got 9, allowed is a multiple of the 2 processes" in output
+def test_batch_that_cannot_be_divided_among_the_processes_is_refused(tmp_path):
+    with pytest.raises(PipelineError, match=r"train\.batch_size: got 9, allowed is a multiple of the 2 processes"):
+        build(tmp_path, batch_size=9, group=ProcessGroup(0, 2))
 
 
-def test_restarts_after_which_processes_could_wait_for_dead_ones_are_refused():
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1")
-    process = start(2, torchrun)
+def test_restarts_after_which_processes_can_wait_for_dead_ones_are_refused(monkeypatch):
+    # What torchrun --max-restarts=1 sets.
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(PipelineError) as error, process_group(torch.device("cpu")):
+        pass
+    assert "got --max-restarts=1" in str(error.value)
+    assert "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("dataset")
+def test_restarts_are_refused_under_torchrun():
+    write_params(MODEL_PARAMS)
+    process = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1")
     output = process.communicate(timeout=120)[0]
     assert process.returncode != 0
     assert "got --max-restarts=1" in output
-    assert "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in output

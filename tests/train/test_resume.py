@@ -1,120 +1,128 @@
-"""A run that was stopped ends in the same bits as one that never was."""
+"""A run that is stopped, in any way, resumes to the same bits; a run that is started twice is computed once."""
 
-import json
+import os
 import signal
 import subprocess
-import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.common.paths import MODEL
-from tests.support.sections import TRAIN
-from tests.support.train_runs import DROPOUT, STATEFUL, environment, outputs, params_yaml
+from pipeline.params.schema import ModelParams, TrainParams
+from pipeline.train.stage import train
+from tests.support.train_runs import (
+    COMMAND,
+    DROPOUT,
+    STATEFUL,
+    environment,
+    forked_runs,
+    outputs,
+    read_until,
+    start,
+    write_params,
+)
+
+pytestmark = pytest.mark.usefixtures("dataset")
 
 
-def killed_runs(model: dict, params: dict, kills: int, seed: int, minutes: str) -> dict:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.killed_runs",
-        json.dumps(model),
-        json.dumps(params),
-        str(kills),
-        str(seed),
-    ]
-    result = subprocess.run(
-        command, env=environment(PIPELINE_CHECKPOINT_MINUTES=minutes), capture_output=True, text=True, timeout=300
+@pytest.mark.parametrize(
+    ("optimizer", "kills"),
+    [
+        ("adam", 5),
+        pytest.param("adam", 20, marks=pytest.mark.slow),
+        pytest.param("muon", 20, marks=pytest.mark.slow),
+    ],
+)
+def test_run_killed_at_random_moments_ends_in_the_same_bits(optimizer, kills):
+    params = {**STATEFUL, "optimizer": optimizer, "epochs": 3 * kills}
+    # With a checkpoint after every step, many of the kills fall into the writing of one.
+    whole, killed = forked_runs(
+        {"train": params}, {"train": params, "kills": kills, "seed": 1}, PIPELINE_CHECKPOINT_MINUTES="0"
     )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    assert (whole["exitcodes"], killed["exitcodes"]) == ([0], [0])
+    assert (whole["killed"], killed["killed"]) == (0, kills)
+    assert killed["outputs"] == whole["outputs"]
+    assert not Path(".checkpoints").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_the_run_which_resumes_to_the_same_bits(number, capsys):
+    model, params = ModelParams(**DROPOUT), TrainParams(**STATEFUL)
+
+    def send_signal():
+        while not any(Path(".checkpoints").glob("*.pt")):
+            time.sleep(0.001)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send_signal)
+    sender.start()
+    with pytest.raises(KeyboardInterrupt):
+        train(model, params, seed=1)
+    sender.join()
+    assert "the same command resumes from .checkpoints/" in capsys.readouterr().out.replace(f"{Path.cwd()}/", "")
+    assert not MODEL.exists()
+    train(model, params, seed=1)
+    assert "train: resumes from " in capsys.readouterr().out
+    resumed = outputs()
+    train(model, params, seed=1)
+    assert "resumes from" not in capsys.readouterr().out
+    assert outputs() == resumed
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("dataset")
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_killed_at_random_moments_it_ends_in_the_same_bits(optimizer):
-    params = {**STATEFUL, "optimizer": optimizer}
-    assert killed_runs(DROPOUT, params, kills=0, seed=0, minutes="10")["exitcode"] == 0
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_the_command_with_exit_code_130(number):
+    write_params(epochs=60)
+    process = start()
+    read_until(process, "epoch 3 of")
+    process.send_signal(number)
+    output = process.stdout.read()
+    assert process.wait() == 130
+    assert "the same command resumes from" in output
+    assert not MODEL.exists()
+    again = subprocess.run(COMMAND, env=environment(), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "train: resumes from " in again.stdout
+
+
+def start_two() -> tuple[subprocess.Popen, subprocess.Popen]:
+    """Start the same run twice; the first is suspended when the second waits for it."""
+    write_params(epochs=60)
+    first = start()
+    read_until(first, "epoch 2 of")
+    first.send_signal(signal.SIGSTOP)
+    second = start()
+    read_until(second, "another process runs the same training; waits for it")
+    return first, second
+
+
+@pytest.mark.slow
+def test_run_that_is_started_twice_is_computed_once_and_both_have_the_result():
+    first, second = start_two()
+    first.send_signal(signal.SIGCONT)
+    assert "epoch 60 of 60" in first.communicate(timeout=300)[0]
     expected = outputs()
-    # A checkpoint after every step: a good share of the kills falls into its writing.
-    report = killed_runs(DROPOUT, params, kills=20, seed=1, minutes="0")
-    assert report["exitcode"] == 0
-    assert report["killed"] == 20
+    output = second.communicate(timeout=300)[0]
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "epoch 61, step 0" in output
+    assert " of 60:" not in output
     assert outputs() == expected
     assert not Path(".checkpoints").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("dataset")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_run_says_so_and_exits_130(stop):
-    (Path("params.yaml")).write_text(params_yaml())
-    command = [sys.executable, "-m", "pipeline", "train"]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
-    while "epoch 3" not in process.stdout.readline():
-        pass
-    process.send_signal(stop)
-    output = process.stdout.read()
-    assert process.wait() == 130
-    assert "the same command goes on from" in output
-    assert not MODEL.exists()
-    again = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "train: goes on from " in again.stdout
+def test_when_the_first_process_is_killed_the_second_resumes_from_its_checkpoint():
+    first, second = start_two()
+    first.kill()
+    first.wait()
+    output = second.communicate(timeout=300)[0]
+    assert second.returncode == 0
+    assert "train: resumes from" in output
+    assert "epoch 1 of 60:" not in output
+    assert "epoch 60 of 60:" in output
     resumed = outputs()
-    MODEL.unlink()
-    subprocess.run(command, env=environment(), check=True, capture_output=True)
+    assert "resumes from" not in start().communicate(timeout=300)[0]
     assert outputs() == resumed
-
-
-@pytest.mark.usefixtures("dataset")
-def test_a_checkpoint_of_other_parameters_is_never_taken_up(tmp_path):
-    from pipeline.train.checkpoint import checkpoint_path, fingerprint
-
-    names = {
-        fingerprint(train={**TRAIN, **change}, data=data, seed=seed)
-        for change in ({}, {"lr": 0.1}, {"epochs": 9})
-        for data in ("a", "b")
-        for seed in (1, 2)
-    }
-    assert len(names) == 12
-    assert checkpoint_path(min(names)) == tmp_path / ".checkpoints" / f"{min(names)}.pt"
-
-
-def test_a_temporary_experiment_keeps_its_checkpoint_with_the_repository_around_it(tmp_path, monkeypatch):
-    from pipeline.train.checkpoint import checkpoint_path
-
-    workspace = tmp_path / ".dvc/tmp/exps/standalone/abc"
-    workspace.mkdir(parents=True)
-    monkeypatch.chdir(workspace)
-    assert checkpoint_path("name") == tmp_path / ".checkpoints/name.pt"
-
-
-def test_the_environment_can_name_the_folder_of_the_checkpoints(tmp_path, monkeypatch):
-    from pipeline.train.checkpoint import checkpoint_path
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PIPELINE_CHECKPOINTS", "scratch/here")
-    assert checkpoint_path("name") == tmp_path / "scratch/here/name.pt"
-
-
-def test_a_disk_that_is_full_keeps_the_last_checkpoint(tmp_path, monkeypatch):
-    import torch
-
-    from pipeline.train.checkpoint import load_checkpoint, save_checkpoint
-
-    path = tmp_path / ".checkpoints/name.pt"
-    save_checkpoint(path, {"position": (1, 2), "weights": torch.ones(3)})
-    # The kernel itself refuses to write more than so many bytes to a file.
-    code = (
-        "import resource, signal, sys, torch; from pathlib import Path\n"
-        "from pipeline.train.checkpoint import save_checkpoint\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "save_checkpoint(Path(sys.argv[1]), {'weights': torch.ones(1_000_000)})"
-    )
-    result = subprocess.run([sys.executable, "-c", code, path], env=environment(), capture_output=True, text=True)
-    assert result.returncode == 1
-    assert "name.pt: could not be written (" in result.stderr
-    assert load_checkpoint(path)["position"] == (1, 2)
-    assert [file.name for file in path.parent.iterdir()] == ["name.pt"]
+    assert not Path(".checkpoints").exists()

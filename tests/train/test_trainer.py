@@ -1,4 +1,4 @@
-"""The training engine."""
+"""The training loop."""
 
 import copy
 import io
@@ -10,18 +10,18 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import PipelineError
-from pipeline.train.distributed import Group
+from pipeline.train.distributed import ProcessGroup
 from pipeline.train.trainer import Trainer, _means
 from tests.support.sections import EVERYTHING
 from tests.support.trainers import batches_of, build, fit, linear_model
 
 
 class StoppedError(Exception):
-    """Ends a run from a callback."""
+    """Stops a run from a callback."""
 
 
 def assert_same(left: Trainer, right: Trainer) -> None:
-    torch.testing.assert_close(left.bare.state_dict(), right.bare.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(left.model.state_dict(), right.model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(left.history.best_state, right.history.best_state, rtol=0, atol=0)
     assert torch.equal(left.history.step_rows(), right.history.step_rows())
     assert left.history.epochs == right.history.epochs
@@ -29,7 +29,7 @@ def assert_same(left: Trainer, right: Trainer) -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rmsprop", "adam", "adamw", "muon"])
 @pytest.mark.parametrize("stop", [1, 4])
-def test_a_saved_state_loaded_into_a_fresh_trainer_ends_in_the_same_bits(tmp_path, optimizer, stop):
+def test_state_loaded_into_a_new_trainer_ends_in_the_same_bits(tmp_path, optimizer, stop):
     changes = {**EVERYTHING, "optimizer": optimizer}
     whole = build(tmp_path, **changes)
     fit(whole)
@@ -53,7 +53,7 @@ def test_a_saved_state_loaded_into_a_fresh_trainer_ends_in_the_same_bits(tmp_pat
     assert_same(resumed, whole)
 
 
-def test_a_state_saved_at_the_end_of_an_epoch_goes_on_with_the_next_one(tmp_path):
+def test_state_saved_at_the_end_of_an_epoch_resumes_with_the_next_one(tmp_path):
     whole, stopped, resumed = (build(tmp_path, **EVERYTHING) for _ in range(3))
     saved = {}
     fit(whole)
@@ -72,7 +72,7 @@ def test_a_state_saved_at_the_end_of_an_epoch_goes_on_with_the_next_one(tmp_path
     assert_same(resumed, whole)
 
 
-def test_a_streamed_run_ends_in_the_same_bits_as_a_resident_one(tmp_path):
+def test_streamed_run_ends_in_the_same_bits_as_a_resident_one(tmp_path):
     trainers = [build(tmp_path, resident=True, **EVERYTHING)]
     fit(trainers[0])
     trainers.append(build(tmp_path, resident=False, **EVERYTHING))
@@ -83,30 +83,30 @@ def test_a_streamed_run_ends_in_the_same_bits_as_a_resident_one(tmp_path):
 @pytest.mark.parametrize("clip_norm", [0.0, 0.05, 1e6])
 def test_clip_norm_limits_the_norm_of_the_gradient_that_is_applied(tmp_path, clip_norm):
     trainer = build(tmp_path, optimizer="sgd", momentum=0.0, lr=1.0, clip_norm=clip_norm)
-    before = nn.utils.parameters_to_vector(trainer.bare.parameters()).clone()
+    before = nn.utils.parameters_to_vector(trainer.model.parameters()).clone()
     loss, _, norm = trainer.train_step(*next(batches_of(trainer))).tolist()
-    applied = (nn.utils.parameters_to_vector(trainer.bare.parameters()) - before).norm().item()
+    applied = (nn.utils.parameters_to_vector(trainer.model.parameters()) - before).norm().item()
     assert norm > 0.05
     assert applied == pytest.approx(0.05 if clip_norm == 0.05 else norm, rel=1e-3)
     assert loss > 0
 
 
-def test_the_moving_average_of_the_weights_follows_its_formula_and_is_what_validation_judges(tmp_path):
+def test_moving_average_of_the_weights_follows_its_formula_and_is_evaluated(tmp_path):
     trainer = build(tmp_path, ema_decay=0.7)
     expected = {}
     for images, labels in batches_of(trainer, epochs=2):
         trainer.train_step(images, labels)
-        for name, weights in trainer.bare.named_parameters():
+        for name, weights in trainer.model.named_parameters():
             now = weights.detach().double()
             expected[name] = 0.7 * expected[name] + 0.3 * now if name in expected else now
-    average = trainer._judged()
+    average = trainer.evaluated_model.state_dict()
     for name, weights in expected.items():
         torch.testing.assert_close(average[name].double(), weights, rtol=1e-5, atol=1e-6)
-        assert not torch.equal(average[name], trainer.bare.state_dict()[name])
+        assert not torch.equal(average[name], trainer.model.state_dict()[name])
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(0, 6), (1, 2), (3, 4), (9, 6)])
-def test_training_stops_after_as_many_epochs_without_a_better_one_as_patience_says(tmp_path, patience, epochs):
+def test_training_stops_after_patience_epochs_without_a_better_one(tmp_path, patience, epochs):
     # A learning rate that changes nothing: the first epoch stays the best.
     trainer = build(tmp_path, model=linear_model(), optimizer="sgd", lr=1e-30, epochs=6, patience=patience)
     history = fit(trainer)
@@ -114,13 +114,17 @@ def test_training_stops_after_as_many_epochs_without_a_better_one_as_patience_sa
     assert history.best["epoch"] == 1
 
 
-def test_the_best_epoch_is_kept_with_its_weights(tmp_path):
+def test_best_epoch_is_kept_with_its_weights(tmp_path):
     trainer, states = build(tmp_path, lr=0.1, epochs=8), {}
-    history = trainer.fit(lambda: None, lambda row: states.update({row["epoch"]: copy.deepcopy(trainer._judged())}))
+
+    def on_epoch(row):
+        states[row["epoch"]] = copy.deepcopy(trainer.evaluated_model.state_dict())
+
+    history = trainer.fit(lambda: None, on_epoch)
     scores = {row["epoch"]: (row["valid_accuracy"], -row["valid_loss"]) for row in history.epochs}
     best = history.best["epoch"]
     assert scores[best] == max(scores.values())
-    # Otherwise the last epoch is kept would pass too.
+    # Keeping the last epoch must not pass.
     assert best < 8
     torch.testing.assert_close(history.best_state, dict(states[best]), rtol=0, atol=0)
 
@@ -151,58 +155,58 @@ def test_training_lowers_every_loss_and_learns(tmp_path, classes, changes):
 def test_bf16_keeps_the_weights_in_fp32_and_computes_nearly_the_same(tmp_path):
     full, half = (build(tmp_path, precision=precision, epochs=2) for precision in ("fp32", "bf16"))
     assert losses_of(half) == pytest.approx(losses_of(full), rel=0.05)
-    assert {weights.dtype for weights in half.bare.parameters()} == {torch.float32}
+    assert {weights.dtype for weights in half.model.parameters()} == {torch.float32}
     assert not torch.equal(half.history.step_rows(), full.history.step_rows())
 
 
-def test_balanced_class_weights_weigh_the_images_of_a_rare_class_more(tmp_path):
+def test_balanced_class_weights_give_images_of_a_rare_class_more_weight(tmp_path):
     trainer = build(tmp_path, images=25, model=linear_model(), class_weights="balanced")
     trainer.train.labels.copy_(torch.tensor([0] * 20 + [1] * 4 + [2]))
-    trainer = Trainer(trainer.bare, trainer.train, trainer.valid, 3, trainer.params, 5, Group())
+    trainer = Trainer(trainer.model, trainer.train, trainer.valid, 3, trainer.params, 5, ProcessGroup())
     rows = torch.tensor([0, 20, 24])
     ((images, labels),) = trainer.train.load([(rows, torch.zeros_like(rows))])
     with torch.no_grad():
-        logits = trainer.bare(trainer.train.normalise(trainer.train.as_pixels(images)))
+        logits = trainer.model(trainer.train.normalise(trainer.train.as_pixels(images)))
     each = functional.cross_entropy(logits, labels, reduction="none")
-    # Over the training split, not the batch, they are 1 on average.
+    # Their mean over the training split, not over the batch, is 1.
     expected = (each * 25 / 3 / torch.tensor([20, 4, 1])).mean()
     assert trainer.train_step(images, labels)[0].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_an_epochs_row_has_the_means_of_its_steps_and_the_validation_of_all_images(tmp_path):
+def test_row_of_an_epoch_has_the_means_of_its_steps_and_of_all_validation_images(tmp_path):
     trainer = build(tmp_path, epochs=1)
     (row,) = fit(trainer).epochs
     steps = trainer.history.step_rows()
     assert row["train_loss"] == pytest.approx(steps[:, 0].mean().item())
     assert row["train_gradient_norm"] == pytest.approx(steps[:, 2].mean().item())
-    trainer.bare.eval()
+    trainer.model.eval()
     with torch.no_grad():
         ((images, labels),) = trainer.valid.in_order(100)
-        logits = trainer.bare(images)
+        logits = trainer.model(images)
     assert row["valid_loss"] == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert row["valid_accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
-def test_a_compiled_network_trains_to_close_to_the_same_losses(tmp_path):
+def test_compiled_network_has_nearly_the_same_losses(tmp_path):
     plain, compiled = (build(tmp_path, dropout=0.0, compile=choice) for choice in (False, True))
     assert losses_of(compiled) == pytest.approx(losses_of(plain), rel=1e-3)
-    assert compiled.model is not compiled.bare
-    # The names of the weights file are those of the network itself.
+    assert compiled.wrapped is not compiled.model
+    # The names in the weights file are those of the network, not of its compiled wrapper.
     assert compiled.history.best_state.keys() == plain.history.best_state.keys()
 
 
-def test_the_mean_gradient_norm_leaves_out_the_steps_that_overflowed():
+def test_mean_gradient_norm_excludes_the_steps_that_overflowed():
     rows = torch.tensor([[1.0, 0.5, 2.0, 0.1], [3.0, 0.5, float("inf"), 0.1], [2.0, 0.5, 4.0, 0.05]])
     means = _means(rows)
     assert means == pytest.approx({"train_loss": 2.0, "train_accuracy": 0.5, "train_gradient_norm": 3.0, "lr": 0.05})
 
 
-def test_weights_whose_validation_overflows_are_told_in_one_line(tmp_path):
+def test_validation_that_overflows_is_reported_in_one_line(tmp_path):
     trainer = build(tmp_path, epochs=1)
     with torch.no_grad():
-        trainer.bare.output.bias.fill_(float("inf"))
+        trainer.model.output.bias.fill_(float("inf"))
     trainer._train_epoch = lambda on_step: None
     with pytest.raises(
         PipelineError, match=r"^train: the valid loss is (inf|nan) after epoch 1; try a lower train\.lr"

@@ -1,6 +1,5 @@
-"""Two hosts that train one network: network namespaces with a cable between them, and a disk each."""
+"""Two hosts that train one network: network namespaces with a link between them, each with its own disk."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,14 +12,13 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
 from pipeline.common.paths import MODEL, PLOTS
 from tests.support.sections import MODEL as MODEL_PARAMS
 from tests.support.sections import TRAIN
+from tests.support.train_runs import COMMAND, environment, read_until, write_params
 
-ROOT = Path(__file__).parents[2]
-# Named after the process: another one may run the same test on this machine.
+# With the process id, so that the test can run twice at the same time on this machine.
 ADDRESSES = {f"pipeline-{host}-{os.getpid()}": f"10.77.0.{number}" for number, host in enumerate("ab", start=1)}
 FIRST, SECOND = ADDRESSES.values()
 EPOCHS = 12
@@ -44,7 +42,7 @@ def two_hosts():
         yield
     finally:
         for host in ADDRESSES:
-            # A run that hangs would outlive the test.
+            # A run that hangs must not outlive the test.
             for process in ip("netns", "pids", host, check=False).stdout.split():
                 os.kill(int(process), signal.SIGKILL)
             ip("netns", "del", host, check=False)
@@ -70,7 +68,7 @@ def static_rendezvous(rank: int) -> list[str]:
 
 
 def c10d_rendezvous(rank: int) -> list[str]:
-    # In a namespace a host does not know itself by the machine's name, which torchrun goes by where it is not told.
+    # By default torchrun finds the host of the store by its name, which both namespaces have in common.
     own = [f"--local-addr={(FIRST, SECOND)[rank]}", f"--rdzv-conf=is_host={1 - rank}"]
     endpoint = f"--rdzv-endpoint={FIRST}:29512"
     return ["--rdzv-backend=c10d", endpoint, "--rdzv-id=digits", "--max-restarts=1", *own]
@@ -78,20 +76,14 @@ def c10d_rendezvous(rank: int) -> list[str]:
 
 @pytest.fixture
 def alone(dataset):
-    """The steps of a run in one process, which leaves no model; nothing in it is drawn by a process for itself."""
-    params = YAML(typ="safe").load(ROOT / "params.yaml")
-    params |= {"seed": 1, "model": MODEL_PARAMS, "train": {**TRAIN, "epochs": EPOCHS, "optimizer": "sgd", "lr": 0.01}}
-    Path("params.yaml").write_text(json.dumps(params))
-    subprocess.run([sys.executable, "-m", "pipeline", "train"], env=environment(), check=True, capture_output=True)
+    """The steps of a run in one process, of which the model is removed; only the order of the images is random."""
+    write_params(MODEL_PARAMS, **{**TRAIN, "epochs": EPOCHS, "optimizer": "sgd", "lr": 0.01})
+    subprocess.run(COMMAND, env=environment(), check=True, capture_output=True)
     MODEL.unlink()
     return pd.read_csv(PLOTS / "steps.csv")
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PIPELINE_DEVICE": "cpu", **more}
-
-
-def start(rank: int, folder: Path, rendezvous: list[str]) -> subprocess.Popen:
+def start_host(rank: int, folder: Path, rendezvous: list[str]) -> subprocess.Popen:
     """Train as host ``rank``, with ``folder`` as its disk."""
     torchrun = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *rendezvous]
     return subprocess.Popen(
@@ -108,7 +100,7 @@ def check_together(processes: list[subprocess.Popen], outputs: list[str], alone:
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     together = pd.read_csv(PLOTS / "steps.csv")
     np.testing.assert_allclose(together["loss"], alone["loss"], rtol=2e-3)
-    # The first host's process writes, and no other.
+    # Only the process of the first host writes.
     assert MODEL.exists()
     assert not (disk / MODEL).exists()
     assert f"epoch {EPOCHS} of {EPOCHS}" in outputs[0]
@@ -122,32 +114,25 @@ def test_two_hosts_follow_the_loss_curve_of_one(alone, tmp_path_factory, rendezv
     other_disk = tmp_path_factory.mktemp("other-host")
     shutil.copytree(".", other_disk, dirs_exist_ok=True)
     with two_hosts():
-        processes = [start(rank, folder, rendezvous(rank)) for rank, folder in enumerate((Path.cwd(), other_disk))]
+        processes = [start_host(rank, folder, rendezvous(rank)) for rank, folder in enumerate((Path.cwd(), other_disk))]
         outputs = [process.communicate(timeout=300)[0] for process in processes]
     check_together(processes, outputs, alone, other_disk)
 
 
 @pytest.mark.slow
 @needs_namespaces
-def test_a_process_killed_on_one_host_restarts_both_from_the_checkpoint(alone, tmp_path_factory):
+def test_process_killed_on_one_host_restarts_both_from_the_checkpoint(alone, tmp_path_factory):
     other_disk = tmp_path_factory.mktemp("other-host")
     shutil.copytree(".", other_disk, dirs_exist_ok=True)
     with two_hosts():
-        processes = [start(rank, folder, c10d_rendezvous(rank)) for rank, folder in enumerate((Path.cwd(), other_disk))]
+        processes = [
+            start_host(rank, folder, c10d_rendezvous(rank)) for rank, folder in enumerate((Path.cwd(), other_disk))
+        ]
         # The checkpoint of an epoch is written after its line.
         before = read_until(processes[0], f"epoch 2 of {EPOCHS}")
-        # torchrun, which ip has become, has the training process for its only child.
+        # ip has replaced itself by torchrun, of which the training process is the only child.
         [worker] = psutil.Process(processes[1].pid).children()
         worker.kill()
         outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert "train: goes on from" in outputs[0]
+    assert "train: resumes from" in outputs[0]
     check_together(processes, [before + outputs[0], outputs[1]], alone, other_disk)
-
-
-def read_until(process: subprocess.Popen, text: str) -> str:
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            return "".join(lines)
-    raise AssertionError("".join(lines))

@@ -1,28 +1,29 @@
-"""Event files, read back by TensorBoard's own reader."""
+"""Event files of TensorBoard, read back by its own reader."""
 
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipeline.errors import PipelineError
 from pipeline.machine import tensorboard_folder
 from pipeline.tensorboard import event_log
+from pipeline.train.live import curve_values
 
 ROWS = [
     {"epoch": epoch, "train_loss": 2.0 / epoch, "train_gradient_norm": 0.1, "valid_accuracy": epoch / 4, "lr": 1e-3}
     for epoch in (1, 2, 3)
 ]
-STEPS = [torch.arange(8.0).view(2, 4) + 10 * epoch for epoch in (1, 2, 3)]
+# Two steps per epoch.
+STEPS = [[{"loss": 10.0 * epoch + step, "gradient_norm": 0.5 * step} for step in (0, 1)] for epoch in (1, 2, 3)]
 SETTINGS = {"seed": 1, "train.lr": 1e-3, "train.optimizer": "adam", "train.deterministic": True, "model.name": "a"}
 
 
 def write(folder: Path, epochs: int, complete: bool = True) -> None:
-    """Log the first epochs; an incomplete run ends by an error."""
+    """Log the first epochs; an incomplete run ends in an error."""
     with event_log(folder, SETTINGS) as log:
         for row, steps in list(zip(ROWS, STEPS, strict=True))[:epochs]:
-            log(row, steps)
+            log(row["epoch"], curve_values(row), steps)
         if not complete:
             raise KeyboardInterrupt
 
@@ -31,7 +32,7 @@ def read(folder: Path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    # 0 keeps all points, where a server draws a sample.
+    # 0 keeps all points; a server keeps a sample.
     return EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
 
 
@@ -39,23 +40,23 @@ def points(folder: Path, tag: str) -> list[tuple[int, float]]:
     return [(point.step, pytest.approx(point.value)) for point in read(folder).Scalars(tag)]
 
 
-def test_an_epochs_curves_have_the_names_of_the_live_ones_and_the_epoch_as_their_step(tmp_path):
+def test_curves_have_the_names_of_those_of_dvclive_and_the_epoch_as_their_step(tmp_path):
     write(tmp_path / "run", 3)
     tags = set(read(tmp_path / "run").Tags()["scalars"])
     assert tags == {
         *("train/loss", "train/gradient_norm", "valid/accuracy", "lr"),
-        *("step/loss", "step/accuracy", "step/gradient_norm", "step/lr"),
+        *("step/loss", "step/gradient_norm"),
     }
     assert points(tmp_path / "run", "train/loss") == [(1, 2.0), (2, 1.0), (3, 2 / 3)]
 
 
-def test_a_steps_curves_go_on_over_the_epochs(tmp_path):
+def test_curves_by_step_continue_over_the_epochs(tmp_path):
     write(tmp_path / "run", 3)
-    assert points(tmp_path / "run", "step/gradient_norm") == [(1, 12), (2, 16), (3, 22), (4, 26), (5, 32), (6, 36)]
+    assert points(tmp_path / "run", "step/loss") == [(1, 10), (2, 11), (3, 20), (4, 21), (5, 30), (6, 31)]
 
 
 @pytest.mark.parametrize("stopped", [0, 1, 2])
-def test_a_run_that_goes_on_has_every_point_once(tmp_path, stopped):
+def test_resumed_run_has_every_point_once(tmp_path, stopped):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "run", stopped, complete=False)
     write(tmp_path / "run", 3)
@@ -63,7 +64,7 @@ def test_a_run_that_goes_on_has_every_point_once(tmp_path, stopped):
     assert [step for step, _ in points(tmp_path / "run", "step/loss")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_server_that_has_read_a_stopped_run_has_every_point_once_too(tmp_path):
+def test_server_that_has_read_the_stopped_run_has_every_point_once(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         write(folder, 2, complete=False)
@@ -74,7 +75,7 @@ def test_a_server_that_has_read_a_stopped_run_has_every_point_once_too(tmp_path)
     assert [point.step for point in server.Scalars("step/loss")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_others_keep_in_the_folder_stays_and_git_ignores_it(tmp_path):
+def test_other_files_in_the_folder_are_kept_and_git_ignores_the_folder(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/notes.txt").write_text("mine")
     write(tmp_path / "run", 1)
@@ -83,7 +84,7 @@ def test_what_others_keep_in_the_folder_stays_and_git_ignores_it(tmp_path):
     assert not (tmp_path / ".gitignore").exists()
 
 
-def test_the_table_of_runs_has_the_parameters_by_their_names_in_dvc(tmp_path):
+def test_table_of_runs_has_the_parameters_by_the_names_of_params_yaml(tmp_path):
     from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -96,7 +97,7 @@ def test_the_table_of_runs_has_the_parameters_by_their_names_in_dvc(tmp_path):
     assert set(found) == set(SETTINGS)
 
 
-def test_tensorboard_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
+def test_missing_tensorboard_is_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(PipelineError, match=r"^PIPELINE_TENSORBOARD: is set, but TensorBoard is not installed; run "):
         write(tmp_path / "run", 1)
@@ -104,7 +105,7 @@ def test_tensorboard_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("workspace", [".", ".dvc/tmp/exps/standalone/abc", ".dvc/tmp/seeds/0123456"])
-def test_a_relative_folder_is_that_of_the_repository_around_a_temporary_workspace(tmp_path, monkeypatch, workspace):
+def test_relative_folder_is_in_the_repository_around_a_temporary_workspace(tmp_path, monkeypatch, workspace):
     (tmp_path / workspace).mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(tmp_path / workspace)
     monkeypatch.setenv("PIPELINE_TENSORBOARD", "runs")
@@ -116,7 +117,7 @@ def test_a_relative_folder_is_that_of_the_repository_around_a_temporary_workspac
     assert tensorboard_folder("train-0123456") == Path("/elsewhere/tall-ship")
 
 
-def test_no_folder_is_wanted_unless_one_is_named(monkeypatch):
+def test_no_folder_is_written_unless_the_variable_is_set(monkeypatch):
     monkeypatch.delenv("PIPELINE_TENSORBOARD", raising=False)
     assert tensorboard_folder("run") is None
     monkeypatch.setenv("PIPELINE_TENSORBOARD", "")

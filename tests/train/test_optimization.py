@@ -1,0 +1,206 @@
+"""Losses, optimizers and learning rate schedules against their formulas."""
+
+import math
+import warnings
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline.errors import PipelineError
+from pipeline.network.models import Classifier, class_logits
+from pipeline.params.schema import TrainParams
+from pipeline.train.optimization import build_loss, build_optimizers, build_schedule, class_weights, outputs_for
+from tests.support.tiny_datasets import train_params
+
+CPU = torch.device("cpu")
+OPTIMIZERS = get_args(TrainParams.model_fields["optimizer"].annotation)
+EPOCHS, PER_EPOCH, LR, LR_MIN, GAMMA, SIZE = 6, 10, 0.3, 0.03, 0.5, 2
+TOTAL = EPOCHS * PER_EPOCH
+SCHEDULES = {
+    "constant": lambda t, total: LR,
+    "step": lambda t, total: LR * GAMMA ** (t // (SIZE * PER_EPOCH)),
+    "exponential": lambda t, total: LR * GAMMA ** (t / PER_EPOCH),
+    "linear": lambda t, total: LR + (LR_MIN - LR) * t / total,
+    "cosine": lambda t, total: LR_MIN + (LR - LR_MIN) * (1 + math.cos(math.pi * t / total)) / 2,
+}
+
+
+def loss(weights=None, **changes):
+    return build_loss(train_params(**changes), weights)
+
+
+def one_hot(labels, classes=3):
+    return functional.one_hot(torch.tensor(labels), classes).float()
+
+
+def test_cross_entropy_is_the_negative_log_softmax_of_the_true_class():
+    outputs = torch.tensor([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]])
+    expected = -(outputs.softmax(1)[[0, 1], [1, 2]]).log().mean()
+    assert loss()(outputs, one_hot([1, 2])) == pytest.approx(expected.item())
+
+
+def test_label_smoothing_spreads_the_target_over_all_classes():
+    outputs = torch.tensor([[2.0, 0.5, -1.0]])
+    target = torch.tensor([[0.05, 0.9, 0.05]]) + torch.tensor([[0.0, 0.0, 0.0]])
+    smooth = 0.15
+    expected = -(target * outputs.log_softmax(1)).sum()
+    assert loss(label_smoothing=smooth)(outputs, one_hot([1])) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_mse_is_the_squared_difference_of_softmax_and_one_hot():
+    outputs = torch.tensor([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]])
+    targets = one_hot([0, 2])
+    assert loss(loss="mse")(outputs, targets) == pytest.approx(((outputs.softmax(1) - targets) ** 2).mean().item())
+
+
+def test_for_a_wrong_prediction_mse_has_a_small_gradient_and_cross_entropy_a_large_one():
+    """The reason why classification uses cross-entropy."""
+    gradients = {}
+    for name in ("mse", "cross_entropy"):
+        outputs = torch.tensor([[-10.0, 10.0]], requires_grad=True)
+        loss(loss=name)(outputs, one_hot([0], 2)).backward()
+        gradients[name] = outputs.grad.abs().max().item()
+    assert gradients["cross_entropy"] == pytest.approx(1, abs=1e-3)
+    assert gradients["mse"] < 1e-6
+
+
+def test_bce_with_one_sigmoid_agrees_with_cross_entropy_over_two_softmax_outputs():
+    logit = torch.linspace(-4, 4, 9).unsqueeze(1)
+    targets = one_hot([0, 1, 0, 1, 1, 0, 1, 0, 1], 2)
+    assert loss(loss="bce")(logit, targets) == pytest.approx(loss()(class_logits(logit), targets).item(), rel=1e-6)
+    torch.testing.assert_close(class_logits(logit).softmax(1)[:, 1:], logit.sigmoid())
+
+
+def test_bce_needs_two_classes():
+    assert outputs_for("bce", 2) == 1
+    assert outputs_for("cross_entropy", 3) == 3
+    with pytest.raises(PipelineError, match="needs 2 classes, not 3"):
+        outputs_for("bce", 3)
+
+
+def test_balanced_weights_give_every_class_the_same_total_weight():
+    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+    params = train_params(class_weights="balanced")
+    weights = class_weights(labels, 3, params, CPU)
+    assert [(weights[c] * (labels == c).sum()).item() for c in range(3)] == pytest.approx([10 / 3] * 3)
+    assert class_weights(labels, 3, train_params(), CPU) is None
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "mse"])
+def test_a_class_weight_of_2_counts_a_sample_twice(name):
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(2, 3), one_hot([0, 1])
+    weighted = loss(torch.tensor([2.0, 1.0, 1.0]), loss=name)(outputs, targets) * 2
+    twice = loss(loss=name)(outputs[[0, 0, 1]], targets[[0, 0, 1]]) * 3
+    assert weighted.item() == pytest.approx(twice.item(), rel=1e-6)
+
+
+def build(model: nn.Module, **changes) -> list[torch.optim.Optimizer]:
+    return build_optimizers(model, train_params(**changes), CPU)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_weight_is_in_one_group_of_one_optimizer(name):
+    model = Classifier(width=2, dropout=0.0, image_size=32, outputs=3)
+    optimized = [p for o in build(model, optimizer=name) for group in o.param_groups for p in group["params"]]
+    assert sorted(map(id, optimized)) == sorted(map(id, model.parameters()))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_lower_a_quadratic_loss(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    inputs, targets = torch.randn(32, 4), torch.randn(32, 1)
+    optimizers = build(model, optimizer=name, lr=0.01)
+    losses = []
+    for _ in range(60):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss = (model(inputs) - targets).square().mean()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_norms_and_biases_have_their_own_weight_decay():
+    model = Classifier(width=2, dropout=0.0, image_size=32, outputs=3)
+    (optimizer,) = build(model, optimizer="adamw", weight_decay=0.1, norm_weight_decay=0.02)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, weights in model.named_parameters():
+        assert decay[id(weights)] == (0.02 if weights.ndim == 1 else 0.1), name
+
+
+def test_muon_trains_only_the_hidden_linear_layers():
+    model = Classifier(width=2, dropout=0.0, image_size=32, outputs=3)
+    muon, adamw = build(model, optimizer="muon")
+    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert [p.shape for p in muon.param_groups[0]["params"]] == [(32, 16), (16, 32)]
+
+
+def test_rmsprop_gives_each_new_squared_gradient_the_weight_0_1():
+    (optimizer,) = build(nn.Linear(2, 2), optimizer="rmsprop")
+    assert optimizer.defaults["alpha"] == 0.9
+
+
+def curve(optimizer: str = "sgd", **changes) -> list[float]:
+    """The learning rate of each step."""
+    values = {"epochs": EPOCHS, "lr": LR, "lr_min": LR_MIN, "lr_gamma": GAMMA, "lr_step_size": SIZE}
+    params = train_params(**{**values, **changes})
+    weights = torch.nn.Parameter(torch.zeros(2, 2))
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}
+    built = kinds[optimizer]([weights], lr=params.lr)
+    schedule = build_schedule(built, params, PER_EPOCH)
+    rates = []
+    for _ in range(TOTAL):
+        rates.append(built.param_groups[0]["lr"])
+        assert schedule.get_last_lr() == [rates[-1]]
+        weights.grad = torch.ones_like(weights)
+        built.step()
+        schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_follows_its_formula(name):
+    expected = [SCHEDULES[name](t, TOTAL) for t in range(TOTAL)]
+    assert curve(schedule=name) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0.5, 2.0])
+def test_linear_warm_up_rises_to_the_peak_and_the_schedule_follows(name, warmup):
+    steps = round(warmup * PER_EPOCH)
+    rising = [LR * (0.1 + 0.9 * t / steps) for t in range(steps)]
+    then = [SCHEDULES[name](t, TOTAL - steps) for t in range(TOTAL - steps)]
+    assert curve(schedule=name, warmup_epochs=warmup) == pytest.approx(rising + then, rel=1e-6)
+
+
+def test_constant_warm_up_multiplies_the_learning_rate_by_warmup_decay():
+    """As for the 110-layer network of He et al. 2016: first 0.01, then 0.1."""
+    rates = curve(schedule="constant", lr=0.1, warmup_epochs=1.0, warmup_method="constant", warmup_decay=0.1)
+    assert rates == pytest.approx([0.01] * PER_EPOCH + [0.1] * (TOTAL - PER_EPOCH))
+
+
+@pytest.mark.parametrize(("warmup", "peak"), [(0.0, 0.3), (3.0, 0.5)])
+def test_onecycle_rises_during_its_warm_up_and_ends_near_0(warmup, peak):
+    rates = curve(schedule="onecycle", warmup_epochs=warmup)
+    assert rates[0] == pytest.approx(LR / 25)
+    assert rates.index(max(rates)) == pytest.approx(peak * TOTAL, abs=1)
+    assert max(rates) == pytest.approx(LR, rel=0.02)
+    assert rates[-1] < LR / 100
+    rise = rates[: rates.index(max(rates)) + 1]
+    assert rise == sorted(rise)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad"])
+@pytest.mark.parametrize("name", [*SCHEDULES, "onecycle"])
+def test_every_schedule_works_with_every_optimizer_without_a_warning(name, optimizer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(curve(optimizer, schedule=name, warmup_epochs=1.0)) == TOTAL
