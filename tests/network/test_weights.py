@@ -107,7 +107,7 @@ del INCOMPLETE["stem"]
 
 @pytest.mark.parametrize(
     "metadata",
-    [None, {"format": "pt"}, {"spec": "a red one"}, {"spec": "[1]"}, {"spec": json.dumps(INCOMPLETE)}, fields(depth=3)],
+    [None, {"format": "pt"}, {"spec": "not JSON"}, {"spec": "[1]"}, {"spec": json.dumps(INCOMPLETE)}, fields(depth=3)],
     ids=["none", "of transformers", "a string", "a list", "a missing field", "an unknown field"],
 )
 def test_safetensors_file_of_another_program_is_refused(path, metadata):
