@@ -27,7 +27,7 @@ AUGMENT = {
     "transforms": [{"name": "RandomResizedCrop", "scale": [0.6, 1.0]}, {"name": "HorizontalFlip"}],
 }
 MODEL = {"name": "classifier", "width": 4, "dropout": 0.0, "stem": "default", "pretrained": False}
-# A setting for each parameter, plain where there is a choice; tests change those that they are about.
+# Every parameter, with the options off; tests change those that they need.
 TRAIN = {
     "epochs": 3,
     "batch_size": 8,
@@ -60,7 +60,7 @@ TRAIN = {
     "deterministic": True,
     "compile": False,
 }
-# What draws random numbers or keeps a state, all of it on.
+# All options that use random numbers or have a state.
 EVERYTHING = {
     "schedule": "cosine",
     "warmup_epochs": 1.0,
@@ -85,7 +85,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 
 def write_photos(root: Path, per_class: int = 16) -> None:
-    """Photos of one colour each with noise, of various sizes: easy to tell apart, and no two alike."""
+    """Photos of one colour per class with noise, in various sizes: easy to classify, and all different."""
     random = np.random.default_rng(0)
     for name, colour in COLOURS.items():
         (root / name).mkdir(parents=True)

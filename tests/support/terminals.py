@@ -1,4 +1,4 @@
-"""A command on a real terminal, and what stood on its screen."""
+"""Commands on a pseudo terminal, and the content of its screen."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Screen:
-    """Text as a terminal shows it: carriage returns overwrite, long lines wrap."""
+    """The content of a terminal: a carriage return overwrites, long lines wrap."""
 
     def __init__(self, columns: int) -> None:
         self.columns, self.rows, self.row, self.column = columns, [""], 0, 0
@@ -43,7 +43,7 @@ class Screen:
 
 
 def screens(command: list[str], folder: Path, columns: int = 80, **environment: str) -> tuple[list[list[str]], Screen]:
-    """Run a command on a terminal; give its screen before each carriage return, and at the end."""
+    """Run a command on a terminal; return the lines of its screen at each carriage return, and the final screen."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -54,7 +54,7 @@ def screens(command: list[str], folder: Path, columns: int = 80, **environment: 
     while True:
         try:
             part = os.read(master, 65536)
-        except OSError:  # Linux's way to say that nobody holds the other end any more
+        except OSError:  # on Linux the end of the output
             break
         if not part:
             break
@@ -70,7 +70,7 @@ def screens(command: list[str], folder: Path, columns: int = 80, **environment: 
 
 
 def bars(shown: list[list[str]]) -> list[str]:
-    """The bars on all screens, in order, each once; a screen has one at most, in its last line."""
+    """The different bars on all screens, in order; a screen has at most one, in its last line."""
     found = []
     for lines in shown:
         with_bar = [number for number, line in enumerate(lines) if "%|" in line]
