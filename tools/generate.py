@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = """# Parameters
 
 Every parameter in [`params.yaml`](../params.yaml). The defaults are those of the recipe `digits`.
-When a value changes, `dvc repro` runs the stages in the last column again, the stages that depend on them, and `report`.
+When a value changes, `dvc repro` runs the stages in the last column, the stages that depend on them, and `report`.
 On the terminal, with the current values: `python -m pipeline params` or `python -m pipeline params train.lr`.
 Values that contradict each other are rejected before any work, with the reason.
 """

@@ -1,4 +1,7 @@
-"""The numbers of a stage: a few metrics to decide by, which DVC shows, and details."""
+"""The numbers of a stage: a few to decide by, which git and DVC show, and all the others.
+
+The few fit a table of ``dvc exp show --only-changed`` on a terminal of 160 columns, beside a parameter that changed.
+"""
 
 import json
 from typing import Any

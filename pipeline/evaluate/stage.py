@@ -66,8 +66,7 @@ def evaluate(params: EvaluateParams) -> None:
     _write_reliability(split, probabilities, calibrated, results)
     _write_by_class(split, probabilities, classes, intervals_by_class)
     _plot_mistakes(table, split)
-    shown = ("accuracy", "balanced_accuracy", f"top_{params.top_k}_accuracy", "macro_f1", "log_loss", "ece")
-    metrics = {name: results.pop(name) for name in shown}
+    metrics = {name: results.pop(name) for name in ("accuracy", "macro_f1", "log_loss")}
     write_results("evaluate", metrics, {"split": split.name, "images": len(split), **results})
     _report_accuracy(split, metrics | results)
 

@@ -32,9 +32,9 @@ class Experiment:
     def baseline(self) -> str:
         return "".join(self.reference.split("/")[2:4])
 
-    def metrics(self, stage: str) -> dict[str, Any]:
-        """The metrics of a stage; raises what :func:`read_results` raises."""
-        return read_results(self.reference, stage)
+    def results(self, stage: str, folder: Path = METRICS) -> dict[str, Any]:
+        """The metrics or details of a stage; raises what :func:`read_results` raises."""
+        return read_results(self.reference, stage, folder)
 
     def open(self, path: Path) -> AbstractContextManager[TextIO]:
         """A file that a stage wrote; raises what :func:`open_result` raises."""

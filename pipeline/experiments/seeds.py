@@ -57,7 +57,7 @@ def run_seeds(seeds: Sequence[int], overrides: Sequence[str]) -> tuple[pd.DataFr
 
 
 def _metrics(experiment: Experiment) -> dict[str, float]:
-    metrics = {stage: experiment.metrics(stage) for stage in SEED_METRICS}
+    metrics = {stage: experiment.results(stage) for stage in SEED_METRICS}
     return {key: metrics[stage][key] for stage, keys in SEED_METRICS.items() for key in keys if key in metrics[stage]}
 
 

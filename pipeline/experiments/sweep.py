@@ -201,7 +201,7 @@ class TrialRunner:
 
     def _complete(self, experiment: Experiment) -> Outcome:
         metric = self.study.sweep.measured
-        value = experiment.metrics(metric.stage).get(metric.key)
+        value = experiment.results(metric.stage, metric.folder).get(metric.key)
         if not isinstance(value, int | float) or not math.isfinite(value):
             return _failed(f"{metric.stage}.{metric.key} of experiment {experiment.name} is {value}")
         return Outcome("complete", float(value), {"experiment": experiment.name})

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from pipeline.common.paths import LIVE, PARAMS
+from pipeline.common.paths import DETAILS, LIVE, PARAMS
+from pipeline.common.paths import METRICS as METRICS_FOLDER
 from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import override_key
 from pipeline.params.file import error_lines, find_field, read_yaml, refusal
@@ -23,12 +24,13 @@ SECTIONS = ("seed", "augment", "model", "train")
 
 @dataclass(frozen=True)
 class Metric:
-    """A number in ``results/metrics/{stage}.json``, its direction, and its curve during training, if it has one."""
+    """A number in ``{folder}/{stage}.json``, its direction, and its curve during training, if it has one."""
 
     stage: str
     key: str
     direction: Literal["maximize", "minimize"]
     curve: str | None = None
+    folder: Path = METRICS_FOLDER
 
     @property
     def curve_path(self) -> Path | None:
@@ -40,7 +42,7 @@ METRICS = {
     "train.valid_accuracy": Metric("train", "valid_accuracy", "maximize", "valid/accuracy"),
     "train.valid_loss": Metric("train", "valid_loss", "minimize", "valid/loss"),
     "evaluate.accuracy": Metric("evaluate", "accuracy", "maximize"),
-    "evaluate.balanced_accuracy": Metric("evaluate", "balanced_accuracy", "maximize"),
+    "evaluate.balanced_accuracy": Metric("evaluate", "balanced_accuracy", "maximize", folder=DETAILS),
     "evaluate.macro_f1": Metric("evaluate", "macro_f1", "maximize"),
     "evaluate.log_loss": Metric("evaluate", "log_loss", "minimize"),
 }

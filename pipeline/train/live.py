@@ -15,7 +15,7 @@ from pipeline.machine import tensorboard_folder
 from pipeline.tensorboard import event_log
 from pipeline.train.trainer import STEP_COLUMNS, History, Row, Trainer
 
-SHOWN = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+SHOWN = ("train_loss", "valid_loss", "valid_accuracy")
 
 
 @contextmanager

@@ -127,6 +127,7 @@ def _write_tables(trainer: Trainer) -> None:
         "epochs": len(history.epochs),
         "steps": len(steps),
         "parameters": _parameter_count(trainer),
+        "train_accuracy": history.best["train_accuracy"],
         "train_gradient_norm": history.best["train_gradient_norm"],
     }
     write_results("train", best_metrics(history), details)

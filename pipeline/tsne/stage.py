@@ -48,10 +48,9 @@ def tsne(params: TsneParams, seed: int) -> None:
         name: f"{name}: {results[name]['neighbour_purity']:.1%} of neighbours have the same class" for name in layers
     }
     plot_tsne(PLOTS / "tsne.png", tables, spec.classes, captions, f"t-SNE, {split.name} split")
-    rated = dict(results[params.layers[-1]])
-    metrics = {name: rated.pop(name) for name in ("neighbour_purity", "trustworthiness")}
-    details = {"split": split.name, "layer": params.layers[-1], "images": len(rows), **rated, "layers": results}
-    write_results("tsne", metrics, details)
+    last = results[params.layers[-1]]
+    details = {"split": split.name, "layer": params.layers[-1], "images": len(rows), **last, "layers": results}
+    write_results("tsne", {"purity": last["neighbour_purity"]}, details)
 
 
 def _check(layer: str, features: NDArray[np.float32]) -> None:

@@ -121,7 +121,7 @@ def test_dvc_applies_an_experiment_of_another_commit_by_its_name(repository):
     repository.commit("second")
     experiment = Sandbox(Path("nowhere"), take_snapshot()).find("seed-1-*")
     assert experiment.baseline == snapshot.head
-    assert experiment.metrics("evaluate") == {"accuracy": 1.0}
+    assert experiment.results("evaluate") == {"accuracy": 1.0}
     with experiment.open(Path("results/details/evaluate.json")) as file:
         assert json.load(file) == {"split": "auto"}
     repository.dvc("exp", "apply", experiment.name)

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.paths import METRICS
 from pipeline.experiments.dvc_command import DvcError, overridden_params
 from pipeline.experiments.revisions import Experiment
 
@@ -20,11 +21,11 @@ CURVE = "results/live/plots/metrics/valid/accuracy.tsv"
 class FakeExperiment(Experiment):
     """An experiment with its results."""
 
-    results: dict[str, dict[str, float]]
+    numbers: dict[str, dict[str, float]]
     curve: str
 
-    def metrics(self, stage: str) -> dict[str, Any]:
-        return self.results[stage]
+    def results(self, stage: str, folder: Path = METRICS) -> dict[str, Any]:
+        return self.numbers[stage]
 
     @contextmanager
     def open(self, path: Path) -> Iterator[io.StringIO]:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 ROW = {"train_loss": 0.123456789, "train_gradient_norm": 1.5, "valid_accuracy": 0.75, "lr": 3e-5}
 METRICS = Path("results/metrics/train.json")
 FORK = multiprocessing.get_context("fork")
-PUBLISHED = {"best_epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy"}
+PUBLISHED = {"best_epoch", "train_loss", "valid_loss", "valid_accuracy"}
 
 
 @pytest.fixture
