@@ -191,7 +191,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Test whether B is better than A: paired difference, McNemar's test, and the classes and images that changed."""
-    from pipeline.common.files import replacing
+    from pipeline.common.files import write_table
     from pipeline.experiments.comparison import changed_images, comparison_json, comparison_lines
     from pipeline.experiments.revisions import compare_revisions
 
@@ -199,8 +199,7 @@ def compare(
     lines = comparison_lines((a, b), split, comparison, pairs, top)
     typer.echo(comparison_json((a, b), split, comparison) if as_json else "\n".join(lines))
     if csv:
-        with replacing(csv) as beside:
-            changed_images(pairs).to_csv(beside, index=False)
+        write_table(csv, changed_images(pairs))
 
 
 @app.command()

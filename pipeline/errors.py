@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class PipelineError(Exception):
-    """Bad input. The message is one line: the file or key, what was found, what is allowed, how to mend it."""
+    """Bad input. The message is one line: the file or key, what was found, what is allowed, how to fix it."""
 
 
 def listed(items: Iterable[object], limit: int = 5) -> str:

@@ -20,8 +20,8 @@ def build(
     model=None,
     images=24,
     dropout=0.1,
-    group=ProcessGroup(),
-    **changes,  # noqa: B008
+    group=None,
+    **changes,
 ) -> Trainer:
     """A trainer over 24 images, 3 steps an epoch."""
     params = train_params(**changes)
@@ -31,7 +31,7 @@ def build(
     if model is None:
         model = Classifier(width=2, dropout=dropout, image_size=32, outputs=outputs_for(params.loss, classes))
     train, valid = (Batches(split, MEAN, STD, CPU, resident) for split in splits)
-    return Trainer(model, train, valid, classes, params, seed=5, group=group)
+    return Trainer(model, train, valid, classes, params, seed=5, group=group or ProcessGroup())
 
 
 def fit(trainer: Trainer):
