@@ -1,1 +1,1 @@
-"""The schema of ``params.yaml``: one module a section, so that a stage depends on its own section alone."""
+"""Validates ``params.yaml``: the schema, error messages, the reference of all parameters, and recipes."""
