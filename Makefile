@@ -24,7 +24,7 @@ test: $(READY)
 
 # With the long proofs: dozens of killed runs, thousands of mutated files, whole runs on two hosts.
 test-all: $(READY)
-	$(PYTEST)
+	TEST_EXAMPLES_FACTOR=3 $(PYTEST)
 
 # Without the long proofs 93 % of lines and branches are covered; less means that a new part has no tests.
 coverage: $(READY)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.common.raw_archive import SPLITS, RawImage, RawReader, entry_name, read_raw_archive, write_raw_archive
 from pipeline.errors import PipelineError
+from tests.support.examples import examples
 
 # File names: mostly of the characters that mean something here, sometimes of any that a file's name can have.
 ANY = st.characters(exclude_characters="/\0", exclude_categories=["Cs"])
@@ -109,7 +110,7 @@ def test_ids_keep_the_extension_only_if_two_would_be_equal(raw):
     assert [image.id for image in read(raw)[1]] == ["0_1", "1.jpg", "1.png", "2"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(SPLITS), LABELS, NAMES), unique=True, max_size=8))
 @example([("test", None, "3_x.jpg"), ("test", None, "_3_x.jpg"), ("test", 3, "x.jpg"), ("test", None, "__3_x.jpg")])
 def test_split_label_and_name_of_every_image_are_read_back(raw, images):
@@ -125,7 +126,7 @@ def test_split_label_and_name_of_every_image_are_read_back(raw, images):
         assert image.id in (stored, Path(stored).stem)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(NAMES, unique=True, max_size=8), st.none() | st.just(1))
 @example(["a.jpg", "a.png", "a.jpg.png"], None)
 def test_ids_are_unique_in_a_split(raw, names, label):

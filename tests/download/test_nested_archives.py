@@ -14,6 +14,7 @@ from pipeline.download.layout import read_layout
 from pipeline.download.trees import FileTree, is_part
 from pipeline.errors import PipelineError
 from tests.support.archives import packed
+from tests.support.examples import examples
 
 KINDS = ["zip", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz"]
 TRAIN = {f"train/{index % 2}_{index}.jpg": b"train %d" % index for index in range(4)}
@@ -245,7 +246,7 @@ def datasets(draw):
     return files, nested
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(datasets(), st.sampled_from(["loose", "zip", "tar", "tar.xz"]))
 def test_nested_archives_are_equal_to_the_loose_files(sets, outermost):
     files, nested = sets

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline.download import safety
 from pipeline.download.archives import archive_tree, with_archives
 from pipeline.errors import PipelineError
+from tests.support.examples import examples
 
 PHOTOS = {f"train/{index % 2}_{index}.jpg": random.Random(index).randbytes(3000) for index in range(4)}
 BAD_NAMES = [
@@ -288,7 +289,7 @@ class TestDamage:
         data = bytes(data) if mode == "w:" else gzip.compress(bytes(data))
         assert "photos is damaged (" in complaint(data)
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.sampled_from(SEEDS), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8))
     @example(SEEDS[0], [(0.0, 0)])
     def test_of_any_kind_ends_in_one_line_or_does_not_matter(self, data, changes):

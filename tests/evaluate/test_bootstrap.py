@@ -12,6 +12,7 @@ from sklearn.metrics import precision_recall_fscore_support, recall_score
 
 from pipeline.evaluate.bootstrap import bootstrap_intervals, class_means
 from pipeline.evaluate.metrics import compute_metrics
+from tests.support.examples import examples
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ def simulate(random, images: int, classes: int, accuracy: float = 0.8) -> tuple[
     return labels, weights / weights.sum(axis=1, keepdims=True)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.integers(2, 5), st.integers(1, 12), st.integers(0, 2**32 - 1))
 def test_the_metrics_of_a_sample_equal_scikit_learns(classes, images, seed):
     random = np.random.default_rng(seed)

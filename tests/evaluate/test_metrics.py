@@ -19,6 +19,7 @@ from pipeline.evaluate.metrics import (
     image_scores,
     metrics_by_class,
 )
+from tests.support.examples import examples
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,7 @@ def calibration_error(confidence, correct) -> float:
     return total / len(confidence)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(predictions(), st.integers(2, 5))
 @example((np.array([0, 2, 2]), np.full((3, 3), 1 / 3)), 2)
 def test_every_metric_agrees_with_its_definition(case, top_k):
