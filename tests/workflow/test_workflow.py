@@ -76,17 +76,26 @@ def test_an_experiment_with_another_learning_rate_reruns_train_and_what_follows(
     assert "0.0003" in next(line for line in shown.splitlines() if line.startswith("lower,"))
 
 
-def test_metrics_of_a_run_are_at_most_16_numbers(experiment):
+def test_metrics_of_a_run_are_eleven_numbers_to_decide_by(experiment):
     shown = json.loads(experiment.run("dvc", "metrics", "show", "--json"))[""]["data"]
     files = {file: content["data"] for file, content in shown.items()}
     numbers = numbers_of(files)
-    assert 12 <= len(numbers) <= 16
+    assert len(numbers) == 11
     assert all(isinstance(value, int | float) for content in files.values() for value in content.values())
     different = json.loads(experiment.run("dvc", "metrics", "diff", "--json"))
     assert "results/metrics/evaluate.json: accuracy" in numbers_of(different)
     assert set(numbers_of(different)) <= set(numbers)
     # A line of headings, a line below them, and a line for each number.
     assert len(experiment.run("dvc", "metrics", "diff", "--md", "--all").strip().splitlines()) == 2 + len(numbers)
+
+
+def test_experiments_with_a_changed_parameter_fit_a_terminal_of_160_columns(experiment):
+    metrics = json.loads(experiment.run("dvc", "metrics", "diff", "--json"))
+    changed = [name for content in metrics.values() for name in content]
+    shown = experiment.run("dvc", "exp", "show", "--only-changed", "--no-pager", COLUMNS="160")
+    heading = next(line for line in shown.splitlines() if "Experiment" in line).split()
+    # Columns that do not fit are cut off, the parameters first.
+    assert {*changed, "train.lr"} <= set(heading)
 
 
 def test_a_small_number_given_to_dvc_is_read_as_meant(clone):

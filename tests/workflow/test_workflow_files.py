@@ -132,5 +132,5 @@ def test_uploaded_files_are_outputs_of_stages():
             written.add(entry if isinstance(entry, str) else next(iter(entry)))
     steps = workflow("experiment")["jobs"]["experiment"]["steps"]
     kept = next(step["with"]["path"] for step in steps if step.get("id") == "results").split()
-    assert len(kept) == 5
+    assert len(kept) == 6
     assert [pattern for pattern in kept if not fnmatch.filter(written, pattern)] == []
