@@ -352,7 +352,7 @@ def outcome(work, sound, content):
 
 
 @pytest.mark.parametrize(
-    "numbers", [pytest.param(range(40), id="some"), pytest.param(range(FIRST, END), id="all", marks=pytest.mark.slow)]
+    "numbers", [pytest.param(range(25), id="some"), pytest.param(range(FIRST, END), id="all", marks=pytest.mark.slow)]
 )
 def test_every_mutation_runs_or_is_refused_in_one_line_before_any_work(work, numbers):
     outcomes, failures = Counter(), []
