@@ -4,7 +4,6 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 RECIPES = Path("recipes")
-SWEEP_FILES = Path("sweeps")
 # Git ignores the whole folder: dvc exp apply can lose ignored files next to untracked ones.
 SWEEPS = Path(".sweeps")
 
