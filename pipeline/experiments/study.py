@@ -7,6 +7,7 @@ trial that was stopped is not recorded.
 
 import copy
 import datetime
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.name, self.sweep, self.epochs = name, sweep, epochs
         self.distributions = {name: _distribution(dimension) for name, dimension in sweep.space.items()}
+        self._grid = _points(sweep.space) if sweep.sampler.name == "grid" else None
         _repair(path)
         try:
             self._journal = optuna.create_study(
@@ -102,17 +104,7 @@ class Study:
     @property
     def size(self) -> int | None:
         """The number of points of a grid; None for other samplers, which never run out of trials."""
-        return int(np.prod([len(values) for values in self._grid().values()])) if self._is_grid else None
-
-    @property
-    def _is_grid(self) -> bool:
-        return bool(self.sweep.sampler.name == "grid")
-
-    def _grid(self) -> dict[str, list[Value]]:
-        return {
-            name: list(dimension.values or []) if isinstance(dimension, Range) else list(dimension)
-            for name, dimension in self.sweep.space.items()
-        }
+        return math.prod(map(len, self._grid.values())) if self._grid else None
 
     def ask(self) -> OpenTrial:
         """Open the next trial."""
@@ -155,9 +147,9 @@ class Study:
         return optuna.importance.get_param_importances(self._journal, evaluator=evaluator)
 
     def _sampler(self, number: int) -> BaseSampler:
-        if self._is_grid:
+        if self._grid:
             # It takes the points in the order of the trials' numbers, shuffled with the seed.
-            return GridSampler(self._grid(), seed=self.sweep.seed)
+            return GridSampler(self._grid, seed=self.sweep.seed)
         seed = int(np.random.SeedSequence([self.sweep.seed, number]).generate_state(1)[0])
         if isinstance(self.sweep.sampler, Tpe):
             return TPESampler(n_startup_trials=self.sweep.sampler.startup_trials, seed=seed)
@@ -181,6 +173,10 @@ def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
     pruned = copy.copy(trial)
     pruned.state, pruned.intermediate_values = TrialState.PRUNED, {}
     return pruned
+
+
+def _points(space: dict[str, Dimension]) -> dict[str, list[Value]]:
+    return {name: list(part.values if isinstance(part, Range) else part) for name, part in space.items()}
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

@@ -52,13 +52,13 @@ def run_sweep(path: Path, trials: int, overrides: Sequence[str]) -> None:
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "sweep"
     # Values of params.yaml that the sweep searches do not decide its trials.
     fixed = with_parameters(base, dict.fromkeys(sweep.space))
-    name = f"{stem}-{digest(inputs, fixed, sweep.content())}"
+    name = f"{stem}-{digest(inputs, fixed, sweep.model_dump())}"
     folder = SWEEPS / name
     with open_sandbox(SANDBOXES / "sweeps" / name, snapshot, f"the sweep {name}") as sandbox:
         study = Study(folder / "journal.log", name, sweep, _most_epochs(sweep, base))
         trials = _announce(study, stem, trials)
         facts = {"file": str(path), "commit": snapshot.head, "overrides": list(overrides)}
-        write_json(folder / "sweep.json", facts | sweep.content())
+        write_json(folder / "sweep.json", facts | sweep.model_dump())
         runner = TrialRunner(sandbox, study, base, overrides, inputs, stem, folder / "checkpoints")
         try:
             while len(study.trials) < trials:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SkipValidation, ValidationError
 
 from pipeline.common.paths import DETAILS, LIVE, PARAMS
 from pipeline.common.paths import METRICS as METRICS_FOLDER
@@ -46,16 +46,6 @@ METRICS = {
     "evaluate.macro_f1": Metric("evaluate", "macro_f1", "maximize"),
     "evaluate.log_loss": Metric("evaluate", "log_loss", "minimize"),
 }
-
-
-class SweepFile(Section):
-    """The keys of the file."""
-
-    metric: str = "train.valid_accuracy"
-    seed: int = Field(0, ge=0, lt=2**32)
-    sampler: Any = "tpe"
-    pruner: Any = None
-    space: Any
 
 
 class Tpe(Section):
@@ -107,10 +97,9 @@ class Range(Section):
     step: int | float | None = Field(None, gt=0)
 
     @property
-    def values(self) -> list[int | float] | None:
+    def values(self) -> list[int | float]:
         """All values of a range with a step."""
-        if self.step is None:
-            return None
+        assert self.step is not None
         steps = round((self.high - self.low) / self.step)
         return [tidy(self.low + step * self.step) for step in range(steps + 1)]
 
@@ -124,15 +113,15 @@ Dimension = Range | tuple[Value, ...]
 Part = TypeVar("Part", bound=Section)
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """The whole file, checked: the dimension of each parameter is a range, or the values to choose from."""
+class Sweep(Section):
+    """The keys of the file. In what :func:`read_sweep` returns, sampler and pruner are sections, and each parameter of
+    the space has a range or the values to choose from."""
 
-    metric: str
-    seed: int
-    sampler: Any
-    pruner: Any
-    space: dict[str, Dimension]
+    metric: str = "train.valid_accuracy"
+    seed: int = Field(0, ge=0, lt=2**32)
+    sampler: Any = "tpe"
+    pruner: Any = None
+    space: SkipValidation[dict[str, Dimension]]
 
     @property
     def measured(self) -> Metric:
@@ -143,15 +132,6 @@ class Sweep:
     def maximize(self) -> bool:
         """Whether a larger value of the metric is better."""
         return self.measured.direction == "maximize"
-
-    def content(self) -> dict[str, Any]:
-        """The file with all defaults, as JSON values."""
-        space = {
-            name: dimension.model_dump() if isinstance(dimension, Range) else list(dimension)
-            for name, dimension in self.space.items()
-        }
-        parts = {name: getattr(self, name).model_dump() for name in ("sampler", "pruner")}
-        return {"metric": self.metric, "seed": self.seed, **parts, "space": space}
 
 
 def with_parameters(content: Mapping[str, Any], parameters: Mapping[str, Value]) -> dict[str, Any]:
@@ -193,10 +173,10 @@ def _checked(content: Any, base: dict[str, Any]) -> Sweep:
     if not isinstance(content, dict) or not isinstance(content.get("space"), dict) or not content["space"]:
         example = "train.lr: {low: 1e-4, high: 1e-1, log: true}"
         raise PipelineError(f"space: needs a mapping from parameters to ranges or lists, such as {example}")
-    file = _validated(SweepFile, content, "")
+    file = _validated(Sweep, content, "")
     if file.metric not in METRICS:
         raise PipelineError(f"metric: got {file.metric!r}, allowed is {', '.join(METRICS)}")
-    metric, split = METRICS[file.metric], base["evaluate"]["split"]
+    metric, split = file.measured, base["evaluate"]["split"]
     if metric.stage == "evaluate" and split != "valid":
         raise PipelineError(
             f"metric: {file.metric} is measured on the {split} split, which must not choose parameters: the result "
@@ -206,16 +186,15 @@ def _checked(content: Any, base: dict[str, Any]) -> Sweep:
     sampler = _named(SAMPLERS, file.sampler, "sampler")
     pruner = _named(PRUNERS, default if file.pruner is None else file.pruner, "pruner")
     space = {name: _dimension(name, value, base) for name, value in file.space.items()}
-    sweep = Sweep(file.metric, file.seed, sampler, pruner, space)
-    if sweep.pruner.name != "none" and not metric.curve:
+    if pruner.name != "none" and not metric.curve:
         curves = ", ".join(name for name, metric in METRICS.items() if metric.curve)
         raise PipelineError(
             f"pruner: {file.metric} has no value at each epoch, allowed is none; or choose a metric that has ({curves})"
         )
     for name, dimension in space.items():
-        if sweep.sampler.name == "grid" and isinstance(dimension, Range) and dimension.step is None:
+        if sampler.name == "grid" and isinstance(dimension, Range) and dimension.step is None:
             raise PipelineError(f"space.{name}: the sampler grid needs a list of values, or a range with step")
-    return sweep
+    return file.model_copy(update={"sampler": sampler, "pruner": pruner, "space": space})
 
 
 def _validated(schema: type[Part], content: dict[str, Any], prefix: str) -> Part:
@@ -226,7 +205,7 @@ def _validated(schema: type[Part], content: dict[str, Any], prefix: str) -> Part
         raise PipelineError("\n".join(f"{prefix}{line}" for line in lines)) from None
 
 
-def _named(schemas: Mapping[str, type[Section]], content: Any, key: str) -> Section:
+def _named(schemas: Mapping[str, type[Section]], content: Any, key: str) -> Any:
     """A sampler or pruner, given by its name or by a mapping with its name and settings."""
     content = {"name": content} if isinstance(content, str) else content
     name = content.get("name") if isinstance(content, dict) else None
@@ -240,7 +219,9 @@ def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
     keys, key = tuple(str(name).split(".")), f"space.{name}"
     field = find_field(keys)
     if field is None:
-        close = difflib.get_close_matches(str(name), _parameters(), n=1)
+        searched = {section: kind.model_fields for section, kind in sections_by_name().items() if section in SECTIONS}
+        names = ["seed", *(f"{section}.{field}" for section, fields in searched.items() for field in fields)]
+        close = difflib.get_close_matches(str(name), names, n=1)
         raise PipelineError(f"{key}: no parameter of {PARAMS}{f'; did you mean {close[0]}?' * len(close)}")
     if keys[0] not in SECTIONS:
         raise PipelineError(
@@ -293,10 +274,3 @@ def _check_value(keys: tuple[str, ...], value: Value, key: str, base: dict[str, 
     if line:
         # It begins with the name of the parameter, which the key contains already.
         raise PipelineError(f"{key}: {line.partition(': ')[2]}")
-
-
-def _parameters() -> list[str]:
-    """The names of all parameters that a sweep may search."""
-    sections = sections_by_name()
-    keys = {name: [f"{name}.{key}" for key in sections[name].model_fields] for name in SECTIONS if name in sections}
-    return [key for name in SECTIONS for key in keys.get(name, [name])]

@@ -27,7 +27,7 @@ PRUNERS = {
 def sweep_of(sampler="tpe", pruner="median", seed=1, space=SPACE):
     if sampler == "grid":
         space = {name: dimension for name, dimension in space.items() if name != "train.lr"}
-    return Sweep("train.valid_accuracy", seed, SAMPLERS[sampler], PRUNERS[pruner], space)
+    return Sweep(seed=seed, sampler=SAMPLERS[sampler], pruner=PRUNERS[pruner], space=space)
 
 
 def accuracy(parameters, epoch):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.experiments.sweep_file import Plain, Range, Sweep
+from pipeline.experiments.sweep_file import Range, Sweep
 from pipeline.experiments.sweep_report import _limits, draw_sweep
 
 SPACE = {
@@ -46,7 +46,7 @@ def table_of(trials, seed=0):
 @pytest.mark.parametrize("maximize", [True, False])
 def test_it_is_drawn_of_one_trial_and_of_many_to_the_same_bytes(tmp_path, trials, parameters, maximize):
     metric = "train.valid_accuracy" if maximize else "train.valid_loss"
-    sweep = Sweep(metric, 0, Plain(name="random"), Plain(name="none"), dict(list(SPACE.items())[:parameters]))
+    sweep = Sweep(metric=metric, space=dict(list(SPACE.items())[:parameters]))
     shares = dict.fromkeys(sweep.space, 1 / parameters) if trials > 1 else {}
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in pictures:
