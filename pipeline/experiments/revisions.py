@@ -2,11 +2,10 @@
 
 import difflib
 import json
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pandas as pd
 
@@ -32,18 +31,18 @@ class Experiment:
     def baseline(self) -> str:
         return "".join(self.reference.split("/")[2:4])
 
+    def read(self, path: Path) -> str:
+        """The text of a file that a stage wrote; raises what :func:`read_text` raises."""
+        return read_text(self.reference, path)
+
     def results(self, stage: str, folder: Path = METRICS) -> dict[str, Any]:
-        """The metrics or details of a stage; raises what :func:`read_results` raises."""
-        return read_results(self.reference, stage, folder)
-
-    def open(self, path: Path) -> AbstractContextManager[TextIO]:
-        """A file that a stage wrote; raises what :func:`open_result` raises."""
-        return open_result(self.reference, path)
+        """The metrics of a stage, or its other results in the folder ``DETAILS``; raises what :meth:`read` raises."""
+        results: dict[str, Any] = json.loads(self.read(folder / f"{stage}.json"))
+        return results
 
 
-@contextmanager
-def open_result(revision: str, path: Path) -> Iterator[TextIO]:
-    """Open a file that a stage wrote, as it was in a revision, to read its text.
+def read_text(revision: str, path: Path) -> str:
+    """The text of a file that a stage wrote, as it was in a revision.
 
     Args:
         revision: a commit, branch, tag or experiment; ``workspace`` or ``.`` for the current file.
@@ -55,21 +54,18 @@ def open_result(revision: str, path: Path) -> Iterator[TextIO]:
     if revision in WORKSPACE:
         if not path.is_file():
             raise PipelineError(f"workspace: {path} does not exist; run dvc repro")
-        with path.open(encoding="utf-8") as file:
-            yield file
-        return
+        return path.read_text("utf-8")
     if not revision:
         # DVC would take it for the workspace.
         raise PipelineError("a revision is empty; allowed are commits, branches, tags, experiments and workspace")
     import dvc.api
     from dvc.exceptions import DvcException
 
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(dvc.api.open(path.as_posix(), rev=revision, encoding="utf-8"))
-        except DvcException as error:
-            raise PipelineError(_why_not(revision, path, error)) from error
-        yield file
+    try:
+        text: str = dvc.api.read(path.as_posix(), rev=revision, encoding="utf-8")
+    except DvcException as error:
+        raise PipelineError(_why_not(revision, path, error)) from error
+    return text
 
 
 def _why_not(revision: str, path: Path, error: Exception) -> str:
@@ -106,30 +102,19 @@ def read_predictions(revision: str) -> pd.DataFrame:
     """The table ``results/evaluation/predictions.csv`` of a revision: id, class, predicted_class, confidence, loss.
 
     Raises:
-        PipelineError: see :func:`open_result`; or the file is not such a table.
+        PipelineError: see :func:`read_text`; or the file is not such a table.
     """
     text = dict.fromkeys(["id", "class", "predicted_class"], str)
-    with open_result(revision, PREDICTIONS) as file:
-        try:
-            # A class may be called NA or null.
-            table = pd.read_csv(file, usecols=SHARED_COLUMNS + OWN_COLUMNS, dtype=text, na_filter=False)
-        except ValueError as error:
-            raise PipelineError(f"{revision}: {PREDICTIONS} is not a table of predictions: {error}") from error
+    try:
+        file = StringIO(read_text(revision, PREDICTIONS))
+        # A class may be called NA or null.
+        table = pd.read_csv(file, usecols=SHARED_COLUMNS + OWN_COLUMNS, dtype=text, na_filter=False)
+    except ValueError as error:
+        raise PipelineError(f"{revision}: {PREDICTIONS} is not a table of predictions: {error}") from error
     repeated = table["id"][table["id"].duplicated()]
     if len(repeated):
         raise PipelineError(f"{revision}: {PREDICTIONS} has two rows for the image {repeated.iloc[0]}")
     return table
-
-
-def read_results(revision: str, name: str, folder: Path = METRICS) -> dict[str, Any]:
-    """The metrics, or with ``DETAILS`` as the folder the other results, of a stage in a revision.
-
-    Raises:
-        PipelineError: see :func:`open_result`.
-    """
-    with open_result(revision, folder / f"{name}.json") as file:
-        results: dict[str, Any] = json.load(file)
-    return results
 
 
 def compare_revisions(a: str, b: str) -> tuple[Comparison, pd.DataFrame, str]:
@@ -139,10 +124,10 @@ def compare_revisions(a: str, b: str) -> tuple[Comparison, pd.DataFrame, str]:
         The figures, the table of both predictions for each image, and the name of the split.
 
     Raises:
-        PipelineError: see :func:`open_result` and ``comparison.pair``; or the splits are not the same.
+        PipelineError: see :func:`read_text` and ``comparison.pair``; or the splits are not the same.
     """
     tables = [read_predictions(revision) for revision in (a, b)]
-    splits = [read_results(revision, "evaluate", DETAILS)["split"] for revision in (a, b)]
+    splits = [json.loads(read_text(revision, DETAILS / "evaluate.json"))["split"] for revision in (a, b)]
     if splits[0] != splits[1]:
         raise PipelineError(
             f"{a} was evaluated on the {splits[0]} split and {b} on the {splits[1]} split; use the same evaluate.split"

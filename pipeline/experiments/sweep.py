@@ -1,6 +1,5 @@
 """A search over parameters: each trial is a DVC experiment, which is pruned if its epochs are not promising."""
 
-import csv
 import math
 import re
 import shutil
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -174,8 +173,8 @@ class TrialRunner:
 
         def is_pruned() -> bool:
             if curve:
-                with suppress(FileNotFoundError), (self.sandbox.folder / curve).open(encoding="utf-8") as file:
-                    _report_epochs(trial, file, epochs)
+                with suppress(FileNotFoundError):
+                    _report_epochs(trial, (self.sandbox.folder / curve).read_text("utf-8"), epochs)
             return trial.pruned
 
         overrides = [*self.overrides, *(f"{key}={_in_hydra(value)}" for key, value in trial.parameters.items())]
@@ -193,8 +192,7 @@ class TrialRunner:
         """The outcome of an experiment that exists, pruned if a run of it would have been pruned now."""
         curve = self.study.sweep.measured.curve_path
         if curve:
-            with experiment.open(curve) as file:
-                _report_epochs(trial, file, epochs)
+            _report_epochs(trial, experiment.read(curve), epochs)
         if trial.pruned:
             return Outcome("pruned", trial.value, {"experiment": experiment.name})
         return self._complete(experiment)
@@ -220,14 +218,13 @@ def _failed(reason: object) -> Outcome:
     return Outcome("failed", None, {"reason": one_line(str(reason))})
 
 
-def _report_epochs(trial: OpenTrial, curve: TextIO, epochs: int) -> None:
-    """Report the new epochs in a curve of DVCLive until one of them decides to prune the trial."""
-    text = curve.read()
+def _report_epochs(trial: OpenTrial, curve: str, epochs: int) -> None:
+    """Report the new epochs in the table of a curve of DVCLive until one of them decides to prune the trial."""
     # The last line may still be being written.
-    rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()[1:], delimiter="\t")
-    for row in list(rows)[trial.epochs :]:
+    rows = curve[: curve.rfind("\n") + 1].splitlines()[1:]
+    for row in rows[trial.epochs :]:
         if not trial.pruned:
-            trial.report(float(row[1]), last=trial.epochs + 1 == epochs)
+            trial.report(float(row.split("\t")[1]), last=trial.epochs + 1 == epochs)
 
 
 def _in_hydra(value: Value) -> str:

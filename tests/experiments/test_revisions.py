@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.common.paths import DETAILS
+from pipeline.common.paths import DETAILS, METRICS
 from pipeline.errors import PipelineError
-from pipeline.experiments.revisions import compare_revisions, read_predictions, read_results
+from pipeline.experiments.revisions import compare_revisions, read_predictions, read_text
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def test_every_name_of_a_revision_gives_its_predictions(repository, revision):
     expected = pd.read_csv(predictions_file(repository), dtype={"id": str})
     assert list(table["id"]) == list(expected["id"])
     assert (table["predicted_class"] == table["class"]).mean() == expected["correct"].mean()
-    assert read_results(revision, "evaluate") == {"accuracy": expected["correct"].mean()}
-    assert read_results(revision, "evaluate", DETAILS) == {"split": "auto"}
+    assert json.loads(read_text(revision, METRICS / "evaluate.json")) == {"accuracy": expected["correct"].mean()}
+    assert json.loads(read_text(revision, DETAILS / "evaluate.json")) == {"split": "auto"}
 
 
 def test_the_workspace_is_the_file_as_it_is_now(repository):

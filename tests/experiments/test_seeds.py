@@ -1,5 +1,6 @@
 """Several seeds: their experiments, and what their spread says about differences."""
 
+import json
 import os
 import signal
 import statistics
@@ -15,7 +16,7 @@ from scipy.stats import ttest_ind_from_stats
 
 from pipeline.cli import main
 from pipeline.errors import PipelineError
-from pipeline.experiments.revisions import read_results
+from pipeline.experiments.revisions import read_text
 from pipeline.experiments.seeds import least_between_means, run_seeds, seed_lines, seed_statistics
 from tests.support.clones import SMALL, Clone
 from tests.support.small_repository import SmallRepository
@@ -57,7 +58,7 @@ def test_seeds_of_a_changed_workspace_leave_it_alone(repository, capsys):
     table = repository.dvc("exp", "show", "--csv")
     assert all(name in table for name in results["experiment"])
     name, head = results["experiment"][2], repository.git("rev-parse", "HEAD").strip()
-    assert read_results(name, "evaluate", Path("results/details"))["split"] == "valid"
+    assert json.loads(read_text(name, Path("results/details/evaluate.json")))["split"] == "valid"
     assert "lr: 0.8 " in repository.git("show", f"refs/exps/{head[:2]}/{head[2:]}/{name}:params.yaml")
 
 
