@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import optuna
+import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
@@ -27,15 +27,14 @@ from pipeline.experiments.sweep_file import Dimension, Halving, Median, Range, S
 
 # Enough for any search, and short enough to read in a table and in params.yaml.
 SIGNIFICANT_DIGITS = 4
-State = Literal["complete", "pruned", "failed"]
-STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a trial ended; ``value`` is that of the metric, after the last epoch if it was pruned."""
 
-    state: State
+    state: TrialState
     value: float | None = None
     facts: dict[str, Value] = field(default_factory=dict)
 
@@ -61,7 +60,7 @@ class OpenTrial:
         """The record of the trial, with its parameters as they were run."""
         frozen = self._trial.study.trials[-1]
         frozen.params = self.parameters
-        frozen.state, frozen.value = STATES[outcome.state], outcome.value
+        frozen.state, frozen.value = outcome.state, outcome.value
         frozen.datetime_complete = datetime.datetime.now()
         for name, fact in outcome.facts.items():
             frozen.set_user_attr(name, fact)
@@ -136,6 +135,24 @@ class Study:
         complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         choose: Callable[..., FrozenTrial] = max if self.sweep.maximize else min
         return choose(complete, key=lambda trial: trial.value) if complete else None
+
+    def table(self) -> pd.DataFrame:
+        """One row per trial: trial, state, value, epochs, seconds, experiment, a column per parameter, and reason."""
+        trials = self.trials
+        # As objects, so that 0 and null keep their type next to 0.2.
+        parameters = {name: pd.Series([t.params[name] for t in trials], dtype=object) for name in self.sweep.space}
+        return pd.DataFrame(
+            {
+                "trial": [trial.number + 1 for trial in trials],
+                "state": [STATES[trial.state] for trial in trials],
+                "value": [trial.value for trial in trials],
+                "epochs": [len(trial.intermediate_values) for trial in trials],
+                "seconds": [trial.user_attrs.get("seconds") for trial in trials],
+                "experiment": [trial.user_attrs.get("experiment", "") for trial in trials],
+                **parameters,
+                "reason": [trial.user_attrs.get("reason", "") for trial in trials],
+            }
+        )
 
     def importances(self) -> dict[str, float]:
         """The share of the metric's variance that each parameter explains, alone or with others (fANOVA, Hutter et al.

@@ -20,7 +20,7 @@ from pipeline.experiments.revisions import Experiment
 from pipeline.experiments.sandbox import SANDBOXES, Sandbox, digest, open_sandbox, take_snapshot
 from pipeline.experiments.study import OpenTrial, Outcome, Study
 from pipeline.experiments.sweep_file import Range, Sweep, Value, read_sweep, with_parameters
-from pipeline.experiments.sweep_report import parameters_text, plot_sweep, summary_lines, trial_line, trial_table
+from pipeline.experiments.sweep_report import parameters_text, plot_sweep, summary_lines, trial_line
 from pipeline.params.file import check_params, in_yaml
 from pipeline.progress import say
 
@@ -62,11 +62,11 @@ def run_sweep(path: Path, trials: int, overrides: Sequence[str]) -> None:
         try:
             while len(study.trials) < trials:
                 runner.run_next(trials)
-                write_table(folder / "trials.csv", trial_table(study))
+                write_table(folder / "trials.csv", study.table())
         except KeyboardInterrupt:
             say(f"sweep {name}: stopped with {len(study.trials)} of {trials} trials; the same command resumes")
             raise
-        write_table(folder / "trials.csv", trial_table(study))
+        write_table(folder / "trials.csv", study.table())
         _report_best(study, folder, sandbox)
 
 
@@ -101,8 +101,9 @@ def _report_best(study: Study, folder: Path, sandbox: Sandbox) -> None:
             f"sweep {study.name}: no trial is complete; the last that failed: {reasons[-1] if reasons else 'none'}; to "
             f"try them again, remove {folder}"
         )
-    plot_sweep(folder / "sweep.png", study)
-    for line in summary_lines(study):
+    table = study.table()
+    plot_sweep(folder / "sweep.png", study.sweep, table, study.importances(), study.name)
+    for line in summary_lines(study.sweep, table):
         say(line)
     say(f"sweep {study.name}: {folder}/sweep.png shows the importances, {folder}/trials.csv all trials")
     name = best.user_attrs["experiment"]
@@ -185,7 +186,7 @@ class TrialRunner:
         )
         # Whether a trial is pruned must not depend on when the curve was read.
         if not complete or is_pruned():
-            return Outcome("pruned", trial.value)
+            return Outcome(TrialState.PRUNED, trial.value)
         return self._complete(self.sandbox.fetch(name))
 
     def _read(self, trial: OpenTrial, experiment: Experiment, epochs: int) -> Outcome:
@@ -194,7 +195,7 @@ class TrialRunner:
         if curve:
             _report_epochs(trial, experiment.read(curve), epochs)
         if trial.pruned:
-            return Outcome("pruned", trial.value, {"experiment": experiment.name})
+            return Outcome(TrialState.PRUNED, trial.value, {"experiment": experiment.name})
         return self._complete(experiment)
 
     def _complete(self, experiment: Experiment) -> Outcome:
@@ -202,7 +203,7 @@ class TrialRunner:
         value = experiment.results(metric.stage, metric.folder).get(metric.key)
         if not isinstance(value, int | float) or not math.isfinite(value):
             return _failed(f"{metric.stage}.{metric.key} of experiment {experiment.name} is {value}")
-        return Outcome("complete", float(value), {"experiment": experiment.name})
+        return Outcome(TrialState.COMPLETE, float(value), {"experiment": experiment.name})
 
 
 def _repeated(trial: OpenTrial, same: FrozenTrial) -> Outcome:
@@ -211,11 +212,11 @@ def _repeated(trial: OpenTrial, same: FrozenTrial) -> Outcome:
     for value in same.intermediate_values.values():
         trial.report(value, last=True)
     facts = {name: fact for name, fact in same.user_attrs.items() if name != "seconds"}
-    return Outcome("pruned" if same.state == TrialState.PRUNED else "failed", same.value, facts)
+    return Outcome(same.state, same.value, facts)
 
 
 def _failed(reason: object) -> Outcome:
-    return Outcome("failed", None, {"reason": one_line(str(reason))})
+    return Outcome(TrialState.FAIL, None, {"reason": one_line(str(reason))})
 
 
 def _report_epochs(trial: OpenTrial, curve: str, epochs: int) -> None:

@@ -1,4 +1,4 @@
-"""The trials of a sweep as text, as a table and as a plot: importances, values against parameters, and the history."""
+"""The trials of a sweep as text and as a plot: importances, values against parameters, and the history."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,6 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.experiments.study import STATES, Study
 from pipeline.experiments.sweep_file import Dimension, Range, Sweep, Value
 from pipeline.params.file import in_yaml
 from pipeline.plots.style import saved_figure
@@ -40,34 +39,14 @@ def trial_line(trial: FrozenTrial, best: FrozenTrial | None) -> str:
     return f"{how}{so_far}, {trial.user_attrs['seconds']:,.0f} s"
 
 
-def trial_table(study: Study) -> pd.DataFrame:
-    """One row per trial: trial, state, value, epochs, seconds, experiment, a column for each parameter, and reason."""
-    names, trials = {state: name for name, state in STATES.items()}, study.trials
-    # As objects, so that 0 and null keep their type next to 0.2.
-    parameters = {name: pd.Series([t.params[name] for t in trials], dtype=object) for name in study.sweep.space}
-    return pd.DataFrame(
-        {
-            "trial": [trial.number + 1 for trial in trials],
-            "state": [names[trial.state] for trial in trials],
-            "value": [trial.value for trial in trials],
-            "epochs": [len(trial.intermediate_values) for trial in trials],
-            "seconds": [trial.user_attrs.get("seconds") for trial in trials],
-            "experiment": [trial.user_attrs.get("experiment", "") for trial in trials],
-            **parameters,
-            "reason": [trial.user_attrs.get("reason", "") for trial in trials],
-        }
-    )
-
-
-def summary_lines(study: Study) -> list[str]:
-    """The number of trials of each state, and the best ones."""
-    table, metric = trial_table(study), study.sweep.metric
+def summary_lines(sweep: Sweep, table: pd.DataFrame) -> list[str]:
+    """The number of trials of each state, and the best ones; ``table`` is that of ``Study.table``."""
     counts = ", ".join(f"{count:,} {state}" for state, count in table["state"].value_counts().items())
-    complete = _sorted(table, study.sweep.maximize).drop_duplicates("experiment").head(TRIALS_SHOWN)
-    shown = complete[["trial", "value", *study.sweep.space, "experiment"]].rename(columns={"value": metric})
-    for name in study.sweep.space:
+    complete = _sorted(table, sweep.maximize).drop_duplicates("experiment").head(TRIALS_SHOWN)
+    shown = complete[["trial", "value", *sweep.space, "experiment"]].rename(columns={"value": sweep.metric})
+    for name in sweep.space:
         shown[name] = shown[name].map(in_yaml)
-    rows = shown.to_string(index=False, formatters={metric: "{:.4f}".format})
+    rows = shown.to_string(index=False, formatters={sweep.metric: "{:.4f}".format})
     return [f"{len(table):,} trials: {counts}", *rows.splitlines()]
 
 
@@ -77,18 +56,13 @@ def _sorted(table: pd.DataFrame, maximize: bool) -> pd.DataFrame:
     return complete.sort_values(["value", "trial"], ascending=[not maximize, True])
 
 
-def plot_sweep(path: Path, study: Study) -> None:
-    """Plot the trials of a study, of which at least one is complete, and the importance of each parameter."""
-    draw_sweep(path, study.sweep, trial_table(study), study.importances(), study.name)
-
-
-def draw_sweep(path: Path, sweep: Sweep, table: pd.DataFrame, importances: dict[str, float], title: str) -> None:
+def plot_sweep(path: Path, sweep: Sweep, table: pd.DataFrame, importances: dict[str, float], title: str) -> None:
     """Draw the trials in their order, the importance of each parameter, and the metric over each parameter.
 
     Args:
         path: of the picture.
         sweep: its space has the parameters, and its metric is on the axes.
-        table: the columns trial, state, value and one for each parameter of :func:`trial_table`; at least one trial is
+        table: the columns trial, state, value and one for each parameter of ``Study.table``; at least one trial is
             complete.
         importances: the share of each parameter, the largest first; empty if unknown.
         title: text above the metric of the best trial.

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from optuna.trial import TrialState
 
 from pipeline.errors import PipelineError
 from pipeline.experiments.study import Outcome, Study
@@ -41,12 +42,12 @@ def run(study, trials):
     while len(study.trials) < trials:
         trial = study.ask()
         if trial.parameters["model.width"] <= 8:
-            study.tell(trial, Outcome("failed", facts={"reason": "narrow"}))
+            study.tell(trial, Outcome(TrialState.FAIL, facts={"reason": "narrow"}))
             continue
         for epoch in range(1, EPOCHS + 1):
             if trial.report(accuracy(trial.parameters, epoch), last=epoch == EPOCHS):
                 break
-        study.tell(trial, Outcome("pruned" if trial.pruned else "complete", trial.value))
+        study.tell(trial, Outcome(TrialState.PRUNED if trial.pruned else TrialState.COMPLETE, trial.value))
 
 
 def shown(study):
@@ -94,7 +95,7 @@ def test_a_grid_tries_each_point_once_in_an_order_of_its_seed(tmp_path):
         study = Study(tmp_path / f"{seed}/journal.log", "name", sweep_of("grid", "none", seed, space), EPOCHS)
         assert study.size == 12
         while len(study.trials) < study.size:
-            study.tell(study.ask(), Outcome("complete", 0.5))
+            study.tell(study.ask(), Outcome(TrialState.COMPLETE, 0.5))
         orders.append([tuple(trial.params.values()) for trial in study.trials])
     assert set(orders[0]) == {(name, width) for name in ("sgd", "adam", None) for width in (4, 8, 12, 16)}
     assert orders[0] != orders[1]
@@ -114,7 +115,7 @@ def test_values_are_short_and_within_their_range(tmp_path):
         assert len(f"{trial.parameters['train.weight_decay']:e}".split("e")[0].rstrip("0")) <= 5
         assert trial.parameters["train.hflip"] in (0.1, 0.3, 0.5, 0.7)
         assert isinstance(trial.parameters["model.width"], int)
-        study.tell(trial, Outcome("complete", 0.5))
+        study.tell(trial, Outcome(TrialState.COMPLETE, 0.5))
     assert study.importances() == {}
 
 
@@ -124,7 +125,7 @@ def test_no_trial_is_pruned_in_warm_up_nor_in_its_last_epoch(tmp_path):
         trial = study.ask()
         for epoch in range(1, EPOCHS + 1):
             trial.report(0.9, last=epoch == EPOCHS)
-        study.tell(trial, Outcome("complete", 0.9))
+        study.tell(trial, Outcome(TrialState.COMPLETE, 0.9))
     hopeless = study.ask()
     assert [hopeless.report(0.1, last=False) for _ in range(2)] == [False, True]
     late = study.ask()

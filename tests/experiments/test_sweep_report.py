@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pipeline.experiments.sweep_file import Range, Sweep
-from pipeline.experiments.sweep_report import _limits, draw_sweep
+from pipeline.experiments.sweep_report import _limits, plot_sweep
 
 SPACE = {
     "train.lr": Range(low=1e-4, high=1e-1, log=True),
@@ -50,7 +50,7 @@ def test_it_is_drawn_of_one_trial_and_of_many_to_the_same_bytes(tmp_path, trials
     shares = dict.fromkeys(sweep.space, 1 / parameters) if trials > 1 else {}
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in pictures:
-        draw_sweep(path, sweep, table_of(trials), shares, "lr-1234567")
+        plot_sweep(path, sweep, table_of(trials), shares, "lr-1234567")
     first, second = (path.read_bytes() for path in pictures)
     assert first == second
     height = {1: 2, 3: 2, 6: 3}[parameters] * 3.6 * 120
