@@ -7,7 +7,7 @@ unknown (Dietterich 1998); ``seeds.py`` measures it.
 import json
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -97,16 +97,16 @@ def compare(pairs: pd.DataFrame, left_out: int = 0) -> Comparison:
     """Compute all figures of a comparison of ``pairs``, the result of :func:`pair`."""
     images = len(pairs)
     only_a, only_b = (int((pairs[f"right_{x}"] & ~pairs[f"right_{y}"]).sum()) for x, y in ("ab", "ba"))
-    accuracy = _difference(*(pairs[f"right_{name}"].to_numpy(float) for name in "ab"))
+    accuracy = _difference(pairs, "right")
     if only_a + only_b == 0:
         # All resamples are equal; an exact binomial interval bounds the share of images that could have changed.
         bound = binomtest(0, images).proportion_ci(LEVEL, "exact").high
-        accuracy = Difference(accuracy.a, accuracy.b, 0.0, -bound, bound)
+        accuracy = replace(accuracy, low=-bound, high=bound)
     return Comparison(
         images=images,
         left_out=left_out,
         accuracy=accuracy,
-        log_loss=_difference(*(pairs[f"loss_{name}"].to_numpy(float) for name in "ab")),
+        log_loss=_difference(pairs, "loss"),
         only_a_right=only_a,
         only_b_right=only_b,
         p_value=mcnemar(only_a, only_b),
@@ -115,9 +115,10 @@ def compare(pairs: pd.DataFrame, left_out: int = 0) -> Comparison:
     )
 
 
-def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Difference:
-    """The means of ``(images,)`` and the percentile interval of their difference from a paired bootstrap (Efron &
-    Tibshirani 1993), which resamples images with both values; the same resamples in every call."""
+def _difference(pairs: pd.DataFrame, column: str) -> Difference:
+    """The means of a column for A and B, and the percentile interval of their difference from a paired bootstrap (Efron
+    & Tibshirani 1993), which resamples images with both values; the same resamples in every call."""
+    a, b = (pairs[f"{column}_{name}"].to_numpy(float) for name in "ab")
     changes = b - a
     low = high = changes.mean()
     if np.ptp(changes) > 0:

@@ -68,13 +68,7 @@ class OpenTrial:
 
 
 class Study:
-    """The trials of a sweep.
-
-    Args:
-        path: of the journal.
-        name: of the study in it.
-        sweep: what to search, and how.
-        epochs: the largest number of epochs that a trial can have.
+    """The trials of a sweep, each with at most ``epochs`` epochs, in the study ``name`` of the journal at ``path``.
 
     Raises:
         PipelineError: the journal cannot be read.

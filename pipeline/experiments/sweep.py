@@ -30,15 +30,11 @@ STAGES_WITH_CURVES = ("train", "evaluate")
 
 
 def run_sweep(path: Path, trials: int, overrides: Sequence[str]) -> None:
-    """Search the parameters until there are ``trials`` trials; each is a DVC experiment, up to ``evaluate``.
+    """Search the parameters in the file of a sweep until it has ``trials`` trials, those of earlier runs included.
 
-    The experiments run in a clone: the workspace does not change, and later changes to it have no effect. A sweep
-    with the same file, code, data and parameters resumes, whatever commit it was started on.
-
-    Args:
-        path: of the sweep's file.
-        trials: the total, including those of earlier runs of the same sweep.
-        overrides: ``key=value``, for all trials.
+    Each is a DVC experiment with the ``overrides``, up to ``evaluate``. They run in a clone: the workspace does not
+    change, and later changes to it have no effect. A sweep with the same file, code, data and parameters resumes,
+    whatever commit it was started on.
 
     Raises:
         PipelineError: the file, an override or the repository is not valid, or no trial is complete.
@@ -170,7 +166,7 @@ class TrialRunner:
         return outcome
 
     def _run_experiment(self, trial: OpenTrial, name: str, epochs: int) -> Outcome:
-        curve = self.study.sweep.measured.curve_path
+        curve = self.study.sweep.measured.curve
 
         def is_pruned() -> bool:
             if curve:
@@ -191,7 +187,7 @@ class TrialRunner:
 
     def _read(self, trial: OpenTrial, experiment: Experiment, epochs: int) -> Outcome:
         """The outcome of an experiment that exists, pruned if a run of it would have been pruned now."""
-        curve = self.study.sweep.measured.curve_path
+        curve = self.study.sweep.measured.curve
         if curve:
             _report_epochs(trial, experiment.read(curve), epochs)
         if trial.pruned:

@@ -20,27 +20,24 @@ from pipeline.params.schema import Section
 Value = bool | int | float | str | None
 # Parameters of data decide what is measured, and those of later stages cannot change it.
 SECTIONS = ("seed", "augment", "model", "train")
+# The files of DVCLive with the value of each epoch.
+CURVES = LIVE / "plots/metrics"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number in ``{folder}/{stage}.json``, its direction, and its curve during training, if it has one."""
+    """A number in ``{folder}/{stage}.json``, its direction, and the file of its curve, if it has one."""
 
     stage: str
     key: str
     direction: Literal["maximize", "minimize"]
-    curve: str | None = None
+    curve: Path | None = None
     folder: Path = METRICS_FOLDER
-
-    @property
-    def curve_path(self) -> Path | None:
-        """The file of DVCLive with the value of each epoch."""
-        return LIVE / "plots/metrics" / f"{self.curve}.tsv" if self.curve else None
 
 
 METRICS = {
-    "train.valid_accuracy": Metric("train", "valid_accuracy", "maximize", "valid/accuracy"),
-    "train.valid_loss": Metric("train", "valid_loss", "minimize", "valid/loss"),
+    "train.valid_accuracy": Metric("train", "valid_accuracy", "maximize", CURVES / "valid/accuracy.tsv"),
+    "train.valid_loss": Metric("train", "valid_loss", "minimize", CURVES / "valid/loss.tsv"),
     "evaluate.accuracy": Metric("evaluate", "accuracy", "maximize"),
     "evaluate.balanced_accuracy": Metric("evaluate", "balanced_accuracy", "maximize", folder=DETAILS),
     "evaluate.macro_f1": Metric("evaluate", "macro_f1", "maximize"),

@@ -59,13 +59,8 @@ def _sorted(table: pd.DataFrame, maximize: bool) -> pd.DataFrame:
 def plot_sweep(path: Path, sweep: Sweep, table: pd.DataFrame, importances: dict[str, float], title: str) -> None:
     """Draw the trials in their order, the importance of each parameter, and the metric over each parameter.
 
-    Args:
-        path: of the picture.
-        sweep: its space has the parameters, and its metric is on the axes.
-        table: the columns trial, state, value and one for each parameter of ``Study.table``; at least one trial is
-            complete.
-        importances: the share of each parameter, the largest first; empty if unknown.
-        title: text above the metric of the best trial.
+    ``table`` has the columns trial, state, value and one for each parameter of ``Study.table``; at least one trial is
+    complete. ``importances`` is the share of each parameter, the largest first; empty if unknown.
     """
     rows = -(-len(sweep.space) // COLUMNS)
     complete = _sorted(table, sweep.maximize)
