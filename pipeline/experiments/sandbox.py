@@ -100,13 +100,10 @@ class Sandbox:
         stop: Callable[[str | None], bool] = lambda stage: False,
         variables: Mapping[str, str] | None = None,
     ) -> bool:
-        """``dvc exp run`` up to the stage ``evaluate``; the experiment is then in the sandbox only.
+        """``dvc exp run`` up to the stage ``evaluate``, with parameters ``key=value`` as its option ``-S`` takes them.
 
-        Args:
-            name: of the experiment.
-            parameters: ``key=value``, as ``dvc exp run -S`` takes them.
-            stop, variables: see :func:`run_dvc`, also for what it returns and raises; a run that was stopped leaves no
-                experiment.
+        The experiment is then in the sandbox only; a run that was stopped leaves none. :func:`run_dvc` describes
+        ``stop``, ``variables``, what is returned and what is raised.
         """
         if not self.folder.exists():
             with replacing(self.folder) as temporary:
@@ -114,7 +111,7 @@ class Sandbox:
         # To the snapshot, whatever the previous experiment left.
         git("checkout", "--quiet", "--force", "--detach", self.snapshot.head, folder=self.folder)
         git("read-tree", "--reset", "-u", self.snapshot.tree, folder=self.folder)
-        settings = [part for parameter in parameters for part in ("--set-param", parameter)]
+        settings = [f"--set-param={parameter}" for parameter in parameters]
         command = ("exp", "run", "--name", name, *settings, STAGES[-1])
         try:
             return run_dvc(self.folder, *command, stop=stop, variables=variables)

@@ -83,13 +83,14 @@ def plot_sweep(path: Path, sweep: Sweep, table: pd.DataFrame, importances: dict[
 
 def _limits(values: NDArray[np.float64], maximize: bool) -> tuple[float, float]:
     """The ends of the metric's axis: from the best value to below a quarter of the complete trials."""
-    quarter = np.quantile(values, SHOWN_QUANTILE if maximize else 1 - SHOWN_QUANTILE)
-    best, worst = (values.max(), values.min()) if maximize else (values.min(), values.max())
-    span = 2 * abs(best - quarter) or abs(best - worst) or max(abs(best) * 0.1, 1e-3)
-    worse = max(best - span, worst) if maximize else min(best + span, worst)
-    worse = worse if worse != best else best - span if maximize else best + span
-    margin = 0.08 * abs(best - worse)
-    return min(best, worse) - margin, max(best, worse) + margin
+    if not maximize:
+        low, high = _limits(-values, maximize=True)
+        return -high, -low
+    best, worst = values.max(), values.min()
+    span = 2 * (best - np.quantile(values, SHOWN_QUANTILE)) or best - worst or max(abs(best) * 0.1, 1e-3)
+    low = max(best - span, worst) if worst < best else best - span
+    margin = 0.08 * (best - low)
+    return low - margin, best + margin
 
 
 def _within(values: pd.Series, limits: tuple[float, float]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.common.paths import DETAILS
 from pipeline.errors import PipelineError
 from pipeline.experiments.sandbox import Sandbox, open_sandbox, take_snapshot
 
@@ -122,8 +123,7 @@ def test_dvc_applies_an_experiment_of_another_commit_by_its_name(repository):
     experiment = Sandbox(Path("nowhere"), take_snapshot()).find("seed-1-*")
     assert experiment.baseline == snapshot.head
     assert experiment.results("evaluate") == {"accuracy": 1.0}
-    with experiment.open(Path("results/details/evaluate.json")) as file:
-        assert json.load(file) == {"split": "auto"}
+    assert experiment.results("evaluate", DETAILS) == {"split": "auto"}
     repository.dvc("exp", "apply", experiment.name)
     assert json.loads(Path("results/metrics/evaluate.json").read_text()) == {"accuracy": 1.0}
     assert "seed: 1 " in Path("params.yaml").read_text()
