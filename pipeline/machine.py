@@ -68,10 +68,10 @@ def checkpoint_minutes() -> float:
     return minutes
 
 
-def checkpoint_folder() -> Path | None:
-    """The folder for checkpoints, or None if ``PIPELINE_CHECKPOINTS`` is not set."""
+def checkpoint_folder(root: Path) -> Path:
+    """The folder for checkpoints: ``PIPELINE_CHECKPOINTS``, or ``.checkpoints`` in the repository at ``root``."""
     value = os.environ.get("PIPELINE_CHECKPOINTS")
-    return Path(value).absolute() if value else None
+    return Path(value).absolute() if value else root / ".checkpoints"
 
 
 def tensorboard_folder(run: str) -> Path | None:

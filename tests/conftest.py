@@ -12,6 +12,7 @@ import pytest
 from pipeline.machine import VARIABLES
 from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams
 from tests.support.clones import SMALL, Clone, Workspace, build_once
+from tests.support.folders import inside_copy
 from tests.support.sections import AUGMENT, DATA, MODEL, TRAIN, write_photos
 
 # Settings of the user that would change what tests find.
@@ -85,10 +86,7 @@ def trained_folder(tmp_path_factory, dataset_folder):
     """A folder with the packed dataset and a network trained on it, to copy."""
     from pipeline.train.stage import train
 
-    folder = tmp_path_factory.mktemp("trained")
-    shutil.copytree(dataset_folder, folder, dirs_exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with inside_copy(dataset_folder, tmp_path_factory.mktemp("trained")) as folder:
         train(ModelParams(**MODEL), TrainParams(**TRAIN), seed=1)
     return folder
 

@@ -145,7 +145,7 @@ def _source(data: "DataParams") -> Finding:
 @check("Project", "checkpoints")
 def checkpoints() -> Iterator[Finding]:
     """Show the training runs that were interrupted."""
-    for path in (checkpoint_folder() or Path(".checkpoints")).glob("[!.]*.pt"):
+    for path in checkpoint_folder(Path()).glob("[!.]*.pt"):
         saved = f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}, {path.stat().st_size / 1e6:,.1f} MB"
         line = f"{shell_path(path)}, {saved}: its training is running or was interrupted"
         fix = f"`dvc repro` resumes it if parameters, data and code are the same; else `rm {shell_path(path)}`"

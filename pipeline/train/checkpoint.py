@@ -28,7 +28,6 @@ from pipeline.progress import TrainingProgress
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.trainer import Trainer
 
-FOLDER = Path(".checkpoints")
 # Much shorter than the timeout of the processes that train together.
 LOCK_TIMEOUT = 20.0
 STEPS_BETWEEN_MESSAGES = 20
@@ -46,7 +45,7 @@ def checkpoint_path(name: str) -> Path:
     In the folder that the environment names, or in the user's repository: the temporary workspace of an experiment
     is removed when it fails.
     """
-    return (checkpoint_folder() or repository_root() / FOLDER) / f"{name}.pt"
+    return checkpoint_folder(repository_root()) / f"{name}.pt"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pipeline.doctor import project as checks
 from pipeline.doctor.finding import ERROR, NOTE
 from pipeline.doctor.report import run_check
-from pipeline.train import checkpoint
+from pipeline.train.checkpoint import checkpoint_path
 from tests.support.doctor import apply_fix, is_ok, problem
 
 PROJECT_CHECKS = (checks.git_repository, checks.changes, checks.parameters, checks.checkpoints)
@@ -104,9 +104,10 @@ def test_a_data_source_that_is_missing_empty_or_of_another_kind_is_an_error(proj
 
 
 def test_checkpoints_are_found_where_training_writes_them(project, monkeypatch):
-    for folder in (checkpoint.FOLDER, project / "elsewhere"):
-        folder.mkdir()
-        (folder / "0123.pt").write_bytes(b"x" * 2_000_000)
+    for _ in range(2):
+        path = checkpoint_path("0123")
+        path.parent.mkdir()
+        path.write_bytes(b"x" * 2_000_000)
         found = problem(checks.checkpoints)
         assert "2.0 MB: its training is running or was interrupted" in found.found
         assert "0123.pt" in found.found

@@ -23,6 +23,7 @@ from pipeline.evaluate.calibration import fit_temperature
 from pipeline.evaluate.stage import evaluate
 from pipeline.params.schema import AugmentParams, DataParams, EvaluateParams, ModelParams, TrainParams
 from pipeline.train.stage import train
+from tests.support.folders import inside_copy
 from tests.support.sections import AUGMENT, DATA, EVALUATE, TRAIN
 from tests.support.sections import MODEL as MODEL_PARAMS
 from tests.support.tiny_datasets import write_dataset
@@ -56,10 +57,7 @@ def train_again(**changes) -> None:
 @pytest.fixture(scope="module")
 def evaluated_folder(tmp_path_factory, trained_folder):
     """A folder with an evaluated network; tests may evaluate it again."""
-    folder = tmp_path_factory.mktemp("evaluated")
-    shutil.copytree(trained_folder, folder, dirs_exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with inside_copy(trained_folder, tmp_path_factory.mktemp("evaluated")) as folder:
         run()
     return folder
 

@@ -1,7 +1,6 @@
 """Stage ``export``."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.export.stage import export
 from pipeline.network.weights import load_model, save_model
 from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams
+from tests.support.folders import inside_copy
 from tests.support.sections import AUGMENT, COLOURS, DATA, TRAIN
 from tests.support.sections import MODEL as MODEL_PARAMS
 
@@ -37,10 +37,7 @@ def run() -> None:
 @pytest.fixture(scope="module")
 def exported_folder(tmp_path_factory, trained_folder):
     """A folder in which a trained network was exported."""
-    folder = tmp_path_factory.mktemp("exported")
-    shutil.copytree(trained_folder, folder, dirs_exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with inside_copy(trained_folder, tmp_path_factory.mktemp("exported")) as folder:
         write_evaluation()
         run()
     return folder
