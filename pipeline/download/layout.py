@@ -1,4 +1,4 @@
-"""Recognises the layouts in which people keep labelled images, from the paths alone, and draws missing splits.
+"""Recognises the layouts in which people keep labelled images, from the paths alone.
 
 There are two layouts, each with or without folders for the splits, and inside any number of enclosing folders:
 
@@ -8,10 +8,8 @@ There are two layouts, each with or without folders for the splits, and inside a
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-
-import numpy as np
 
 from pipeline.common.file_types import IMAGE_ENDINGS, is_image, is_junk
 from pipeline.common.raw_archive import CLASSES_FILE, LABELLED
@@ -40,12 +38,14 @@ class SourceImage:
         name: its file name, with extension and without a class index; folders below the class are joined by ``__``.
         split: ``train``, ``valid`` or ``test``; None if the source has no splits.
         label: the index of its class; None if it is unlabelled.
+        group: images of one group, such as photos of one person, are in one split; None if it is in no group.
     """
 
     path: str
     name: str
     split: str | None
     label: int | None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -244,44 +244,3 @@ def _folder_indices(source: str, folders: set[str], names: tuple[str, ...] | Non
         f"{source}: the folder {unknown} is none of the named classes ({listed(names)}); "
         f"name every folder in {CLASSES_FILE} or data.classes"
     )
-
-
-def assign_splits(
-    images: Iterable[SourceImage], valid_fraction: float, test_fraction: float, seed: int
-) -> list[SourceImage]:
-    """Return the images sorted by path, each with a split; splits that the source has stay as they are.
-
-    A missing test or validation split is drawn from the labelled training images, stratified by class, so that each
-    class has the same share in every split. The fractions are of all of those images. The result does not depend on
-    the order of ``images``.
-
-    Raises:
-        PipelineError: a class has too few images for the splits.
-    """
-    images = sorted((replace(image, split=image.split or "train") for image in images), key=lambda image: image.path)
-    present = {image.split for image in images}
-    wanted = {
-        split: fraction
-        for split, fraction in (("test", test_fraction), ("valid", valid_fraction))
-        if split not in present and fraction
-    }
-    random = np.random.default_rng(seed)
-    by_class: dict[int | None, list[int]] = {}
-    for index, image in enumerate(images):
-        if image.split == "train":
-            by_class.setdefault(image.label, []).append(index)
-    for label, members in sorted(by_class.items()):
-        if len(members) <= len(wanted):
-            raise PipelineError(
-                f"data: class {label} has {len(members)} images ({images[members[0]].path} ...), too few for "
-                f"{' and '.join(['train', *wanted])}; add images, or remove the class"
-            )
-        shuffled = random.permutation(members).tolist()
-        for done, (split, fraction) in enumerate(wanted.items()):
-            # At least one image of each class remains for each of the splits that follow, and for train.
-            following = len(wanted) - done
-            count = min(max(round(fraction * len(members)), 1), len(shuffled) - following)
-            drawn, shuffled = shuffled[:count], shuffled[count:]
-            for index in drawn:
-                images[index] = replace(images[index], split=split)
-    return images

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, entry_name, write_raw_archive
-from pipeline.download.layout import SourceImage, assign_splits
+from pipeline.download.layout import SourceImage
 from pipeline.download.sources import SOURCES
+from pipeline.download.splits import assign_splits
 from pipeline.errors import PipelineError
 from pipeline.params.schema import DataParams
 from pipeline.progress import say

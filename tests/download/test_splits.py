@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.download.layout import SourceImage, assign_splits
+from pipeline.download.layout import SourceImage
+from pipeline.download.splits import assign_splits
 from pipeline.errors import PipelineError
 
 
