@@ -244,7 +244,7 @@ def findings_table(found: Audit) -> pd.DataFrame:
     for kind, rows in found.unfit.items():
         findings += [(kind, row, "", found.describe_unfit(kind, row)) for row in rows]
     table = [
-        [kind, group, found.images[row].split, found.images[row].entry, found.class_name(row), detail]
+        [kind, group, found.images[row].split, found.images[row].path, found.class_name(row), detail]
         for kind, row, group, detail in findings
     ]
     return pd.DataFrame(table, columns=COLUMNS)

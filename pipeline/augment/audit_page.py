@@ -38,7 +38,7 @@ def audit_page(found: Audit, plain: Callable[[int], NDArray[np.uint8]]) -> str:
         unlabelled={
             split: count - sum(row[split] for row in details["classes"]) for split, count in details["splits"].items()
         },
-        bad=[{"source": found.images[row].entry, "reason": reason} for row, reason in found.bad.items()],
+        bad=[{"source": found.images[row].path, "reason": reason} for row, reason in found.bad.items()],
         kinds=[_section(found, kind, plain) for kind in _KINDS],
     )
 
@@ -70,7 +70,7 @@ def _card(found: Audit, row: int, detail: str, plain: Callable[[int], NDArray[np
     image = found.images[row]
     return {
         "image": _thumbnail(plain(row)),
-        "source": image.entry,
+        "source": image.path,
         "split": image.split,
         "label": found.class_name(row) or "unlabelled",
         "detail": detail,

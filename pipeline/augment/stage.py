@@ -59,7 +59,7 @@ def _check_bad_images(bad: dict[int, str], images: list[RawImage], on_bad_image:
     if bad and (on_bad_image == "error" or len(bad) == len(images)):
         count = f"{len(bad):,} of {len(images):,} images cannot be decoded"
         lines = [f"{RAW_ARCHIVE}: {count}; replace them in the source, or set data.on_bad_image to skip"]
-        raise PipelineError("\n".join(lines + [f"{images[row].entry}: {reason}" for row, reason in bad.items()]))
+        raise PipelineError("\n".join(lines + [f"{images[row].path}: {reason}" for row, reason in bad.items()]))
     if bad:
         say(f"augment: {len(bad):,} images cannot be decoded and are left out; {AUDIT_PAGE} lists them")
 
@@ -67,7 +67,7 @@ def _check_bad_images(bad: dict[int, str], images: list[RawImage], on_bad_image:
 def _check_leaks(found: Audit, on_leak: str) -> None:
     if not found.leaks:
         return
-    first = listed([" = ".join(found.images[row].entry for row in group.rows[:3]) for group in found.leaks], 3)
+    first = listed([" = ".join(found.images[row].path for row in group.rows[:3]) for group in found.leaks], 3)
     leaks = f"{len(found.leaks):,} leaks, the same picture in more than one split ({first})"
     if on_leak == "error":
         raise PipelineError(f"{RAW_ARCHIVE}: {leaks}; remove them, or set data.on_leak to drop or warn")
@@ -99,7 +99,7 @@ def _finish(arrays: ArrayFiles, found: Audit, digests: list[bytes], resize: str)
         )
     kept = [(found.images[place], found.class_name(place)) for place in found.kept]
     index = pd.DataFrame(
-        [(image.split, image.id, image.label, name, image.entry) for image, name in kept],
+        [(image.split, image.id, image.label, name, image.path) for image, name in kept],
         columns=[name for name in INDEX_COLUMNS if name != "row"],
     ).astype({"label": "Int64"})
     index["row"] = index.groupby("split").cumcount()

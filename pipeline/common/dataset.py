@@ -78,7 +78,7 @@ class PackedSplit:
         images: read-only memory map, ``uint8``, ``(images, copies, height, width, 3)``.
         labels: class indices, ``int64``, ``(images,)``; ``UNLABELLED`` if there is none.
         ids: unique in the split.
-        sources: the entries in ``data/raw.zip``.
+        sources: the paths in the source.
     """
 
     name: str

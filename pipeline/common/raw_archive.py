@@ -1,9 +1,12 @@
 """``data/raw.zip``: the original images in one deterministic archive.
 
 Labelled images are ``{split}/{class index}_{name}``, unlabelled ones ``{split}/{name}``; ``classes.txt`` contains one
-class name per line. An unlabelled name that looks like a labelled one gets a leading underscore.
+class name per line. An unlabelled name that looks like a labelled one gets a leading underscore. ``files.csv`` has one
+row per file of the source: its path there, and its entry or the reason why it was left out.
 """
 
+import csv
+import io
 import os
 import re
 import struct
@@ -20,6 +23,8 @@ from pipeline.progress import progress
 
 SPLITS = ("train", "valid", "test")
 CLASSES_FILE = "classes.txt"
+FILES_TABLE = "files.csv"
+_FILES_COLUMNS = ("path", "entry", "reason")
 LABELLED = re.compile(r"(\d+)_(.+)", re.DOTALL)
 _LOOKS_LABELLED = re.compile(r"_*\d+_.+", re.DOTALL)
 
@@ -31,7 +36,8 @@ class RawImage:
     Attributes:
         entry, split: its name in the archive, and the first folder of that.
         label: the class index; None if it is unlabelled.
-        id: unique in its split.
+        id: unique in its split; the name of its file without the extension if that is.
+        path: in the source.
         offset, size, crc: the position of its header, and the size and checksum of its content.
     """
 
@@ -39,6 +45,7 @@ class RawImage:
     split: str
     label: int | None
     id: str
+    path: str
     offset: int = field(default=0, compare=False)
     size: int = field(default=0, compare=False)
     crc: int = field(default=0, compare=False)
@@ -52,20 +59,34 @@ def entry_name(split: str, label: int | None, name: str) -> str:
 
 
 def write_raw_archive(
-    path: Path, classes: Iterable[str], entries: dict[str, str], read: Callable[[str], bytes]
+    path: Path,
+    classes: Iterable[str],
+    entries: dict[str, str],
+    read: Callable[[str], bytes],
+    left_out: dict[str, str] | None = None,
 ) -> None:
     """Write the archive with sorted entries, fixed times and permissions, uncompressed, so that it is deterministic.
 
     Args:
         path: the archive.
         classes: the class names in the order of their indices.
-        entries: for each entry, the argument for ``read``.
-        read: returns the content of an image.
+        entries: the path in the source of the image of each entry.
+        read: returns the content of the image at a path.
+        left_out: the reason for each other file of the source by its path.
     """
+    files = [(path, entry, "") for entry, path in entries.items()]
+    files += [(path, "", reason) for path, reason in (left_out or {}).items()]
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_entry(CLASSES_FILE), "".join(f"{name}\n" for name in classes))
+        archive.writestr(_entry(FILES_TABLE), _as_csv([_FILES_COLUMNS, *sorted(files)]))
         for entry in progress(sorted(entries), len(entries), "download"):
             archive.writestr(_entry(entry), read(entries[entry]))
+
+
+def _as_csv(rows: Iterable[Iterable[str]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -77,25 +98,47 @@ def _entry(name: str) -> zipfile.ZipInfo:
 def read_raw_archive(archive: zipfile.ZipFile) -> tuple[tuple[str, ...], list[RawImage]]:
     """Return the class names, and the images in the order train, valid, test, sorted by entry within each split."""
     classes = tuple(archive.read(CLASSES_FILE).decode().split("\n")[:-1])
-    entries = [info for info in archive.infolist() if info.filename != CLASSES_FILE]
-    images = [image for split in SPLITS for image in _of_split(split, entries)]
-    return classes, images
+    paths = {row["entry"]: row["path"] for row in _files(archive) if row["entry"]}
+    members = sorted((info for info in archive.infolist() if info.filename in paths), key=lambda info: info.filename)
+    return classes, [image for split in SPLITS for image in _of_split(split, members, paths)]
 
 
-def _of_split(split: str, entries: Iterable[zipfile.ZipInfo]) -> list[RawImage]:
-    """The images of one split; the id is the file name without its extension, unless two ids would be equal."""
-    found = []
-    members = (info for info in entries if info.filename.startswith(f"{split}/"))
-    for info in sorted(members, key=lambda info: info.filename):
-        name = info.filename.removeprefix(f"{split}/")
+def read_left_out(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Return the reason for each file of the source that is not in the archive, by its path in the source."""
+    return {row["path"]: row["reason"] for row in _files(archive) if not row["entry"]}
+
+
+def _files(archive: zipfile.ZipFile) -> "csv.DictReader[str]":
+    return csv.DictReader(io.StringIO(archive.read(FILES_TABLE).decode("utf-8", "surrogateescape"), newline=""))
+
+
+def _of_split(split: str, members: Iterable[zipfile.ZipInfo], paths: dict[str, str]) -> list[RawImage]:
+    infos = [info for info in members if info.filename.startswith(f"{split}/")]
+    names = [info.filename.removeprefix(f"{split}/") for info in infos]
+    ids = _ids([_stem(paths[info.filename]) for info in infos], names)
+    images = []
+    for info, name, id in zip(infos, names, ids, strict=True):
         match = LABELLED.fullmatch(name)
         label = int(match[1]) if match else None
-        found.append((info, label, name[1:] if match is None and _LOOKS_LABELLED.fullmatch(name) else name))
-    ids = _ids([name for _, _, name in found])
-    return [
-        RawImage(info.filename, split, label, id, info.header_offset, info.file_size, info.CRC)
-        for (info, label, _), id in zip(found, ids, strict=True)
-    ]
+        place = info.header_offset, info.file_size, info.CRC
+        images.append(RawImage(info.filename, split, label, id, paths[info.filename], *place))
+    return images
+
+
+def _ids(stems: list[str], names: list[str]) -> list[str]:
+    """The names of the files without their extensions; where these are not unique, those of the entries."""
+    if len(set(stems)) == len(stems):
+        return stems
+    names = [name[1:] if name[:1] == "_" and _LOOKS_LABELLED.fullmatch(name) else name for name in names]
+    stems = [_stem(name) for name in names]
+    counts = Counter(stems)
+    short = [stem if counts[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
+    # A name with its extension can be the stem of another one: a.jpg, a.png, a.jpg.png.
+    return short if len(set(short)) == len(short) else names
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path.rpartition("/")[2]).stem
 
 
 class RawReader:
@@ -119,11 +162,3 @@ class RawReader:
             if len(content) == image.size and zlib.crc32(content) == image.crc:
                 return content
         raise PipelineError(f"{self._path}: is damaged at {image.entry}; run dvc repro --force download")
-
-
-def _ids(names: list[str]) -> list[str]:
-    stems = [PurePosixPath(name).stem for name in names]
-    counts = Counter(stems)
-    short = [stem if counts[stem] == 1 else name for name, stem in zip(names, stems, strict=True)]
-    # A name with its extension can be the stem of another one: a.jpg, a.png, a.jpg.png.
-    return short if len(set(short)) == len(short) else names

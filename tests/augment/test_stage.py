@@ -11,7 +11,7 @@ import pytest
 from pipeline.augment.stage import augment
 from pipeline.common.dataset import PackedDataset
 from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, PLOTS, RAW_ARCHIVE
-from pipeline.common.raw_archive import write_raw_archive
+from pipeline.common.raw_archive import read_raw_archive, write_raw_archive
 from pipeline.common.results import read_results
 from pipeline.download.stage import download
 from pipeline.errors import PipelineError
@@ -40,7 +40,7 @@ def test_arrays_have_the_documented_shape_and_order(dataset):
         assert split.images.dtype == np.uint8
         assert split.images.flags.c_contiguous
         assert not split.images.flags.writeable
-        assert split.sources == [f"{name}/{image}.jpg" for image in split.ids]
+        assert [Path(source).stem for source in split.sources] == [id.partition("_")[2] for id in split.ids]
         # The photos of a class have one colour, which is the brightest channel of each image.
         brightest = split.images[:, 0].reshape(len(split), -1, 3).mean(1).argmax(1)
         assert (brightest == np.array([2, 1, 0])[split.labels]).all()
@@ -108,8 +108,8 @@ def test_all_images_that_cannot_be_decoded_are_reported_and_the_old_dataset_stay
     with pytest.raises(PipelineError, match="2 of 48 images cannot be decoded; ") as refusal:
         pack_photos()
     assert len(str(refusal.value).splitlines()) == 3
-    assert "0_07.jpg: the file is empty" in str(refusal.value)
-    assert "2_03.jpg: is a web page (HTML), not an image" in str(refusal.value)
+    assert "blue/07.jpg: the file is empty" in str(refusal.value)
+    assert "red/03.jpg: is a web page (HTML), not an image" in str(refusal.value)
     assert digest(DATASET) == before
     assert [path.name for path in DATASET.parent.iterdir() if path.name.startswith(".")] == []
 
@@ -155,7 +155,7 @@ def leaking(photos):
     """A dataset with one photo in all three splits, with another label in one of them."""
     download(DataParams(**DATA))
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist() if name != "classes.txt"}
+        entries = {name: archive.read(name) for name in archive.namelist() if not name.endswith((".txt", ".csv"))}
     content = next(content for name, content in sorted(entries.items()) if name.startswith("train/0_"))
     entries |= {"valid/0_leak.jpg": content, "test/1_leak.jpg": content}
     write_raw_archive(RAW_ARCHIVE, ("blue", "green", "red"), {name: name for name in entries}, entries.__getitem__)
@@ -201,9 +201,10 @@ def test_test_views_are_drawn_like_training_views(photos):
     assert [packed.manifest.shapes[split][1] for split in ("train", "valid", "test")] == [2, 4, 4]
     test = packed.split("test")
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
-        photo = decode(archive.read(test.sources[0]))
+        image = next(image for image in read_raw_archive(archive)[1] if image.path == test.sources[0])
+        photo = decode(archive.read(image.entry))
     draw = augmented_view(AugmentParams(**AUGMENT))
-    np.testing.assert_array_equal(test.images[0, 2], draw(photo, view_seed(1, test.sources[0], 2)))
+    np.testing.assert_array_equal(test.images[0, 2], draw(photo, view_seed(1, image.entry, 2)))
 
 
 def test_plain_copies_do_not_depend_on_the_views(dataset):
@@ -220,10 +221,10 @@ def test_hostile_files_are_packed_or_listed_with_a_reason(workspace, data_params
         (workspace / "photos" / ("cat", "dog")[number % 2] / name).write_bytes(file.content)
     download(data_params("folder", location="photos"))
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
-        assert len(archive.namelist()) == 1 + len(hostile)
+        assert len(archive.namelist()) == 2 + len(hostile)
     pack_photos(on_bad_image="skip")
     table = pd.read_csv(AUDIT_TABLE)
-    bad = {source.partition("_")[2] for source in table[table["finding"] == "bad image"]["source"]}
+    bad = {source.partition("/")[2] for source in table[table["finding"] == "bad image"]["source"]}
     assert bad == {name for name, file in hostile.items() if file.reason is not None}
     assert "Traceback" not in capfd.readouterr().err
 

@@ -2,13 +2,21 @@
 
 import random
 import zipfile
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.common.raw_archive import SPLITS, RawImage, RawReader, entry_name, read_raw_archive, write_raw_archive
+from pipeline.common.raw_archive import (
+    SPLITS,
+    RawImage,
+    RawReader,
+    entry_name,
+    read_left_out,
+    read_raw_archive,
+    write_raw_archive,
+)
 from pipeline.errors import PipelineError
 from tests.support.examples import examples
 
@@ -40,12 +48,29 @@ def test_images_and_classes_are_read_back(raw):
     assert read(raw) == (
         ("cat", "dog"),
         [
-            RawImage("train/0_a_b.jpg", "train", 0, "0_a_b"),
-            RawImage("train/1_b.png", "train", 1, "1_b"),
-            RawImage("valid/1_b.png", "valid", 1, "1_b"),
-            RawImage("test/0003.jpg", "test", None, "0003"),
+            RawImage("train/0_a_b.jpg", "train", 0, "0_a_b", "train/0_a_b.jpg"),
+            RawImage("train/1_b.png", "train", 1, "1_b", "train/1_b.png"),
+            RawImage("valid/1_b.png", "valid", 1, "1_b", "valid/1_b.png"),
+            RawImage("test/0003.jpg", "test", None, "0003", "test/0003.jpg"),
         ],
     )
+
+
+def test_paths_in_the_source_and_files_left_out_are_read_back(raw):
+    entries = {"train/0_a.jpg": "cat/a.jpg", "test/b.jpg": 'x, "y"/b.jpg'}
+    left_out = {"notes.txt": "not an image", "caf\udce9.mov": "a video"}
+    write_raw_archive(raw, ["cat"], entries, str.encode, left_out)
+    assert {image.entry: image.path for image in read(raw)[1]} == entries
+    with zipfile.ZipFile(raw) as archive:
+        assert read_left_out(archive) == left_out
+
+
+def test_the_id_is_the_name_of_the_file_unless_two_have_the_same(raw):
+    paths = {"test/0_a.jpg": "test/cat/a.jpg", "test/1_b.jpg": "test/dog/b.jpg", "valid/0_a.jpg": "valid/cat/a.jpg"}
+    write_raw_archive(raw, ["cat", "dog"], paths, str.encode)
+    assert [image.id for image in read(raw)[1]] == ["a", "a", "b"]
+    write_raw_archive(raw, ["cat", "dog"], paths | {"test/1_a.jpg": "test/dog/a.jpg"}, str.encode)
+    assert [image.id for image in read(raw)[1]] == ["a", "0_a", "1_a", "1_b"]
 
 
 def test_the_order_of_the_entries_does_not_change_the_bytes(raw):
@@ -60,7 +85,7 @@ def test_an_entry_does_not_depend_on_time_or_machine_and_is_not_compressed(raw):
     write(raw, ["train/0_a.jpg"])
     with zipfile.ZipFile(raw) as archive:
         entries = archive.infolist()
-    assert [entry.filename for entry in entries] == ["classes.txt", "train/0_a.jpg"]
+    assert [entry.filename for entry in entries] == ["classes.txt", "files.csv", "train/0_a.jpg"]
     assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
     assert {entry.compress_type for entry in entries} == {zipfile.ZIP_STORED}
     assert {(entry.create_system, entry.external_attr) for entry in entries} == {(3, 0o644 << 16)}
@@ -101,7 +126,7 @@ def test_an_unlabelled_name_that_looks_labelled_gets_an_underscore(label, name, 
 
 @pytest.mark.parametrize("name", ["0001", "3_x", "_3_x", "__12_", "_x", "10"])
 def test_the_id_of_an_unlabelled_image_is_its_name_without_the_extension(raw, name):
-    write(raw, [entry_name("test", None, f"{name}.jpg")])
+    write_raw_archive(raw, ["cat"], {entry_name("test", None, f"{name}.jpg"): f"photos/{name}.jpg"}, str.encode)
     assert [(image.label, image.id) for image in read(raw)[1]] == [(None, name)]
 
 
@@ -116,14 +141,14 @@ def test_ids_keep_the_extension_only_if_two_would_be_equal(raw):
 def test_split_label_and_name_of_every_image_are_read_back(raw, images):
     entries = {entry_name(*image): image for image in images}
     assert len(entries) == len(images)
-    write(raw, entries)
+    write_raw_archive(raw, ["cat"], {entry: f"photos/{name}" for entry, (_, _, name) in entries.items()}, str.encode)
     found = read(raw)[1]
     assert sorted(image.entry for image in found) == sorted(entries)
     for image in found:
         split, label, name = entries[image.entry]
         stored = name if label is None else f"{label}_{name}"
         assert (image.split, image.label) == (split, label)
-        assert image.id in (stored, Path(stored).stem)
+        assert image.id in (stored, PurePosixPath(stored).stem, PurePosixPath(name).stem)
 
 
 @settings(max_examples=examples(100), deadline=None)
@@ -156,7 +181,7 @@ def test_a_damaged_image_is_named(raw):
     write(raw, ["train/0_a.jpg", "train/0_b.jpg"])
     images = read(raw)[1]
     content = bytearray(raw.read_bytes())
-    content[content.index(b"train/0_b.jpg") + 20] ^= 1
+    content[content.index(b"train/0_b.jpg", images[1].offset) + 20] ^= 1
     raw.write_bytes(content)
     reader = RawReader(raw)
     assert reader.read(images[0]) == b"train/0_a.jpg"

@@ -10,6 +10,7 @@ import pytest
 from pipeline.augment.stage import augment
 from pipeline.common.dataset import PackedDataset
 from pipeline.common.paths import DATASET, MODEL, PREDICTIONS, RAW_ARCHIVE
+from pipeline.common.raw_archive import read_raw_archive
 from pipeline.errors import PipelineError
 from pipeline.network.inference import open_trained, predict_probabilities
 from pipeline.params.schema import AugmentParams, PredictParams
@@ -43,7 +44,8 @@ def test_probabilities_of_image_files_equal_those_of_the_packed_images(trained):
     table = pd.read_csv(PREDICTIONS / "probabilities.csv")
     split = PackedDataset(DATASET).split("test")
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
-        files = [Path(archive.extract(source, "unpacked")) for source in split.sources]
+        entries = {image.path: image.entry for image in read_raw_archive(archive)[1]}
+        files = [Path(archive.extract(entries[source], "unpacked")) for source in split.sources]
     found = predict_files(files, load_models([MODEL]))
     np.testing.assert_allclose(found.probabilities, table[CLASSES], atol=2e-6)
 

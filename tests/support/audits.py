@@ -19,7 +19,10 @@ def audited(
 ) -> Audit:
     """Audit images given as (split, label, pixels)."""
     bad = bad or {}
-    raw = [RawImage(f"{split}/{row}.png", split, label, str(row)) for row, (split, label, _) in enumerate(images)]
+    raw = [
+        RawImage(f"{split}/{row}.png", split, label, str(row), f"{split}/{row}.png")
+        for row, (split, label, _) in enumerate(images)
+    ]
     plain = [
         pixels[:SIZE, :SIZE] if len(pixels) >= SIZE else np.resize(pixels, (SIZE, SIZE, 3)) for *_, pixels in images
     ]
