@@ -201,7 +201,7 @@ def _bootstrap(count: int) -> Callable[[], object]:
 
 
 def _hashes(count: int) -> Callable[[], object]:
-    from pipeline.augment.duplicates import close_pairs
+    from pipeline.images.duplicates import close_pairs
 
     hashes = np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64)
     return lambda: sum(len(ones) for ones, _ in close_pairs(hashes, hashes, 12, "hashes"))

@@ -7,6 +7,7 @@ from pathlib import Path
 # Threads of processes that run side by side wait for each other in a busy loop. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 
 from pipeline.machine import VARIABLES
@@ -27,6 +28,21 @@ def clean_environment():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def photographs():
+    """Tiles of scikit-learn's two sample photos without plain sky, ``(tiles, 105, 105, 3)``; they do not overlap."""
+    from sklearn.datasets import load_sample_images
+
+    side = 105
+    tiles = [
+        picture[top : top + side, left : left + side]
+        for picture in load_sample_images().images
+        for top in range(0, 4 * side, side)
+        for left in range(0, 6 * side, side)
+    ]
+    return np.stack([tile for tile in tiles if tile.std() > 30])
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The audit: what is measured of each image, and which images a person should look at."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +7,13 @@ from functools import cached_property
 from typing import Any
 
 import cv2
-import imagehash
 import numpy as np
 import pandas as pd
 from cv2.typing import MatLike
 from numpy.typing import NDArray
-from PIL import Image
 
-from pipeline.augment.duplicates import HASH_SIDE, Group, duplicate_groups
 from pipeline.common.raw_archive import SPLITS, RawImage
+from pipeline.images.duplicates import FINGERPRINT, Group, duplicate_groups, fingerprint, thumbnail
 
 COLUMNS = ["finding", "group", "split", "source", "class", "detail"]
 # Larger plain copies are reduced to this size first, so that the thresholds fit every image_size.
@@ -29,10 +26,7 @@ BLURRED = 0.02
 
 MEASURES = np.dtype(
     [
-        ("content", "V16"),  # digest of the file
-        ("hash", "u8"),  # perceptual hash
-        ("mirrored_hash", "u8"),  # perceptual hash of the mirrored image
-        ("short_side", "u4"),  # pixels
+        *((name, FINGERPRINT[name]) for name in FINGERPRINT.names or ()),
         ("low", "u1"),  # 5th percentile of the luma
         ("high", "u1"),  # 95th percentile of the luma
         ("sharpness", "f4"),  # variance of the Laplacian over the variance, which does not depend on contrast
@@ -56,17 +50,13 @@ def measure(content: bytes, photo: NDArray[np.uint8], plain: NDArray[np.uint8]) 
     if len(luma) > MEASURED_SIZE:
         luma = cv2.resize(luma, (MEASURED_SIZE, MEASURED_SIZE), interpolation=cv2.INTER_AREA)
     low, high = np.searchsorted(np.cumsum(_histogram(luma)), [0.05 * luma.size, 0.95 * luma.size])
-    small = cv2.resize(luma, (HASH_SIDE, HASH_SIDE), interpolation=cv2.INTER_AREA)
     # Moments from histograms are exact, and ten times as fast as sums over the pixels.
     values = np.arange(256)
     counts = [_histogram(plain, channel) for channel in range(3)]
     (_, contrast), (_, roughness) = cv2.meanStdDev(luma), cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))
     return np.array(
         (
-            hashlib.blake2b(content, digest_size=16).digest(),
-            _perceptual_hash(small),
-            _perceptual_hash(small[:, ::-1]),
-            min(photo.shape[:2]),
+            *fingerprint(content, photo, luma).item(),
             low,
             high,
             roughness.item() ** 2 / (contrast.item() ** 2 + 1),
@@ -79,12 +69,6 @@ def measure(content: bytes, photo: NDArray[np.uint8], plain: NDArray[np.uint8]) 
 def _histogram(image: MatLike, channel: int = 0) -> NDArray[np.int64]:
     """The number of pixels with each of the 256 values."""
     return cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
-
-
-def _perceptual_hash(luma: MatLike) -> int:
-    """Whether each of the lowest 8×8 frequencies is above their median (imagehash's ``phash``), as 64 bits."""
-    bits = imagehash.phash(Image.fromarray(luma)).hash
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 @dataclass(frozen=True)
@@ -195,7 +179,7 @@ def audit(
     good = np.array([row for row in range(len(images)) if row not in bad], np.int64)
     groups = [
         Group(tuple(good[list(group.rows)].tolist()), group.exact)
-        for group in duplicate_groups(measures[good], lambda row: plain(int(good[row])))
+        for group in duplicate_groups(measures[good], lambda row: thumbnail(plain(int(good[row]))))
     ]
     dropped: set[int] = set()
     for group in _leaks(groups, images) if drop_leaks else []:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.augment.audit import Audit, summarize
-from pipeline.augment.duplicates import Group
+from pipeline.images.duplicates import Group
 
 # The page shows this many groups or single images per finding, and images per group; audit.csv lists all of them.
 MAX_GROUPS, MAX_IMAGES_PER_GROUP = 24, 6

@@ -5,18 +5,23 @@ photos of food, 90 pairs of hashes differ in at most 12 bits. 13 of these pairs 
 correlations of 0.98 and more; the highest correlation of the others is 0.91.
 """
 
+import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
 import cv2
+import imagehash
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.cluster.hierarchy import DisjointSet
 
+from pipeline.images.decoding import plain_photo
 from pipeline.machine import worker_count
 from pipeline.progress import progress
 
@@ -39,6 +44,63 @@ _ECC_CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 _MAX_CHANGE = 0.3
 
 
+FINGERPRINT = np.dtype(
+    [
+        ("content", "V16"),  # digest of the file
+        ("hash", "u8"),  # perceptual hash
+        ("mirrored_hash", "u8"),  # perceptual hash of the mirrored image
+        ("short_side", "u4"),  # pixels
+    ]
+)
+
+
+def fingerprint(content: bytes, photo: NDArray[np.uint8], luma: MatLike) -> NDArray[np.void]:
+    """What the search for duplicates needs of an image.
+
+    Args:
+        content: the file's bytes.
+        photo: the decoded image, ``uint8``, ``(height, width, 3)``.
+        luma: of the image, reduced, ``uint8``, ``(size, size)``.
+
+    Returns:
+        A scalar array of type ``FINGERPRINT``.
+    """
+    small = cv2.resize(luma, (HASH_SIDE, HASH_SIDE), interpolation=cv2.INTER_AREA)
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    hashes = _perceptual_hash(small), _perceptual_hash(small[:, ::-1])
+    return np.array((digest, *hashes, min(photo.shape[:2])), FINGERPRINT)
+
+
+def _perceptual_hash(luma: MatLike) -> int:
+    """Whether each of the lowest 8×8 frequencies is above their median (imagehash's ``phash``), as 64 bits."""
+    bits = imagehash.phash(Image.fromarray(luma)).hash
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The luma of an image, ``uint8``, ``(height, width, 3)``, as the square that is compared, ``(64, 64)``."""
+    luma = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+    return cv2.resize(luma, (_ALIGNED_SIDE, _ALIGNED_SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def near_duplicate_groups(contents: Iterable[bytes]) -> list[list[int]]:
+    """Group the positions of image files that are duplicates or near-duplicates, directly or through others.
+
+    Files that cannot be decoded, and images without a duplicate, are in no group. Memory: 4 KiB per image.
+    """
+    positions, prints, thumbnails = [], [], []
+    for position, content in enumerate(contents):
+        try:
+            photo = plain_photo(content, _ALIGNED_SIDE)
+        except ValueError:
+            continue
+        positions.append(position)
+        thumbnails.append(thumbnail(photo))
+        prints.append(fingerprint(content, photo, thumbnails[-1]))
+    groups = duplicate_groups(np.array(prints, FINGERPRINT), thumbnails.__getitem__)
+    return [[positions[row] for row in group.rows] for group in groups]
+
+
 @dataclass(frozen=True)
 class Group:
     """Rows of images that are the same; ``exact`` if their files are identical."""
@@ -47,25 +109,25 @@ class Group:
     exact: bool
 
 
-def duplicate_groups(measures: NDArray[np.void], plain: Callable[[int], NDArray[np.uint8]]) -> list[Group]:
+def duplicate_groups(prints: NDArray[np.void], thumbnail: Callable[[int], NDArray[np.uint8]]) -> list[Group]:
     """Find all groups of two or more images that are the same, sorted by their first row.
 
     Args:
-        measures: one element of type ``MEASURES`` per image.
-        plain: returns the plain copy of a row, ``uint8``, ``(size, size, 3)``.
+        prints: one element with the fields of ``FINGERPRINT`` per image.
+        thumbnail: returns the thumbnail of a row.
     """
-    _, first, file, copies = np.unique(measures["content"], return_index=True, return_inverse=True, return_counts=True)
+    _, first, file, copies = np.unique(prints["content"], return_index=True, return_inverse=True, return_counts=True)
     # One image per distinct file, and only images that are large enough for a hash.
-    rows = np.sort(first[measures["short_side"][first] >= HASH_SIDE])
+    rows = np.sort(first[prints["short_side"][first] >= HASH_SIDE])
     same = DisjointSet()
-    pairs = _pairs_of_close_hashes(measures, rows)
+    pairs = _pairs_of_close_hashes(prints, rows)
     with ThreadPoolExecutor(worker_count()) as threads:
         while batch := list(islice(pairs, _PAIRS_PER_BATCH)):
             for one, other, _ in batch:
                 same.add(one)
                 same.add(other)
             unknown = [pair for pair in batch if not same.connected(*pair[:2])]
-            values = threads.map(lambda pair: correlation(plain(pair[0]), plain(pair[1]), pair[2]), unknown)
+            values = threads.map(lambda pair: correlation(thumbnail(pair[0]), thumbnail(pair[1]), pair[2]), unknown)
             for (one, other, _), value in zip(unknown, values, strict=True):
                 if value >= CORRELATION:
                     same.merge(one, other)
@@ -78,12 +140,12 @@ def duplicate_groups(measures: NDArray[np.void], plain: Callable[[int], NDArray[
     return sorted(groups, key=lambda group: group.rows)
 
 
-def _pairs_of_close_hashes(measures: NDArray[np.void], rows: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
+def _pairs_of_close_hashes(prints: NDArray[np.void], rows: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
     """Yield pairs of rows with close hashes, and whether the second image of the pair is mirrored."""
-    hashes = measures["hash"][rows]
+    hashes = prints["hash"][rows]
     for name, mirrored in (("hash", False), ("mirrored_hash", True)):
-        label = f"augment: {'mirrored ' if mirrored else ''}duplicates"
-        for ones, others in close_pairs(hashes, measures[name][rows], HASH_DISTANCE, label):
+        label = f"{'mirrored ' if mirrored else ''}duplicates"
+        for ones, others in close_pairs(hashes, prints[name][rows], HASH_DISTANCE, label):
             for one, other in zip(rows[ones].tolist(), rows[others].tolist(), strict=True):
                 yield one, other, mirrored
 
@@ -92,13 +154,13 @@ def correlation(one: NDArray[np.uint8], other: NDArray[np.uint8], mirrored: bool
     """Align the second image with the first by an affine map (Evangelidis & Psarakis 2008), and correlate them.
 
     Args:
-        one, other: ``uint8``, ``(size, size, 3)``.
+        one, other: thumbnails.
         mirrored: mirror the second image first.
 
     Returns:
         The correlation, -1 to 1; -1 if no alignment with a slight change is found.
     """
-    template, image = _blurred_luma(one), _blurred_luma(other[:, ::-1] if mirrored else other)
+    template, image = _blurred(one), _blurred(other[:, ::-1] if mirrored else other)
     if template.std() == 0 or image.std() == 0:
         return 1.0 if np.array_equal(template, image) else -1.0
     try:
@@ -111,10 +173,8 @@ def correlation(one: NDArray[np.uint8], other: NDArray[np.uint8], mirrored: bool
     return float(value) if max(linear, shift) <= _MAX_CHANGE else -1.0
 
 
-def _blurred_luma(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    luma = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(luma, (_ALIGNED_SIDE, _ALIGNED_SIDE), interpolation=cv2.INTER_AREA)
-    return cv2.GaussianBlur(small, (0, 0), 1.0).astype(np.float32)
+def _blurred(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return cv2.GaussianBlur(luma, (0, 0), 1.0).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.augment.audit import measure
-from pipeline.augment.duplicates import close_pairs, duplicate_groups
+from pipeline.images.duplicates import close_pairs, duplicate_groups, fingerprint, near_duplicate_groups, thumbnail
 
 FOOD10 = Path(__file__).parents[3] / "shared/data/food10.zip"
 
@@ -41,9 +40,28 @@ CHANGES = [recompressed, scaled, mirrored, cropped]
 
 def groups_of(photos, size=64):
     """The groups, each as a set of positions and whether its files are the same."""
-    plain = np.stack([cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA) for photo in photos])
-    measures = np.array([measure(photo.tobytes(), photo, copy) for photo, copy in zip(photos, plain, strict=True)])
-    return [(set(group.rows), group.exact) for group in duplicate_groups(measures, plain.__getitem__)]
+    plain = [cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA) for photo in photos]
+    prints = [
+        fingerprint(photo.tobytes(), photo, cv2.cvtColor(copy, cv2.COLOR_RGB2GRAY))
+        for photo, copy in zip(photos, plain, strict=True)
+    ]
+    thumbnails = list(map(thumbnail, plain))
+    return [(set(group.rows), group.exact) for group in duplicate_groups(np.array(prints), thumbnails.__getitem__)]
+
+
+def file_of(pixels, kind="PNG", **options):
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, kind, **options)
+    return content.getvalue()
+
+
+def test_the_groups_of_files_have_their_positions(photographs):
+    files = [file_of(photo) for photo in photographs]
+    files[1:1] = [b"junk", b""]
+    files += [file_of(photographs[0], "JPEG", quality=60), files[5], file_of(mirrored(photographs[3]))]
+    last = len(files) - 1
+    assert near_duplicate_groups(iter(files)) == [[0, last - 2], [5, last - 1, last]]
+    assert near_duplicate_groups([b"junk"]) == near_duplicate_groups([]) == []
 
 
 def test_different_photos_are_no_duplicates(photographs):
