@@ -50,7 +50,7 @@ def test_the_module_is_a_command_whose_errors_end_in_one_line_and_exit_code_1(fo
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("  patience:", "  lrate: 1\n  patience:", "params.yaml: train.lrate: unknown key, allowed are epochs, "),
+        ("  patience:", "  lrate: 1\n  patience:", "params.yaml: train.lrate: unknown key; did you mean train.lr?"),
         ("image_size: 32", "image_size: 100", "params.yaml: augment.image_size: got 100, allowed is an integer"),
         ("location: null", "location: nowhere.zip", "data.location: the archive nowhere.zip does not exist"),
         ("location: null", "location: photos.zip", "data.sha256: photos.zip has e3b0c44298fc1c149afbf4c8996fb9242"),

@@ -17,6 +17,7 @@ from pipeline.common.paths import PARAMS
 from pipeline.errors import PipelineError, listed, one_line
 from pipeline.experiments import guardian
 from pipeline.params.file import check_params, read_yaml
+from pipeline.params.names import unknown_keys
 from pipeline.progress import say
 
 SECONDS_BETWEEN_CHECKS = 0.5
@@ -50,8 +51,10 @@ def overridden_params(overrides: Sequence[str]) -> dict[str, Any]:
     """
     content: dict[str, Any] = read_yaml(PARAMS)
     check_params(content, PARAMS)
-    for override in overrides:
-        override_key(override)
+    # DVC's own message about an unknown key advises to add it.
+    unknown = unknown_keys(map(override_key, overrides))
+    if unknown:
+        raise PipelineError("\n".join(f"-S: {line}" for line in unknown))
     if not overrides:
         return content
     from dvc.exceptions import DvcException

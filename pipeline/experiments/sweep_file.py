@@ -1,7 +1,6 @@
 """Reads and checks the file of a sweep; each error is one line that names the file and the key."""
 
 import copy
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pipeline.common.paths import METRICS as METRICS_FOLDER
 from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import override_key
 from pipeline.params.file import error_lines, find_field, read_yaml, refusal
-from pipeline.params.reference import sections_by_name
+from pipeline.params.names import parameter_names, suggestion
 from pipeline.params.schema import Section
 
 Value = bool | int | float | str | None
@@ -216,10 +215,9 @@ def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
     keys, key = tuple(str(name).split(".")), f"space.{name}"
     field = find_field(keys)
     if field is None:
-        searched = {section: kind.model_fields for section, kind in sections_by_name().items() if section in SECTIONS}
-        names = ["seed", *(f"{section}.{field}" for section, fields in searched.items() for field in fields)]
-        close = difflib.get_close_matches(str(name), names, n=1)
-        raise PipelineError(f"{key}: no parameter of {PARAMS}{f'; did you mean {close[0]}?' * len(close)}")
+        searched = [full for full in parameter_names() if full.partition(".")[0] in SECTIONS]
+        hint = suggestion(str(name), searched)
+        raise PipelineError(f"{key}: no parameter of {PARAMS}{f'; {hint}' if hint else ''}")
     if keys[0] not in SECTIONS:
         raise PipelineError(
             f"{key}: a sweep cannot search it: parameters of {keys[0]} decide what is measured, or come after it; "

@@ -1,6 +1,5 @@
 """Reads and validates ``params.yaml``; each error is one line that names the key and what is allowed."""
 
-import difflib
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
+from pipeline.params.names import parameter_names, suggestion
 from pipeline.params.schema import ContradictionError, Params
 
 # The layers of network.models.Classifier by name: importing torch to look them up would take seconds.
@@ -111,10 +111,11 @@ def _error_line(problem: Any, content: dict[str, Any], schema: type[BaseModel]) 
     # A typing error can produce a key of any length.
     name = ".".join(str(key) if len(str(key)) <= 80 else f"{str(key)[:80]}…" for key in keys)
     if problem["type"] == "extra_forbidden":
-        allowed = list((_section(keys[:-1], schema) or schema).model_fields)
-        close = difflib.get_close_matches(str(keys[-1]), allowed, n=1)
-        hint = f"did you mean {close[0]}?" if close else "remove it"
-        return f"{name}: unknown key, allowed are {', '.join(allowed)}; {hint}"
+        hint = suggestion(".".join(map(str, keys)), tuple(parameter_names(schema)))
+        if hint:
+            return f"{name}: unknown key; {hint}"
+        allowed = (_section(keys[:-1], schema) or schema).model_fields
+        return f"{name}: unknown key, allowed are {', '.join(allowed)}; remove it"
     if problem["type"] == "missing" and len(problem["loc"]) <= 2:
         return f"{name}: missing; add it, allowed is {allowed_values(keys, schema)}"
     if problem["type"] == "value_error":
@@ -123,7 +124,10 @@ def _error_line(problem: Any, content: dict[str, Any], schema: type[BaseModel]) 
     found: Any = content
     for key in keys:
         found = found[key]
-    return f"{name}: got {_short.repr(found)}, allowed is {allowed_values(keys, schema)}"
+    hint = (not isinstance(found, dict) and _section(keys, schema) and suggestion(name)) or ""
+    # Of -S model=resnet18, say where the value belongs.
+    hint = f"; {hint}" if f" {name}." in hint else ""
+    return f"{name}: got {_short.repr(found)}, allowed is {allowed_values(keys, schema)}{hint}"
 
 
 # A value can be of any size; with YAML aliases, even in a small file.

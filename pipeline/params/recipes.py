@@ -12,6 +12,7 @@ from pipeline.common.files import write_text
 from pipeline.common.paths import RECIPES
 from pipeline.errors import PipelineError
 from pipeline.params.file import check_params, read_yaml
+from pipeline.params.names import unknown_keys
 
 
 def recipe_path(name: str) -> Path:
@@ -57,6 +58,10 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
     """
     yaml = _round_trip_yaml()
     content, recipe = read_yaml(params_path, yaml), read_yaml(recipe_path(name), yaml)
+    sections = [key for key, values in recipe.items() if isinstance(values, dict)]
+    unknown = unknown_keys([*recipe, *(f"{section}.{key}" for section in sections for key in recipe[section])])
+    if unknown:
+        raise PipelineError("\n".join(f"{recipe_path(name)}: {line}" for line in unknown))
     changes = _merge(content, recipe, "")
     check_params(_plain(content), params_path)
     text = io.StringIO()

@@ -1,6 +1,5 @@
 """The reference of all parameters: allowed values, current value, meaning, and the stages that read it."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pydantic import BaseModel
 
 from pipeline.errors import PipelineError
 from pipeline.params.file import allowed_values, check_params, in_yaml, read_yaml
+from pipeline.params.names import suggestion
 from pipeline.params.schema import Params
 
 
@@ -75,9 +75,7 @@ def print_parameters(path: Path, key: str | None) -> None:
     rows = parameters(content, read_yaml(path.with_name("dvc.yaml")))
     chosen = [row for row in rows if key in (None, row.key, row.key.rpartition(".")[0])]
     if not chosen:
-        names = [row.key for row in rows]
-        close = difflib.get_close_matches(str(key), names, n=1) or [name for name in names if name.endswith(f".{key}")]
-        hint = f"did you mean {close[0]}?" if close else "python -m pipeline params lists all"
+        hint = suggestion(str(key)) or "python -m pipeline params lists all"
         raise PipelineError(f"params: got {key!r}, allowed is a parameter or a section; {hint}")
     table = Table("parameter", "is", "allowed", "meaning", "read by", show_lines=False)
     if len(chosen) == 1:

@@ -32,7 +32,7 @@ def test_overrides_change_the_content_of_params_yaml_as_dvc_does(repository):
     [
         ("train.lr", "-S: got 'train.lr', allowed is key=value"),
         ("train.epochs=abc", "-S: train.epochs: got 'abc', allowed is an integer"),
-        ("train.epoch=3", "-S: DVC rejects train.epoch=3 ("),
+        ("train.epoch=3", "-S: train.epoch: unknown key; did you mean train.epochs?"),
         ("train.epochs=3,4", "-S: "),
         ("train.epochs={", "-S: DVC rejects train.epochs={ ("),
     ],

@@ -67,7 +67,7 @@ def test_values_that_are_allowed_only_together_are_allowed(read):
     [
         ("", "space: needs a mapping from parameters to ranges or lists, such as train.lr: {low: 1e-4"),
         ("space: [a]", "space: needs a mapping"),
-        ("spaces: {}\nspace:\n" + LR, "spaces: unknown key, allowed are metric, seed, sampler, pruner, space; did you"),
+        ("spaces: {}\nspace:\n" + LR, "spaces: unknown key; did you mean space?"),
         (
             "metric: accuracy\nspace:\n" + LR,
             "metric: got 'accuracy', allowed is train.valid_accuracy, train.valid_loss",

@@ -165,17 +165,28 @@ def test_each_wrong_key_has_its_own_line():
     [
         ("sead", "did you mean seed?"),
         ("trian", "did you mean train?"),
-        ("train.zzz", "remove it"),
-        ("train.batchsize", "did you mean batch_size?"),
-        ("data.valid_fractions", "did you mean valid_fraction?"),
+        ("train.batchsize", "did you mean train.batch_size?"),
+        ("train.learning_rate", "did you mean train.lr?"),
+        ("train.image_size", "did you mean augment.image_size?"),
+        ("train.num_workers", "set the environment variable PIPELINE_WORKERS instead"),
+        ("data.valid_fractions", "did you mean data.valid_fraction?"),
     ],
 )
 def test_unknown_key_is_refused_with_a_hint(key, hint):
     section, _, name = key.partition(".")
     content = changed(section, {**CONTENT[section], name: 1} if name else 1)
-    inside = [known.removeprefix(f"{section}.") for known in FIELDS if known.startswith(f"{section}.")]
-    allowed = ", ".join(inside if name else Params.model_fields)
-    assert complaint(content) == f"params.yaml: {key}: unknown key, allowed are {allowed}; {hint}"
+    assert complaint(content) == f"params.yaml: {key}: unknown key; {hint}"
+
+
+def test_without_a_hint_the_known_keys_of_the_section_are_listed():
+    allowed = ", ".join(CONTENT["evaluate"])
+    content = changed("evaluate", {**CONTENT["evaluate"], "zzz": 1})
+    assert complaint(content) == f"params.yaml: evaluate.zzz: unknown key, allowed are {allowed}; remove it"
+
+
+def test_a_value_in_place_of_a_section_says_where_it_belongs():
+    message = complaint(changed("model", "resnet18"))
+    assert message == f"params.yaml: model: got 'resnet18', allowed is {A_SECTION}; did you mean model.name?"
 
 
 @pytest.mark.parametrize("section", ["", "train."], ids=["top", "section"])

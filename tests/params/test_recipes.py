@@ -91,3 +91,15 @@ def test_a_recipe_with_a_wrong_value_leaves_the_parameters_as_they_were(params, 
     with pytest.raises(PipelineError, match=r"train.epochs: got 'abc'"):
         apply_recipe("bad", params)
     assert params.read_text() == before
+
+
+def test_an_unknown_key_of_a_recipe_names_the_recipe(params, tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/bad.yaml").write_text("# bad\ntrain:\n  learning_rate: 1\nimgsz: 64\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError) as error:
+        apply_recipe("bad", params)
+    assert str(error.value).splitlines() == [
+        "recipes/bad.yaml: imgsz: unknown key; did you mean augment.image_size?",
+        "recipes/bad.yaml: train.learning_rate: unknown key; did you mean train.lr?",
+    ]
