@@ -57,19 +57,8 @@ def data_params():
     """Build a section ``data`` from the values that matter to the test."""
 
     def build(source, **changes):
-        unset = {
-            "location": None,
-            "mirrors": (),
-            "revision": None,
-            "sha256": None,
-            "classes": None,
-            "valid_fraction": 0.2,
-            "test_fraction": 0.2,
-            "split_seed": 0,
-            "on_bad_image": "error",
-            "on_leak": "warn",
-        }
-        return DataParams(source=source, **{**unset, **changes})
+        unset = {**DATA, "location": None, "valid_fraction": 0.2, "test_fraction": 0.2}
+        return DataParams(**{**unset, "source": source, **changes})
 
     return build
 

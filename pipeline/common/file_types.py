@@ -87,11 +87,18 @@ def describe(head: bytes) -> str | None:
     return f"{kind.value}, titled '{title}'" if title else kind.value
 
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"}
+IMAGE_ENDINGS = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm"),
+}
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
-# Created by macOS, Windows, NAS systems and disk checks. Names that begin with a dot are junk, too.
+TEXT_ENDINGS = {".txt", ".csv", ".tsv"}
+# Many of them begin like a TIFF image, but contain what only a converter can develop.
+_RAW_ENDINGS = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"}
+# Created by macOS, Windows, NAS systems and disk checks.
 JUNK = {
     "__macosx",
+    ".ds_store",
     "thumbs.db",
     "ehthumbs.db",
     "desktop.ini",
@@ -103,11 +110,23 @@ JUNK = {
     "@recycle",
     "lost+found",
 }
+# What the first bytes of an image say that has another ending, or none.
+_IMAGES = {Kind.JPEG, Kind.PNG, Kind.GIF, Kind.BMP, Kind.WEBP, Kind.AVIF, Kind.TIFF, Kind.HEIC}
+
+
+def junk_reason(path: str) -> str | None:
+    """Why a file cannot belong to a dataset, by the names of the file and of its folders; None if it can."""
+    parts = path.split("/")
+    if any(part.lower() in JUNK or part.startswith("._") for part in parts):
+        return "created by an operating system"
+    if any(part.startswith(".") for part in parts):
+        return "hidden, since a name begins with a dot"
+    return None
 
 
 def is_junk(path: str) -> bool:
     """Whether an operating system created the file or one of its folders, or a name begins with a dot."""
-    return any(part.startswith(".") or part.lower() in JUNK for part in path.split("/"))
+    return junk_reason(path) is not None
 
 
 def is_image(path: str) -> bool:
@@ -118,6 +137,26 @@ def is_image(path: str) -> bool:
 def is_archive(path: str) -> bool:
     """Whether the file has the ending of a zip or a tar."""
     return path.lower().endswith(ARCHIVE_ENDINGS)
+
+
+def is_text(path: str) -> bool:
+    """Whether the file has the ending of a table or a list."""
+    return posixpath.splitext(path)[1].lower() in TEXT_ENDINGS
+
+
+def is_part(path: str) -> bool:
+    """Whether a file can belong to a dataset by its name: an image, an archive, a table of labels or class names."""
+    return not is_junk(path) and (is_image(path) or is_archive(path) or is_text(path))
+
+
+def other_reason(path: str, head: bytes) -> str | None:
+    """Why a file with another ending than those of ``is_part`` is not an image, by its first bytes; None if it is."""
+    if posixpath.splitext(path)[1].lower() in _RAW_ENDINGS:
+        return f"{Kind.RAW.value}: convert it to JPEG"
+    kind = kind_of(head)
+    if kind in _IMAGES:
+        return None
+    return kind.value if kind else "not an image"
 
 
 def archive_stem(path: str) -> str:

@@ -9,16 +9,16 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from io import BufferedIOBase
 from typing import IO
 
-from pipeline.common.file_types import HEAD, Kind, archive_stem, describe, is_archive, is_image, kind_of
+from pipeline.common.file_types import HEAD, Kind, archive_stem, describe, is_archive, kind_of
 from pipeline.download.layout import SPLIT_FOLDERS, readme_pictures
 from pipeline.download.safety import Quota, tar_members, zip_members
-from pipeline.download.trees import FileTree, Unpacking, is_part, reporting_damage
-from pipeline.errors import PipelineError, listed
-from pipeline.progress import say
+from pipeline.download.trees import FileTree, Sorter, Unpacking, empty_folders, reporting_damage
+from pipeline.errors import PipelineError
 
 CHUNK = 2**20  # bytes
 DEPTH = 3  # archives in archives in archives, inside the outermost one
@@ -64,16 +64,26 @@ def _tree(file: IO[bytes], name: str, unpacking: Unpacking) -> FileTree:
 
 
 def _zip_tree(file: IO[bytes], name: str, unpacking: Unpacking) -> FileTree:
-    archive = zipfile.ZipFile(file)
-    members = {path: info for path, info in zip_members(archive, name, unpacking.quota) if is_part(path)}
+    archive, sorter, members = zipfile.ZipFile(file), Sorter(), {}
+    for path, info in zip_members(archive, name, unpacking.quota):
+        if sorter.takes(path, lambda info=info: archive.open(info).read(HEAD)):  # type: ignore[misc]
+            members[path] = info
     sizes = {path: info.file_size for path, info in members.items()}
-    return FileTree(name, sizes, lambda path: archive.open(members[path]), unpacking)
+    empty = empty_folders(info.filename for info in archive.infolist())
+    return FileTree(
+        name,
+        sizes,
+        lambda path: archive.open(members[path]),
+        frozenset(sorter.recognised),
+        sorter.left_out,
+        empty,
+        unpacking,
+    )
 
 
 def _tar_tree(file: IO[bytes], name: str, unpacking: Unpacking) -> FileTree:
-    members = tar_members(file, name, unpacking.quota)
     # The headers themselves take about a kilobyte per member.
-    places = {path: (member.offset_data, member.size) for path, member in members if is_part(path)}
+    places = {path: (member.offset_data, member.size) for path, member in tar_members(file, name, unpacking.quota)}
     archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the members are read later
 
     def open_member(path: str) -> IO[bytes]:
@@ -83,7 +93,11 @@ def _tar_tree(file: IO[bytes], name: str, unpacking: Unpacking) -> FileTree:
         assert content is not None
         return content
 
-    return FileTree(name, {path: size for path, (_, size) in places.items()}, open_member, unpacking)
+    sorter, sizes = Sorter(), {}
+    for path, (_, size) in places.items():
+        if sorter.takes(path, lambda path=path: open_member(path).read(HEAD)):  # type: ignore[misc]
+            sizes[path] = size
+    return FileTree(name, sizes, open_member, frozenset(sorter.recognised), sorter.left_out, unpacking=unpacking)
 
 
 def _decompressed(
@@ -135,26 +149,37 @@ def with_archives(tree: FileTree) -> Iterator[FileTree]:
 
 def _expanded(tree: FileTree, depth: int, unpacking: Unpacking) -> FileTree:
     archives = sorted(path for path in tree.sizes if is_archive(path))
-    images = {path for path in tree.sizes if is_image(path)}
+    images = {path for path in tree.sizes if tree.is_image(path)}
     pictures = _readme_pictures(images)
     chosen = _chosen(archives, images - pictures)
-    if len(chosen) < len(archives):
-        ignored = listed(sorted(set(archives) - set(chosen)))
-        say(f"{tree.name}: ignored {ignored}, not part of the dataset beside it")
+    left_out = tree.left_out | dict.fromkeys(set(archives) - set(chosen), "an archive outside the dataset")
     if not chosen:
-        return tree
+        sizes = {path: size for path, size in tree.sizes.items() if path not in left_out}
+        return replace(tree, sizes=sizes, left_out=left_out)
     if depth == 0:
         raise PipelineError(f"{tree.name}: {chosen[0]} is more than {DEPTH} archives deep; unpack the outer ones")
-    if pictures:
-        say(f"{tree.name}: ignored {listed(sorted(pictures))}, not part of the dataset in {listed(chosen)}")
+    left_out |= dict.fromkeys(pictures, "a picture outside the dataset")
     places = {path: (tree, path) for path in tree.sizes if path not in pictures and not is_archive(path)}
+    recognised, empty = set(tree.recognised), set(tree.empty)
     for path in chosen:
         name = f"{tree.name}/{path}"
         with reporting_damage(name):
             file = unpacking.enter_context(tree.open(path))
-        _add(places, tree, path, _expanded(_tree(file, name, unpacking), depth - 1, unpacking))
+        inner = _expanded(_tree(file, name, unpacking), depth - 1, unpacking)
+        place = _add(places, tree, path, inner)
+        recognised |= {place(path) for path in inner.recognised}
+        empty |= {place(path) for path in inner.empty}
+        left_out |= {place(path): reason for path, reason in inner.left_out.items()}
     sizes = {path: origin.sizes[inner] for path, (origin, inner) in places.items()}
-    return FileTree(tree.name, sizes, lambda path: places[path][0].open(places[path][1]), unpacking)
+    return FileTree(
+        tree.name,
+        sizes,
+        lambda path: places[path][0].open(places[path][1]),
+        frozenset(recognised),
+        left_out,
+        frozenset(empty),
+        unpacking,
+    )
 
 
 def _readme_pictures(images: set[str]) -> set[str]:
@@ -184,20 +209,24 @@ def _folders(path: str) -> Iterator[str]:
         yield path
 
 
-def _add(places: dict[str, tuple[FileTree, str]], outer: FileTree, archive: str, inner: FileTree) -> None:
-    """Add the files of an archive to the places of the tree that contains it."""
+def _add(
+    places: dict[str, tuple[FileTree, str]], outer: FileTree, archive: str, inner: FileTree
+) -> Callable[[str], str]:
+    """Add the files of an archive to the places of the tree that contains it; return a function from path to place."""
     stem = archive_stem(archive)
-    prefix = _repeated_folder(posixpath.basename(stem), [path for path in inner.sizes if is_image(path)])
+    prefix = _repeated_folder(posixpath.basename(stem), [path for path in inner.sizes if inner.is_image(path)])
+
+    def place(path: str) -> str:
+        return f"{stem}/{path.removeprefix(prefix)}"
+
     for path, size in inner.sizes.items():
-        if is_archive(path):
-            continue
-        place = f"{stem}/{path.removeprefix(prefix)}"
-        other, name = places.setdefault(place, (inner, path))
+        other, name = places.setdefault(place(path), (inner, path))
         if other.sizes[name] != size:
             raise PipelineError(
-                f"{outer.name}: {place} has {other.sizes[name]:,} bytes in {other.name} and {size:,} bytes in "
+                f"{outer.name}: {place(path)} has {other.sizes[name]:,} bytes in {other.name} and {size:,} bytes in "
                 f"{inner.name}; remove the wrong one"
             )
+    return place
 
 
 def _repeated_folder(stem: str, images: list[str]) -> str:

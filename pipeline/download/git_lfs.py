@@ -10,8 +10,9 @@ from contextlib import closing, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
+from pipeline.common.file_types import HEAD, is_part
 from pipeline.download.cache import CachedFile, FetchError, locked, require_space
-from pipeline.download.trees import FileTree, is_part
+from pipeline.download.trees import FileTree, Sorter
 from pipeline.errors import PipelineError, listed, printable
 from pipeline.progress import say
 
@@ -74,7 +75,7 @@ def git_tree(name: str, url: str, commit: str, repository: Path) -> Iterator[Fil
     with locked(repository):
         _fetch_commit(repository, url, commit)
         with closing(_Blobs(repository)) as blobs:
-            blob_of, objects = _files(repository, commit, blobs)
+            blob_of, objects, sorter = _files(repository, commit, blobs)
         _fetch_objects(name, repository, url, commit, objects)
     sizes = {path: size for path, (_, size) in blob_of.items()} | {path: file.size for path, file in objects.items()}
     with closing(_Blobs(repository)) as blobs:
@@ -82,6 +83,7 @@ def git_tree(name: str, url: str, commit: str, repository: Path) -> Iterator[Fil
             name,
             sizes,
             lambda path: objects[path].open() if path in objects else BytesIO(blobs.read(blob_of[path][0])),
+            *(frozenset(sorter.recognised), sorter.left_out),
         )
 
 
@@ -146,16 +148,20 @@ def _has(repository: Path, revision: str) -> bool:
     return True
 
 
-def _files(repository: Path, commit: str, blobs: "_Blobs") -> tuple[dict[str, tuple[str, int]], dict[str, CachedFile]]:
+def _files(
+    repository: Path, commit: str, blobs: "_Blobs"
+) -> tuple[dict[str, tuple[str, int]], dict[str, CachedFile], Sorter]:
     """The files of a commit that can belong to a dataset: those in git, as blob and size, and those in git-lfs."""
-    blob_of, objects = {}, {}
+    blob_of, objects, sorter = {}, {}, Sorter()
     for line in _git(repository, "ls-tree", "-r", "-z", "--long", commit).split("\0")[:-1]:
         meta, _, path = line.partition("\t")
         mode, _, blob, size = meta.split()
-        if not is_part(path):
-            continue
-        if not mode.startswith("100"):
+        regular = mode.startswith("100")
+        if not regular and is_part(path):
             raise PipelineError(f"data.location: {path!r} at {commit[:12]} is a link; allowed are regular files")
+        # A file in git-lfs is not fetched to see what it is.
+        if not sorter.takes(path, lambda blob=blob, regular=regular: blobs.read(blob)[:HEAD] if regular else b""):  # type: ignore[misc]
+            continue
         pointer = _POINTER.fullmatch(blobs.read(blob)) if int(size) <= LARGEST_POINTER else None
         if pointer:
             oid = pointer[1].decode()
@@ -163,7 +169,7 @@ def _files(repository: Path, commit: str, blobs: "_Blobs") -> tuple[dict[str, tu
             objects[path] = CachedFile(place, int(pointer[2]), oid)
         else:
             blob_of[path] = (blob, int(size))
-    return blob_of, objects
+    return blob_of, objects, sorter
 
 
 def _fetch_objects(name: str, repository: Path, url: str, commit: str, objects: dict[str, CachedFile]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.common.files import write_json
 from pipeline.download.cache import CachedFile, FetchError, locked, require_space
 from pipeline.download.safety import safe_path
-from pipeline.download.trees import FileTree, is_part
+from pipeline.download.trees import FileTree, Sorter
 from pipeline.errors import PipelineError, listed, printable
 from pipeline.progress import say
 
@@ -38,29 +38,34 @@ def hub_tree(dataset: str, endpoint: str, revision: str, pinned: bool, folder: P
     """
     record = folder.with_name(f"{folder.name}.json")
     with locked(folder):
-        files = _recorded(record, folder) if pinned else {}
+        files, left_out = _recorded(record, folder) if pinned else ({}, {})
         if not files or not all(file.is_complete() for file in files.values()):
             with _reporting_errors(), _quiet():
-                files = _download(dataset, endpoint, revision, pinned, folder)
-            write_json(record, {path: [file.size, file.sha256] for path, file in files.items()})
-    return FileTree(dataset, {path: file.size for path, file in files.items()}, lambda path: files[path].open())
+                files, left_out = _download(dataset, endpoint, revision, pinned, folder)
+            stored = {path: [file.size, file.sha256] for path, file in files.items()}
+            write_json(record, {"files": stored, "left_out": left_out})
+    sizes = {path: file.size for path, file in files.items()}
+    return FileTree(dataset, sizes, lambda path: files[path].open(), left_out=left_out)
 
 
-def _recorded(record: Path, folder: Path) -> dict[str, CachedFile]:
-    """The files of a complete download."""
+def _recorded(record: Path, folder: Path) -> tuple[dict[str, CachedFile], dict[str, str]]:
+    """The files of a complete download, and the reasons for those that were not fetched."""
     try:
         content = json.loads(record.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return {path: CachedFile(folder / path, size, sha256) for path, (size, sha256) in content.items()}
+        files = {path: CachedFile(folder / path, size, sha256) for path, (size, sha256) in content["files"].items()}
+        return files, content["left_out"]
+    except (AttributeError, FileNotFoundError, LookupError, TypeError, ValueError):
+        return {}, {}
 
 
-def _download(dataset: str, endpoint: str, revision: str, pinned: bool, folder: Path) -> dict[str, CachedFile]:
+def _download(
+    dataset: str, endpoint: str, revision: str, pinned: bool, folder: Path
+) -> tuple[dict[str, CachedFile], dict[str, str]]:
     from modelscope_hub import HubApi, HubConfig
 
     with TemporaryDirectory() as locks:  # the client leaves one there for each file
         api = HubApi(HubConfig(endpoint=endpoint, cache_dir=Path(locks)))
-        files = _files(api, dataset, revision)
+        files, left_out = _files(api, dataset, revision)
         require_space(folder.parent, sum(f.size for path, f in files.items() if not (folder / path).exists()), dataset)
         size = sum(file.size for file in files.values()) / 1e6
         say(f"download: fetching {len(files):,} files of {dataset}, {size:,.0f} MB, into {folder}")
@@ -72,17 +77,20 @@ def _download(dataset: str, endpoint: str, revision: str, pinned: bool, folder: 
         wanted = [{"Path": path, "Size": file.size or None, "Sha256": file.sha256} for path, file in files.items()]
         api.download_repo(dataset, "dataset", revision=revision, local_dir=folder, file_list=wanted)
     sizes = {path: (folder / path).stat().st_size for path in files}
-    return {path: CachedFile(folder / path, sizes[path], file.sha256) for path, file in files.items()}
+    return {path: CachedFile(folder / path, sizes[path], file.sha256) for path, file in files.items()}, left_out
 
 
-def _files(api: "HubApi", dataset: str, revision: str) -> dict[str, "FileInfo"]:
+def _files(api: "HubApi", dataset: str, revision: str) -> tuple[dict[str, "FileInfo"], dict[str, str]]:
     """The files that can belong to a dataset; their names are checked, since the client writes to any path."""
     found = [file for file in api.list_repo_files(dataset, "dataset", revision=revision) if not file.is_dir]
     if not found:
         raise PipelineError(
             f"data.location: {dataset} has no files at {revision}; check data.location and data.revision"
         )
-    return {path: file for file in found if is_part(path := safe_path(dataset, file.path))}
+    sorter = Sorter()
+    by_path = {safe_path(dataset, file.path): file for file in found}
+    files = {path: file for path, file in by_path.items() if sorter.takes(path, lambda: b"")}
+    return files, sorter.left_out
 
 
 @contextmanager

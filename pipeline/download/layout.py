@@ -6,14 +6,16 @@ There are two layouts, each with or without folders for the splits, and inside a
 * one folder per class, like torchvision's ``ImageFolder``: ``train/cat/12.jpg``.
 """
 
-from collections import defaultdict
+import posixpath
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from pipeline.common.file_types import IMAGE_ENDINGS, is_image, is_junk
+from pipeline.common.file_types import IMAGE_ENDINGS, is_text, junk_reason
 from pipeline.common.raw_archive import CLASSES_FILE, LABELLED
-from pipeline.errors import PipelineError, listed
+from pipeline.download.trees import FileTree
+from pipeline.errors import PipelineError, listed, shown_name
 from pipeline.progress import say
 
 SPLIT_FOLDERS = {
@@ -25,7 +27,11 @@ SPLIT_FOLDERS = {
 README_FOLDERS = {"assets", "asset", "doc", "docs", "figures", "screenshots"}
 MOST_README_PICTURES = 20
 
+# As in homework 3 of 2021: training/labeled/00/..., training/unlabeled/00/...
+LABELLED_FOLDERS, UNLABELLED_FOLDERS = {"labeled", "labelled"}, {"unlabeled", "unlabelled"}
+
 Parts = tuple[str, ...]
+BySplit = dict[str | None, dict[str, Parts]]
 _ALLOWED = "allowed are {class}_{name}.jpg or one folder per class, with or without train/, valid/ and test/ above"
 
 
@@ -50,46 +56,88 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The names of the classes of a source, its images, sorted by path, and a function that reads one by its path."""
+    """The images of a source.
+
+    Attributes:
+        classes: the class names in the order of their indices.
+        images: sorted by path.
+        read: returns the content of the image at a path.
+        left_out: the reason for each other file of the source, by its path.
+    """
 
     classes: tuple[str, ...]
     images: tuple[SourceImage, ...]
     read: Callable[[str], bytes]
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def read_layout(
-    source: str, paths: Iterable[str], read: Callable[[str], bytes], classes: tuple[str, ...] | None
+    source: str, tree: FileTree, classes: tuple[str, ...] | None = None, class_depth: int | None = None
 ) -> ImageSet:
     """Find the images of a source and their labels.
 
     Args:
         source: what messages call the source.
-        paths: all files, relative, with ``/`` between folders.
-        read: returns the content of the file at a path.
+        tree: its files.
         classes: ``data.classes``: the class names in order; None takes them from the source.
+        class_depth: ``data.class_depth``: how many folders deep the classes are; None finds it out.
 
     Raises:
-        PipelineError: no images, fewer than two classes, or neither of the two layouts.
+        PipelineError: no images, fewer than two classes, neither of the two layouts, or an image whose class is not
+            one of the training images.
     """
-    files = sorted(path for path in paths if not is_junk(path))
-    unprintable = [path for path in files if not path.isprintable()]
+    paths = image_paths(source, tree)
+    outside = _outside_splits(paths)
+    paths = [path for path in paths if path not in outside]
+    depth = _enclosing_folders([PurePosixPath(path).parts for path in paths])
+    above = PurePosixPath(paths[0]).parts[:depth]
+    by_split = _by_split(source, {path: PurePosixPath(path).parts[depth:] for path in paths})
+    _check_split_folders(source, tree, above, by_split)
+    unlabelled = _remove_unlabelled(by_split)
+    names, names_file = class_names(source, tree, classes)
+    if class_depth is None and any(len(parts) == 1 for parts in _training(by_split).values()):
+        _check_order(source, classes, names_file, tree)
+        names, images = _by_prefix(source, by_split, names)
+    else:
+        class_depth = _class_depth(source, _training(by_split), class_depth)
+        names, images = _by_folder(source, by_split, class_depth, names)
+        _warn_of_empty_folders(source, tree, above, by_split, class_depth)
+    _check_classes(source, names, images)
+    left_out = tree.left_out | dict.fromkeys(outside, "a picture outside the folders of the splits")
+    left_out |= dict.fromkeys(unlabelled, "an unlabelled training image")
+    left_out |= texts_left_out(tree, names_file)
+    return ImageSet(names, tuple(sorted(images, key=lambda image: image.path)), tree.read, left_out)
+
+
+def image_paths(source: str, tree: FileTree) -> list[str]:
+    """The paths of all images, sorted.
+
+    Raises:
+        PipelineError: there are none, or a name is not printable.
+    """
+    unprintable = [path for path in sorted(tree.sizes) if not path.isprintable()]
     if unprintable:
         raise PipelineError(f"{source}: the name {unprintable[0]!r} is not printable UTF-8; rename the file")
-    images = _without_surroundings(source, [path for path in files if is_image(path)])
-    if not images:
-        raise PipelineError(f"{source}: contains no images; allowed endings are {', '.join(sorted(IMAGE_ENDINGS))}")
-    depth = _enclosing_folders([PurePosixPath(path).parts for path in images])
-    by_split = _by_split(source, {path: PurePosixPath(path).parts[depth:] for path in images})
-    names = classes or _named_classes(files, read)
-    if any(len(parts) == 1 for split in ("train", None) for parts in by_split.get(split, {}).values()):
-        labelled = _by_prefix(source, by_split, len(names) if names else None)
-        names = names or tuple(str(index) for index in range(1 + max(image.label or 0 for image in labelled)))
-    else:
-        names, labelled = _by_folder(source, by_split, names)
-    present = {image.label for image in labelled if image.label is not None}
-    if len(present) < 2:
-        raise PipelineError(f"{source}: contains one class ({names[min(present)]}), needs two or more; {_ALLOWED}")
-    return ImageSet(names, tuple(labelled), read)
+    paths = sorted(path for path in tree.sizes if tree.is_image(path))
+    if not paths:
+        found = f"; other files are {reasons(tree.left_out)}" if tree.left_out else ""
+        endings = ", ".join(sorted(IMAGE_ENDINGS))
+        raise PipelineError(f"{source}: contains no images; allowed endings are {endings}{found}")
+    return paths
+
+
+def reasons(left_out: dict[str, str]) -> str:
+    """Count the files that were left out by reason, each with the first path: ``a video: 2 (cat/a.mp4, ...)``."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for path, reason in sorted(left_out.items()):
+        by_reason[reason].append(shown_name(path))
+    ordered = sorted(by_reason.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+    return "; ".join(f"{reason}: {len(paths):,} ({paths[0]}{', ...' * (len(paths) > 1)})" for reason, paths in ordered)
+
+
+def texts_left_out(tree: FileTree, *used: str | None) -> dict[str, str]:
+    """The reason for each text file that was not used."""
+    return {path: "text" for path in tree.sizes if is_text(path) and path not in used}
 
 
 def readme_pictures(images: Iterable[str]) -> set[str]:
@@ -98,8 +146,8 @@ def readme_pictures(images: Iterable[str]) -> set[str]:
     return found if len(found) <= MOST_README_PICTURES else set()
 
 
-def _without_surroundings(source: str, images: list[str]) -> list[str]:
-    """If one folder contains train and valid or test, leave out pictures outside it, such as those of a README.
+def _outside_splits(images: list[str]) -> set[str]:
+    """If one folder contains train and valid or test, the pictures outside it, such as those of a README.
 
     Other folders of images next to the splits stay: one may be a split with a misspelt name, which is an error.
     """
@@ -111,19 +159,17 @@ def _without_surroundings(source: str, images: list[str]) -> list[str]:
                 splits[parts[:depth]].add(SPLIT_FOLDERS[part.lower()])
     folders = [folder for folder, found in splits.items() if "train" in found and len(found) > 1]
     if len(folders) != 1:
-        return images
+        return set()
     above = "".join(f"{part}/" for part in folders[0])
     inside = [path.removeprefix(above) for path in images if path.startswith(above)]
     others = [path for path in inside if path.split("/")[0].lower() not in SPLIT_FOLDERS]
     pictures = {above + path for path in others if "/" not in path} | {above + path for path in readme_pictures(others)}
-    pictures |= {path for path in images if not path.startswith(above) and not _in_split(path)}
-    if pictures:
-        say(f"{source}: ignored images outside {above or 'the folders of the splits'}: {listed(sorted(pictures), 1)}")
-    return [path for path in images if path not in pictures]
+    return pictures | {path for path in images if not path.startswith(above) and not split_of(path)}
 
 
-def _in_split(path: str) -> bool:
-    return any(part.lower() in SPLIT_FOLDERS for part in PurePosixPath(path).parts[:-1])
+def split_of(path: str) -> str | None:
+    """The split that the outermost folder with the name of a split stands for; None if there is no such folder."""
+    return next((SPLIT_FOLDERS[part.lower()] for part in path.split("/")[:-1] if part.lower() in SPLIT_FOLDERS), None)
 
 
 def _enclosing_folders(images: list[Parts]) -> int:
@@ -139,96 +185,276 @@ def _enclosing_folders(images: list[Parts]) -> int:
     return depth
 
 
-def _by_split(source: str, images: dict[str, Parts]) -> dict[str | None, dict[str, Parts]]:
+def _by_split(source: str, images: dict[str, Parts]) -> BySplit:
     """Group the paths by split, and remove the split's folder from their parts."""
     others = sorted({parts[0] for parts in images.values() if len(parts) == 1 or parts[0].lower() not in SPLIT_FOLDERS})
-    grouped: dict[str | None, dict[str, Parts]] = defaultdict(dict)
+    grouped: BySplit = defaultdict(dict)
     for path, parts in images.items():
         if len(parts) > 1 and parts[0].lower() in SPLIT_FOLDERS:
             grouped[SPLIT_FOLDERS[parts[0].lower()]][path] = parts[1:]
-    if not grouped:
+    if not grouped or (others and len(grouped) == 1 and _are_classes(images)):
         return {None: images}
     if others:
         raise PipelineError(
             f"{source}: {listed(others)} is next to the folders of the splits; allowed there are "
-            f"{', '.join(SPLIT_FOLDERS)}; move it away"
+            f"{', '.join(SPLIT_FOLDERS)}; move it away, or if these are classes, put all of them into a folder train/"
         )
     if "train" not in grouped:
         raise PipelineError(f"{source}: has folders for {listed(grouped)} but none for train; add train/")
     return grouped
 
 
-def _named_classes(files: list[str], read: Callable[[str], bytes]) -> tuple[str, ...] | None:
-    """The names in the outermost ``classes.txt``, one per line; None if there is no such file."""
-    found = [path for path in files if PurePosixPath(path).name == CLASSES_FILE]
+def _are_classes(images: dict[str, Parts]) -> bool:
+    """Whether a folder named like a split is a class: all images are one folder deep, and none has a class index."""
+    return all(len(parts) == 2 and not LABELLED.fullmatch(parts[1]) for parts in images.values())
+
+
+def _training(by_split: BySplit) -> dict[str, Parts]:
+    return by_split["train"] if "train" in by_split else by_split[None]
+
+
+def _remove_unlabelled(by_split: BySplit) -> list[str]:
+    """If the training split has folders labeled and unlabeled, keep the former and return the paths in the latter."""
+    training = _training(by_split)
+    folders = {parts[0].lower() if len(parts) > 1 else "" for parts in training.values()}
+    labelled, unlabelled = folders & LABELLED_FOLDERS, folders & UNLABELLED_FOLDERS
+    if not (labelled and unlabelled and folders == labelled | unlabelled):
+        return []
+    by_split["train" if "train" in by_split else None] = {
+        path: parts[1:] for path, parts in training.items() if parts[0].lower() in labelled
+    }
+    return [path for path, parts in training.items() if parts[0].lower() in unlabelled]
+
+
+def _folders_without_images(tree: FileTree, above: Parts) -> set[Parts]:
+    """The folders, without those above all images, that contain only files that were left out, or none."""
+    texts = {path: "text" for path in tree.sizes if is_text(path)}
+    seen = {posixpath.dirname(path) for path in tree.left_out | texts if not junk_reason(path)} | tree.empty
+    folders = {folder for path in seen if not junk_reason(path) for folder in _with_parents(path)}
+    images = {posixpath.dirname(path) for path in tree.sizes if tree.is_image(path)}
+    empty = {folder.parts for folder in folders - {folder for path in images for folder in _with_parents(path)}}
+    return {parts[len(above) :] for parts in empty if parts[: len(above)] == above}
+
+
+def _with_parents(folder: str) -> tuple[PurePosixPath, ...]:
+    path = PurePosixPath(folder)
+    return (path, *path.parents)
+
+
+def _check_split_folders(source: str, tree: FileTree, above: Parts, by_split: BySplit) -> None:
+    """Refuse a folder of a split without images: otherwise the split would be drawn from train."""
+    for parts in sorted(_folders_without_images(tree, above)):
+        if len(parts) == 1 and SPLIT_FOLDERS.get(parts[0].lower()) not in {None, *by_split}:
+            folder = "/".join((*above, parts[0])) + "/"
+            inside = {path: reason for path, reason in tree.left_out.items() if path.startswith(folder)}
+            found = f" ({reasons(inside)})" if inside else ""
+            raise PipelineError(
+                f"{source}: the folder {parts[0]} contains no images{found}; add them, or remove the folder"
+            )
+
+
+def _warn_of_empty_folders(source: str, tree: FileTree, above: Parts, by_split: BySplit, class_depth: int) -> None:
+    depth = class_depth + (None not in by_split)
+    empty = sorted({parts[-1] for parts in _folders_without_images(tree, above) if len(parts) == depth})
+    if empty:
+        say(f"download: warning: {source}: no images in the folders {listed(empty)}, so they are no classes")
+
+
+def class_names(
+    source: str, tree: FileTree, classes: tuple[str, ...] | None
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """The names in ``data.classes`` or in the outermost ``classes.txt``, one per line, and the path of that file.
+
+    Raises:
+        PipelineError: both exist and name different classes, or the file is not UTF-8 or names a class twice.
+    """
+    found = [path for path in tree.sizes if PurePosixPath(path).name == CLASSES_FILE]
     if not found:
-        return None
+        return classes, None
     path = min(found, key=lambda path: (path.count("/"), path))
+    names = _read_names(tree, path)
+    if names and classes and set(names) != set(classes):
+        raise PipelineError(
+            f"data.classes: names {len(classes)} classes ({listed(classes, 3)}), but {path} in {source} names "
+            f"{len(names)} ({listed(names, 3)}); set data.classes to null"
+        )
+    return classes or names or None, path
+
+
+def _read_names(tree: FileTree, path: str) -> tuple[str, ...]:
     try:
-        lines = read(path).decode("utf-8-sig").splitlines()
+        lines = tree.read(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise PipelineError(f"{path}: not UTF-8 text; save it as UTF-8, with one class name per line") from None
     names = tuple(line.strip() for line in lines if line.strip())
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise PipelineError(f"{path}: contains the class {twice[0]!r} twice; make the names unique")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise PipelineError(f"{path}: contains the class {name!r} twice; make the names unique")
+        if not name.isprintable():
+            raise PipelineError(f"{path}: contains the class {name!r}; allowed are printable names: correct it")
     return names
 
 
-def _by_prefix(source: str, by_split: dict[str | None, dict[str, Parts]], count: int | None) -> list[SourceImage]:
+def _check_order(source: str, classes: tuple[str, ...] | None, names_file: str | None, tree: FileTree) -> None:
+    """Refuse another order than that of ``classes.txt``, which names the class indices of the files."""
+    named = _read_names(tree, names_file) if classes and names_file else ()
+    if named and classes != named:
+        raise PipelineError(
+            f"data.classes: orders the classes {listed(classes or (), 3)}, but {names_file} in {source} orders them "
+            f"{listed(named, 3)}; set data.classes to null"
+        )
+
+
+def _check_classes(source: str, names: tuple[str, ...], images: list[SourceImage]) -> None:
+    """Refuse a single class, and warn of classes without training images."""
+    trained = {image.label for image in images if image.split in (None, "train")}
+    if len(trained) < 2:
+        (label,) = trained
+        found = names[label] if label is not None else "unlabelled"
+        raise PipelineError(f"{source}: contains one class ({found}), needs two or more; {_ALLOWED}")
+    untrained = [name for index, name in enumerate(names) if index not in trained]
+    if untrained:
+        say(f"download: warning: {source}: no training images of {listed(untrained)}; they can never be predicted")
+
+
+def _by_prefix(
+    source: str, by_split: BySplit, names: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[SourceImage]]:
     """Label ``3_12.jpg`` as class 3; a test split with names of another form is unlabelled."""
     images = []
-    for split, members in by_split.items():
+    for split, members in sorted(by_split.items(), key=lambda pair: pair[0] in ("valid", "test")):
         nested = [path for path, parts in members.items() if len(parts) > 1]
         matches = {path: LABELLED.fullmatch(parts[0]) for path, parts in members.items() if len(parts) == 1}
         unmatched = [path for path, match in matches.items() if not match]
         if split == "test" and (len(nested) == len(members) or (unmatched and not nested)):
-            images += [SourceImage(path, "__".join(parts), split, None) for path, parts in members.items()]
+            images += unlabelled_images(members, split)
             continue
         if nested:
             raise PipelineError(f"{source}: {nested[0]} is in a folder and others next to it are not; {_ALLOWED}")
         if unmatched:
             raise PipelineError(f"{source}: {unmatched[0]} has no class index before an underscore; {_ALLOWED}")
-        images += [SourceImage(path, match[2], split, int(match[1])) for path, match in matches.items() if match]
-    labelled = [(image.label, image) for image in images if image.label is not None]
-    label, highest = max(labelled, key=lambda pair: pair[0])
-    # Dates, as in 20230101_1.jpg, are not class indices.
-    if count is None and label >= len(labelled) and len({label for label, _ in labelled}) > 1:
+        found = [SourceImage(path, match[2], split, int(match[1])) for path, match in matches.items() if match]
+        if split not in ("valid", "test"):
+            _check_indices(source, found, len(names) if names else None)
+            trained = {image.label for image in found}
+        images += _known(source, found, trained, members)
+    return names or tuple(str(index) for index in range(1 + max(label or 0 for label in trained))), images
+
+
+def _check_indices(source: str, images: list[SourceImage], count: int | None) -> None:
+    """Refuse indices beyond the names of the classes; without names, those that must be something else."""
+    highest = max(images, key=lambda image: image.label or 0)
+    label = highest.label or 0
+    if count is None:
+        # Dates, as in 20230101_1.jpg, are not class indices.
+        if label >= len(images) and len({image.label for image in images}) > 1:
+            raise PipelineError(
+                f"{source}: {highest.path} would be of class {label}, but there are only {len(images)} images; "
+                f"{_ALLOWED}"
+            )
+    elif label >= count:
         raise PipelineError(
-            f"{source}: {highest.path} would be of class {label}, but there are only {len(labelled)} images; {_ALLOWED}"
+            f"{source}: {highest.path} is of class {label}, but {count} classes are named (0 to {count - 1}); name "
+            f"them all in {CLASSES_FILE} or data.classes"
         )
-    beyond = next((image for label, image in labelled if count is not None and label >= count), None)
-    if beyond:
+
+
+def _known(
+    source: str, images: list[SourceImage], trained: set[int | None], members: dict[str, Parts]
+) -> list[SourceImage]:
+    """The images if their classes are those of train; unlabelled if most images of a test split have other indices."""
+    unknown = [image for image in images if image.label not in trained]
+    if not unknown:
+        return images
+    first = f"{unknown[0].path} would be of class {unknown[0].label}, which train does not have"
+    if images[0].split == "test" and len(unknown) > len(images) / 2:
+        say(f"download: {source}: test is taken as unlabelled: {first}")
+        return unlabelled_images(members, "test")
+    raise PipelineError(f"{source}: {first}; correct the name, or add training images of this class")
+
+
+def _class_depth(source: str, training: dict[str, Parts], depth: int | None) -> int:
+    """How many folders deep the classes are.
+
+    Raises:
+        PipelineError: an image is in fewer folders, or ``depth`` is None and there are several possibilities.
+    """
+    shallow = min(training, key=lambda path: (len(training[path]), path))
+    least = len(training[shallow]) - 1
+    if depth is not None:
+        if least < depth:
+            raise PipelineError(
+                f"data.class_depth: got {depth}, but {shallow} in {source} is {least} folders deep; lower it, or move "
+                "the image"
+            )
+        return depth
+    names = {depth: sorted({parts[depth - 1] for parts in training.values()}) for depth in range(1, least + 1)}
+    choices = [depth for depth, found in names.items() if len(found) > 1]
+    if least > 1 and len(choices) > 1:
+        described = " or ".join(
+            f"{depth} ({len({parts[:depth] for parts in training.values()}):,} classes: {listed(names[depth], 3)})"
+            for depth in choices
+        )
         raise PipelineError(
-            f"{source}: {beyond.path} is of class {beyond.label}, but {count} classes are named "
-            f"(0 to {(count or 0) - 1}); name them all in {CLASSES_FILE} or data.classes"
+            f"data.class_depth: got null, but {source} has folders in folders, such as {shallow}; set it to {described}"
         )
-    return images
+    return choices[0] if choices else 1
 
 
 def _by_folder(
-    source: str, by_split: dict[str | None, dict[str, Parts]], names: tuple[str, ...] | None
+    source: str, by_split: BySplit, depth: int, names: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], list[SourceImage]]:
     """Label ``cat/12.jpg`` as class ``cat``; a test split without the folders of the classes is unlabelled."""
     flat = [path for split in by_split if split != "test" for path, parts in by_split[split].items() if len(parts) == 1]
     if flat:
         raise PipelineError(f"{source}: {flat[0]} is in no folder of a class; {_ALLOWED}")
-    folders = {parts[0] for split, members in by_split.items() if split != "test" for parts in members.values()}
-    index = _folder_indices(source, folders, names)
+    folders = {parts[:depth] for parts in _training(by_split).values()}
+    called = _folder_names(folders)
+    index = folder_indices(source, set(called.values()), names)
     images = []
     for split, members in by_split.items():
-        unlabelled = split == "test" and not any(len(parts) > 1 and parts[0] in index for parts in members.values())
+        if split == "test" and _is_unlabelled(source, {parts[:depth] for parts in members.values()}, folders):
+            images += unlabelled_images(members, split)
+            continue
         for path, parts in members.items():
-            if unlabelled:
-                images.append(SourceImage(path, "__".join(parts), split, None))
-            elif len(parts) == 1 or parts[0] not in index:
-                raise PipelineError(f"{source}: {path} is in no folder of a training class ({listed(sorted(index))})")
-            else:
-                images.append(SourceImage(path, "__".join(parts[1:]), split, index[parts[0]]))
+            if parts[:depth] not in folders or len(parts) == depth:
+                raise PipelineError(
+                    f"{source}: {path} is in no folder of a training class ({listed(sorted(index))}); move it, or add "
+                    "training images of its class"
+                )
+            images.append(SourceImage(path, "__".join(parts[depth:]), split, index[called[parts[:depth]]]))
     return names or tuple(sorted(index, key=lambda folder: index[folder])), images
 
 
-def _folder_indices(source: str, folders: set[str], names: tuple[str, ...] | None) -> dict[str, int]:
+def _is_unlabelled(source: str, tested: set[Parts], trained: set[Parts]) -> bool:
+    """Whether the folders of the test split say nothing about its classes: they are others, or only one."""
+    if len(tested) == 1 and tested <= trained:
+        say(
+            f"download: {source}: test is taken as unlabelled: all its images are in one folder, "
+            f"{'/'.join(*tested)}; to evaluate on it, add images of the other classes"
+        )
+    return not tested & trained or len(tested) == 1
+
+
+def unlabelled_images(members: dict[str, Parts], split: str) -> list[SourceImage]:
+    """The images of a split without labels."""
+    names = file_names(members)
+    return [SourceImage(path, names[path], split, None) for path in members]
+
+
+def file_names(members: dict[str, Parts]) -> dict[str, str]:
+    """The name of each file by its path; where two are the same, with the folders above, joined by ``__``."""
+    counts = Counter(parts[-1] for parts in members.values())
+    return {path: parts[-1] if counts[parts[-1]] == 1 else "__".join(parts) for path, parts in members.items()}
+
+
+def _folder_names(folders: set[Parts]) -> dict[Parts, str]:
+    """The class of each folder: its name, or, where two have the same, with the folders above."""
+    counts = Counter(folder[-1] for folder in folders)
+    return {folder: folder[-1] if counts[folder[-1]] == 1 else "/".join(folder) for folder in folders}
+
+
+def folder_indices(source: str, folders: set[str], names: tuple[str, ...] | None) -> dict[str, int]:
     """The class index of each folder: by its name, or by its number if all folders are numbers."""
     numbers = all(folder.isascii() and folder.isdigit() for folder in folders)
     if not names:
@@ -241,6 +467,6 @@ def _folder_indices(source: str, folders: set[str], names: tuple[str, ...] | Non
     # Of numbers the highest, which is beyond the names.
     unknown = max(folders - set(names), key=lambda folder: (int(folder) if folder.isdigit() else 0, folder))
     raise PipelineError(
-        f"{source}: the folder {unknown} is none of the named classes ({listed(names)}); "
-        f"name every folder in {CLASSES_FILE} or data.classes"
+        f"{source}: the folder or class {unknown} is none of the named classes ({listed(names)}); "
+        f"name every class in {CLASSES_FILE} or data.classes, or set data.classes to null"
     )

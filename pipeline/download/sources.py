@@ -16,6 +16,7 @@ from pipeline.download.cache import FetchError, cache_folder, file_sha256
 from pipeline.download.git_lfs import HUB_CLIENT, git_tree, resolve
 from pipeline.download.http import fetch
 from pipeline.download.hub import hub_tree
+from pipeline.download.labels import read_labels
 from pipeline.download.layout import ImageSet, SourceImage, read_layout
 from pipeline.download.trees import FileTree, folder_tree
 from pipeline.errors import PipelineError, printable
@@ -40,6 +41,13 @@ def open_digits(params: DataParams) -> Iterator[ImageSet]:
     yield ImageSet(classes, images, lambda path: _png(pixels[paths[path]]))
 
 
+def read_images(source: str, tree: FileTree, params: DataParams) -> ImageSet:
+    """Find the images of a source and their labels: by ``data.labels``, or by the names of the files and folders."""
+    if params.labels is None:
+        return read_layout(source, tree, params.classes, params.class_depth)
+    return read_labels(source, tree, params.labels, params.classes)
+
+
 def _png(pixels: NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
@@ -50,7 +58,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 @contextmanager
 def open_folder(params: DataParams) -> Iterator[ImageSet]:
-    """Yield the images in the folder ``data.location``; links to folders are not followed.
+    """Yield the images in the folder ``data.location``.
 
     Raises:
         PipelineError: no such folder, an unknown layout, or an archive in it that cannot be read.
@@ -60,7 +68,7 @@ def open_folder(params: DataParams) -> Iterator[ImageSet]:
         found = "is a file, use data.source archive for it" if root.exists() else "does not exist"
         raise PipelineError(f"data.location: the folder {root} {found}; set it to a folder of images")
     with with_archives(folder_tree(root)) as tree:
-        yield read_layout(tree.name, tree.sizes, tree.read, params.classes)
+        yield read_images(tree.name, tree, params)
 
 
 @contextmanager
@@ -90,7 +98,7 @@ def open_archive(params: DataParams) -> Iterator[ImageSet]:
         archive_tree(file, path.stat().st_size, f"data.location: {location}") as outer,
         with_archives(outer) as tree,
     ):
-        yield read_layout(location, tree.sizes, tree.read, params.classes)
+        yield read_images(location, tree, params)
 
 
 @contextmanager
@@ -118,7 +126,7 @@ def open_modelscope(params: DataParams) -> Iterator[ImageSet]:
         else:
             files = git_tree(dataset, url, commit, folder.with_name(f"{folder.name}.git"))
         with files as outer, with_archives(outer) as tree:
-            yield read_layout(dataset, tree.sizes, tree.read, params.classes)
+            yield read_images(dataset, tree, params)
     except FetchError as error:
         raise PipelineError(
             f"data.location: {dataset} could not be fetched from {printable(endpoint)} ({error}); check data.location, "

@@ -3,7 +3,6 @@
 import gzip
 import lzma
 import os
-import posixpath
 import resource
 import stat
 import struct
@@ -13,18 +12,19 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from pipeline.common.file_types import is_archive, is_image, is_junk
+from pipeline.common.file_types import HEAD, is_image, is_part, junk_reason, other_reason
 from pipeline.common.paths import RAW_ARCHIVE
-from pipeline.common.raw_archive import CLASSES_FILE
 from pipeline.download.cache import require_space
 from pipeline.download.safety import Quota
 from pipeline.errors import PipelineError
 
 MOST_OPEN_FILES = 65_536
+# Their files change with each commit, and are no part of the data.
+VERSION_CONTROL = {".git", ".hg", ".svn", ".dvc"}
 # zipfile and tarfile raise the second four for damaged headers.
 _DAMAGE = (
     *(EOFError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error),
@@ -34,18 +34,25 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class FileTree:
-    """Those files of a source that can belong to a dataset.
+    """The files of a source.
 
     Attributes:
         name: what messages call the source.
-        sizes: the size in bytes of each file by its path, which is relative, with ``/`` between folders.
+        sizes: the size in bytes of each file that can belong to a dataset, by its path, which is relative, with ``/``
+            between folders.
         open: opens the file at a path; the file is seekable.
+        recognised: those of them that only their first bytes show to be images.
+        left_out: the reason for each other file, by its path.
+        empty: the folders without files.
         unpacking: if the files come from an archive, what the archives of the source share.
     """
 
     name: str
     sizes: dict[str, int]
     open: Callable[[str], IO[bytes]]
+    recognised: frozenset[str] = frozenset()
+    left_out: dict[str, str] = field(default_factory=dict)
+    empty: frozenset[str] = frozenset()
     unpacking: "Unpacking | None" = None
 
     def read(self, path: str) -> bytes:
@@ -57,10 +64,28 @@ class FileTree:
         with reporting_damage(f"{self.name}: {path}"), self.open(path) as file:
             return file.read()
 
+    def is_image(self, path: str) -> bool:
+        """Whether a file is an image by its ending or by its first bytes."""
+        return is_image(path) or path in self.recognised
 
-def is_part(path: str) -> bool:
-    """Whether a file can belong to a dataset; others are never opened or copied."""
-    return not is_junk(path) and (is_image(path) or is_archive(path) or posixpath.basename(path) == CLASSES_FILE)
+
+class Sorter:
+    """Sorts the files of a source into those that can belong to a dataset and those that cannot."""
+
+    def __init__(self) -> None:
+        self.recognised: set[str] = set()
+        self.left_out: dict[str, str] = {}
+
+    def takes(self, path: str, head: Callable[[], bytes]) -> bool:
+        """Whether a file can belong to a dataset; ``head`` returns its first bytes, and is called if needed."""
+        reason = junk_reason(path)
+        if reason is None and not is_part(path):
+            reason = other_reason(path, head())
+            if reason is None:
+                self.recognised.add(path)
+        if reason is not None:
+            self.left_out[path] = reason
+        return reason is None
 
 
 @contextmanager
@@ -76,23 +101,75 @@ def reporting_damage(name: str) -> Iterator[None]:
 
 
 def folder_tree(root: Path) -> FileTree:
-    """Return the files in a folder; links to files are followed, links to folders are not.
+    """Return the files in a folder; links to files and to folders are followed.
 
     Raises:
         PipelineError: something with the name of an image or an archive is not a regular file.
-        OSError: a folder that cannot be read, or a broken link.
+        OSError: a folder that cannot be read, or a broken link with the name of an image or an archive.
     """
-    sizes = {}
-    for folder, _, names in os.walk(root, onerror=_raise):
+    sizes, empty, sorter = {}, set(), Sorter()
+    for folder, folders, names in _walk(root, sorter.left_out):
+        above = folder.relative_to(root).as_posix().removeprefix(".")
+        prefix = f"{above}/" if above else ""
+        if above and not folders and not names:
+            empty.add(above)
         for name in names:
-            file = Path(folder) / name
-            path = file.relative_to(root).as_posix()
-            if is_part(path):
+            path, file = prefix + name, folder / name
+            try:
                 state = file.stat()
-                if not stat.S_ISREG(state.st_mode):
+            except OSError:
+                if is_part(path):
+                    raise
+                sorter.left_out[path] = junk_reason(path) or "a broken link"
+                continue
+            if not stat.S_ISREG(state.st_mode):
+                if is_part(path):
                     raise PipelineError(f"{file}: is not a regular file; move it away")
+                sorter.left_out[path] = "not a regular file"
+            elif sorter.takes(path, lambda file=file: _head(file)):  # type: ignore[misc]
                 sizes[path] = state.st_size
-    return FileTree(str(root), sizes, lambda path: (root / path).open("rb"))
+    return FileTree(
+        *(str(root), sizes, lambda path: (root / path).open("rb")),
+        *(frozenset(sorter.recognised), sorter.left_out, frozenset(empty)),
+    )
+
+
+def empty_folders(names: Iterable[str]) -> frozenset[str]:
+    """The folders of an archive without members; folders are the names that end with a slash."""
+    names = set(names)
+    parents = {parent for name in names for parent in _parents(name)}
+    return frozenset(name.rstrip("/") for name in names if name.endswith("/") and name not in parents)
+
+
+def _parents(name: str) -> Iterator[str]:
+    """``a/b/`` and ``a/`` for ``a/b/c``."""
+    while name := name.rstrip("/").rpartition("/")[0]:
+        yield f"{name}/"
+
+
+def _walk(root: Path, left_out: dict[str, str]) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """``os.walk`` through links to folders, except those to a folder that contains the link."""
+    above: dict[str, frozenset[tuple[int, int]]] = {}
+    for name, folders, names in os.walk(root, onerror=_raise, followlinks=True):
+        state = Path(name).stat()
+        chain = above.pop(name, frozenset()) | {(state.st_dev, state.st_ino)}
+        for inner in list(folders):
+            path = os.path.join(name, inner)  # noqa: PTH118 - as os.walk joins them
+            state = Path(path).stat()
+            if (state.st_dev, state.st_ino) in chain:
+                left_out[Path(path).relative_to(root).as_posix()] = "a link to a folder that contains it"
+                folders.remove(inner)
+            elif inner in VERSION_CONTROL:
+                left_out[Path(path).relative_to(root).as_posix()] = "a folder of version control"
+                folders.remove(inner)
+            else:
+                above[path] = chain
+        yield Path(name), folders, names
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(HEAD)
 
 
 def _raise(error: OSError) -> None:

@@ -176,6 +176,7 @@ def _in_words(schema: dict[str, Any]) -> str:
         "number": "a number",
         "string": "a string",
         "array": "a list",
+        "object": "a mapping",
         "null": "null",
         "boolean": "true or false",
     }[schema["type"]]

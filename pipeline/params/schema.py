@@ -56,6 +56,12 @@ class DataParams(Section):
     classes: Annotated[tuple[str, ...], Field(strict=False, min_length=2)] | None = Field(
         description="class names in the order of their indices; null uses classes.txt or the names of the folders"
     )
+    labels: str | dict[Literal["train", "valid", "test"], str] | None = Field(
+        description="table of the images' paths and classes: a CSV or text file, or {train: file, test: file}; or null"
+    )
+    class_depth: Annotated[int, Field(ge=1, le=32)] | None = Field(
+        description="level of the folders that are the classes, 1 for the first below a split's; null finds it out"
+    )
     valid_fraction: float = Field(
         gt=0, lt=0.9, description="fraction of the labelled images used for validation if the source has no such split"
     )
@@ -91,6 +97,13 @@ class DataParams(Section):
                 f"got {self.test_fraction}, allowed with data.valid_fraction {self.valid_fraction} is a sum of at most "
                 "0.95; lower one of them",
             )
+        if self.source == "digits" and (self.labels is not None or self.class_depth is not None):
+            key = "class_depth" if self.labels is None else "labels"
+            raise ContradictionError(key, "got a value, allowed with source digits is null; set it to null")
+        if self.labels is not None and self.class_depth is not None:
+            raise ContradictionError("class_depth", "got a value, but data.labels has the classes; set one to null")
+        if isinstance(self.labels, dict) and "train" not in self.labels:
+            raise ContradictionError("labels", "has no file for train; add {train: ...}")
         self._check_classes()
         return self
 

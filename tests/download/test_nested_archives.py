@@ -8,13 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.common.file_types import is_archive
 from pipeline.download.archives import archive_tree, with_archives
 from pipeline.download.layout import read_layout
-from pipeline.download.trees import FileTree, is_part
 from pipeline.errors import PipelineError
 from tests.support.archives import packed
 from tests.support.examples import examples
+from tests.support.trees import tree_of
 
 KINDS = ["zip", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz"]
 TRAIN = {f"train/{index % 2}_{index}.jpg": b"train %d" % index for index in range(4)}
@@ -29,8 +28,7 @@ def without(folder, files):
 
 def loose(files):
     """A tree of files in memory."""
-    sizes = {name: len(content) for name, content in files.items() if is_part(name)}
-    return FileTree("photos", sizes, lambda path: io.BytesIO(files[path]))
+    return tree_of(files)
 
 
 @contextmanager
@@ -44,7 +42,14 @@ def archive_of(files, kind="zip"):
 def opened(files):
     """The images and class names, including those in archives."""
     with with_archives(loose(files)) as tree:
-        return {path: tree.read(path) for path in tree.sizes if not is_archive(path)}
+        return {path: tree.read(path) for path in tree.sizes if tree.is_image(path) or path.endswith("classes.txt")}
+
+
+def left_out(files):
+    """The reason for each file that does not belong to the dataset."""
+    with with_archives(loose(files)) as tree:
+        assert not set(tree.sizes) & set(tree.left_out)
+        return tree.left_out
 
 
 def complaint(files):
@@ -66,9 +71,10 @@ class TestWhatIsOpened:
         assert found == {f"sets/food/{name}": content for name, content in PHOTOS.items()}
 
     @pytest.mark.parametrize("name", ["backup.zip", "photos.tar.gz", "old/train_old.zip"])
-    def test_no_archive_beside_images(self, name, capsys):
-        assert opened(PHOTOS | {name: b"not even an archive"}) == PHOTOS
-        assert f"photos: ignored {name}, not part of the dataset" in capsys.readouterr().out
+    def test_no_archive_beside_images(self, name):
+        files = PHOTOS | {name: b"not even an archive"}
+        assert opened(files) == PHOTOS
+        assert left_out(files) == {name: "an archive outside the dataset"}
 
     def test_the_archive_of_a_split_beside_the_images_of_other_splits(self):
         assert opened(TRAIN | {"valid.zip": packed(VALID), "testing.tar": packed(without("test/", TEST), "tar")}) == (
@@ -79,16 +85,23 @@ class TestWhatIsOpened:
     def test_no_archive_of_a_split_beside_its_folder(self, name):
         assert opened(PHOTOS | {name: b"not even an archive"}) == PHOTOS
 
-    def test_no_other_archive_beside_the_archives_of_the_splits(self, capsys):
+    def test_no_other_archive_beside_the_archives_of_the_splits(self):
         files = {"train.zip": packed(TRAIN), "valid.zip": packed(VALID), "results.zip": b"no archive"}
         assert opened(files) == TRAIN | VALID
-        assert "photos: ignored results.zip, " in capsys.readouterr().out
+        assert left_out(files) == {"results.zip": "an archive outside the dataset"}
 
     @pytest.mark.parametrize("picture", ["cover.png", "assets/a.png", "docs/figures/1.jpg"])
-    def test_an_archive_beside_the_pictures_of_a_readme_which_are_ignored(self, picture, capsys):
-        found = opened({"README.md": b"", picture: b"x", "food.zip": packed(PHOTOS)})
-        assert found == {f"food/{name}": content for name, content in PHOTOS.items()}
-        assert f"photos: ignored {picture}, not part of the dataset in food.zip" in capsys.readouterr().out
+    def test_an_archive_beside_the_pictures_of_a_readme_which_are_left_out(self, picture):
+        files = {"README.md": b"", picture: b"x", "food.zip": packed(PHOTOS)}
+        assert opened(files) == {f"food/{name}": content for name, content in PHOTOS.items()}
+        assert left_out(files) == {"README.md": "not an image", picture: "a picture outside the dataset"}
+
+    def test_what_archives_contain_beside_images_is_left_out_at_its_place(self):
+        inner = TRAIN | {"train/a.mp4": b"\0\0\0\x18ftypmp42", "train/.x.jpg": b""}
+        assert left_out({"hw3/train.zip": packed(inner), "hw3/valid.tar": packed(VALID, "tar")}) == {
+            "hw3/train/a.mp4": "a video",
+            "hw3/train/.x.jpg": "hidden, since a name begins with a dot",
+        }
 
     def test_no_archive_beside_as_many_pictures_as_a_dataset_has(self):
         pictures = {f"docs/{label}/{index}.jpg": b"x" for label in ("bill", "letter") for index in range(20)}
@@ -205,7 +218,7 @@ def test_the_temporary_file_has_no_name(workspace):
 
 def described(tree):
     """The classes and images of a dataset, independent of their paths."""
-    source = read_layout("photos", tree.sizes, tree.read, None)
+    source = read_layout("photos", tree)
     return source.classes, sorted(
         (image.split or "", -1 if image.label is None else image.label, image.name, source.read(image.path))
         for image in source.images

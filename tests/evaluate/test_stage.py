@@ -88,7 +88,10 @@ def test_every_metric_can_be_computed_from_the_table_of_predictions(evaluated):
     assert metrics["log_loss"] == pytest.approx(log_loss(label, probabilities), abs=1e-4)
     assert metrics["log_loss"] == pytest.approx(table["loss"].mean(), abs=1e-4)
     assert table["class"].tolist() == [["blue", "green", "red"][index] for index in label]
-    assert table["source"].tolist() == [f"test/{name}.jpg" for name in table["id"]]
+    numbers = [name.partition("_")[2] for name in table["id"]]
+    assert table["source"].tolist() == [
+        f"{name}/{number}.jpg" for name, number in zip(table["class"], numbers, strict=True)
+    ]
     low, high = metrics["interval"]["accuracy"].values()
     assert 0 <= low <= metrics["accuracy"] <= high <= 1
     assert "tta" not in metrics

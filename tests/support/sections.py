@@ -12,6 +12,8 @@ DATA = {
     "revision": None,
     "sha256": None,
     "classes": None,
+    "labels": None,
+    "class_depth": None,
     "valid_fraction": 0.25,
     "test_fraction": 0.25,
     "split_seed": 0,

@@ -1,0 +1,276 @@
+"""Tables of labels, ``data.labels``: a CSV with the columns path, class, and perhaps split and group, or the lists of
+``path class`` that datasets come with; the images can be anywhere in the source."""
+
+import csv
+import io
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from pipeline.common.paths import user_path
+from pipeline.download.layout import (
+    SPLIT_FOLDERS,
+    ImageSet,
+    SourceImage,
+    class_names,
+    file_names,
+    folder_indices,
+    image_paths,
+    split_of,
+    texts_left_out,
+    unlabelled_images,
+)
+from pipeline.download.trees import FileTree
+from pipeline.errors import PipelineError, listed
+from pipeline.progress import say
+
+# The names that datasets give to the columns, the preferred ones first.
+COLUMNS = {
+    "path": (
+        "path",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "image",
+        "image_path",
+        "image_id",
+        "img",
+        "id",
+        "name",
+    ),
+    "class": ("label", "class", "category", "target", "class_name"),
+    "split": ("split", "subset", "set", "partition"),
+    "group": ("group",),
+}
+_ALLOWED = "allowed is a header with path and label, perhaps split and group, or lines of a path and a class"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: where it is, for messages, and its values, which are empty if they are missing."""
+
+    place: str
+    path: str
+    label: str
+    split: str
+    group: str
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Finds the images of a source by the names that tables give them."""
+
+    source: str
+    paths: list[str]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """The paths by file name, with and without the extension."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for path in self.paths:
+            name = posixpath.basename(path)
+            for key in {name, posixpath.splitext(name)[0]}:
+                found[key].append(path)
+        return found
+
+    def find(self, name: str, folder: str) -> list[str]:
+        """The images with this path, relative to the source, to the table's folder or to any other; without the
+        extension if there is none with it."""
+        name = posixpath.normpath(name.replace("\\", "/")).lstrip("/")
+        candidates = self._by_name.get(posixpath.basename(name), [])
+        for exact in (name, posixpath.join(folder, name)):
+            if exact in candidates:
+                return [exact]
+        with_extension = [path for path in candidates if f"/{path}".endswith(f"/{name}")]
+        return with_extension or [path for path in candidates if f"/{posixpath.splitext(path)[0]}".endswith(f"/{name}")]
+
+    def require(self, row: Row, folder: str) -> str:
+        """The one image of a row.
+
+        Raises:
+            PipelineError: there is none, or more than one.
+        """
+        found = self.find(row.path, folder)
+        if len(found) > 1:
+            raise PipelineError(
+                f"{row.place}: {row.path!r} can be {listed(found, 3)} in {self.source}; write the path in the source"
+            )
+        if not found:
+            reason = self.left_out.get(posixpath.join(folder, row.path), self.left_out.get(row.path))
+            found_is = f"is no image ({reason})" if reason else "is not in the source"
+            raise PipelineError(
+                f"{row.place}: {row.path!r} {found_is} {self.source}; correct the path, or remove the row"
+            )
+        return found[0]
+
+
+def read_labels(
+    source: str, tree: FileTree, labels: str | Mapping[Any, str], classes: tuple[str, ...] | None
+) -> ImageSet:
+    """Read the tables, and find their images.
+
+    Args:
+        source: what messages call the source.
+        tree: its files.
+        labels: ``data.labels``: the path of a table, in the source or in the repository, or one per split.
+        classes: ``data.classes``.
+
+    Raises:
+        PipelineError: a table is missing or has no path or class, an image is missing or has two classes, or a class
+            has no training images.
+    """
+    images = _Images(source, image_paths(source, tree), tree.left_out)
+    names, names_file = class_names(source, tree, classes)
+    files = labels if isinstance(labels, Mapping) else {"": labels}
+    found: dict[str, Row] = {}
+    for split, file in files.items():
+        for row in _read_table(source, tree, file, split, images):
+            path = images.require(row, posixpath.dirname(file))
+            other = found.setdefault(path, row)
+            if other is not row:
+                _check_twice(path, other, row)
+    if not any(row.split for row in found.values()) and all(split_of(path) for path in found):
+        found = {path: replace(row, split=split_of(path) or "") for path, row in found.items()}
+    _check_splits(found.values())
+    test = [] if any(row.split == "test" for row in found.values()) else _unlisted_test_images(images.paths, found)
+    index = _class_indices(source, found.values(), names)
+    rest = set(images.paths) - set(found) - set(test)
+    left_out = (
+        tree.left_out | dict.fromkeys(rest, "not in data.labels") | texts_left_out(tree, names_file, *files.values())
+    )
+    listed_images = _images(found, index) + unlabelled_images({path: tuple(path.split("/")) for path in test}, "test")
+    class_list = names or tuple(sorted(index, key=lambda name: index[name]))
+    return ImageSet(class_list, tuple(sorted(listed_images, key=lambda image: image.path)), tree.read, left_out)
+
+
+def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Images) -> Iterator[Row]:
+    """The rows of a table; ``split`` is that of all of them, or empty."""
+    lines = list(_lines(_text(source, tree, file)))
+    if not lines:
+        raise PipelineError(f"data.labels: {file} is empty; {_ALLOWED}")
+    columns = _header(file, lines[0][1])
+    if columns:
+        lines = lines[1:]
+    elif len(lines[0][1]) > 1 and images.find(lines[0][1][0], posixpath.dirname(file)):
+        columns = {"path": 0, "class": 1}
+        if len(lines[0][1]) > 2:
+            say(f"download: {file}: the class is the second column; the third, {lines[0][1][2]!r}, is not used")
+    else:
+        raise PipelineError(f"data.labels: {file} begins with {','.join(lines[0][1])[:80]!r}; {_ALLOWED}")
+    for number, cells in lines:
+        place = f"data.labels: {file}, line {number}"
+        values = {role: cells[column].strip() if column < len(cells) else "" for role, column in columns.items()}
+        if not values["path"]:
+            raise PipelineError(f"{place}: has no path; {_ALLOWED}")
+        given = values.get("split", "")
+        if given and given.lower() not in SPLIT_FOLDERS:
+            raise PipelineError(f"{place}: got the split {given!r}, allowed are {', '.join(SPLIT_FOLDERS)}; correct it")
+        found = split or (SPLIT_FOLDERS[given.lower()] if given else "")
+        yield Row(place, values["path"], values["class"], found, values.get("group", ""))
+
+
+def _text(source: str, tree: FileTree, file: str) -> str:
+    path = user_path(file)
+    if file not in tree.sizes and not path.is_file():
+        raise PipelineError(f"data.labels: there is no file {file} in {source} or in the repository; correct the path")
+    content = tree.read(file) if file in tree.sizes else path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise PipelineError(f"data.labels: {file} is not UTF-8 text; save it as UTF-8") from None
+
+
+def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
+    """The number and cells of each line: separated by tabs, commas or semicolons, or the last word is the class."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = next((character for character in "\t,;" if character in first), None)
+    if delimiter is None:
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                yield number, line.rsplit(None, 1)
+        return
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    for cells in reader:
+        if any(cell.strip() for cell in cells):
+            yield reader.line_num, cells
+
+
+def _header(file: str, cells: list[str]) -> dict[str, int]:
+    """The column of each role if these cells are a header, otherwise nothing; say which columns are not used."""
+    names = [cell.strip().lower() for cell in cells]
+    columns = {role: names.index(name) for role, known in COLUMNS.items() for name in reversed(known) if name in names}
+    if not {"path", "class"} <= columns.keys():
+        return {}
+    unused = [cell.strip() for number, cell in enumerate(cells) if number not in columns.values()]
+    used = ", ".join(f"{role} from {cells[column].strip()}" for role, column in columns.items())
+    say(f"download: {file}: {used}" + (f"; not used: {listed(unused)}" if unused else ""))
+    return columns
+
+
+def _check_twice(path: str, one: Row, other: Row) -> None:
+    if (one.label, one.split, one.group) != (other.label, other.split, other.group):
+        raise PipelineError(
+            f"{other.place}: {path} is {other.label!r} in {other.split or 'no split'} here, but {one.label!r} in "
+            f"{one.split or 'no split'} at {one.place.removeprefix('data.labels: ')}; remove one of the rows"
+        )
+
+
+def _check_splits(rows: Iterable[Row]) -> None:
+    """Refuse splits without train, a row without a split if others have one, and a row without a class."""
+    rows = list(rows)
+    splits = {row.split for row in rows}
+    if splits - {""}:
+        without = next((row for row in rows if not row.split), None)
+        if without:
+            raise PipelineError(f"{without.place}: has no split, but other rows have one; add it")
+        if "train" not in splits:
+            raise PipelineError(f"data.labels: has rows for {listed(sorted(splits))}, but none for train; add them")
+    unlabelled = [row for row in rows if not row.label]
+    tested = [row for row in rows if row.split == "test"]
+    if unlabelled and unlabelled != tested:
+        raise PipelineError(
+            f"{unlabelled[0].place}: has no class; allowed are a class in each row, or none in all rows of test"
+        )
+
+
+def _unlisted_test_images(paths: list[str], found: dict[str, Row]) -> list[str]:
+    """Images in a folder for the test split that no table lists: they are unlabelled."""
+    return [path for path in paths if path not in found and split_of(path) == "test"]
+
+
+def _class_indices(source: str, rows: Iterable[Row], names: tuple[str, ...] | None) -> dict[str, int]:
+    """The index of each class of the training rows.
+
+    Raises:
+        PipelineError: there is only one, or a row of another split has another class.
+    """
+    rows = [row for row in rows if row.label]
+    trained = {row.label for row in rows if row.split in ("", "train")}
+    if len(trained) < 2:
+        raise PipelineError(f"data.labels: names one class ({listed(trained)}), needs two or more")
+    unknown = next((row for row in rows if row.label not in trained), None)
+    if unknown:
+        raise PipelineError(
+            f"{unknown.place}: {unknown.path} is of the class {unknown.label!r}, which has no training images "
+            f"({listed(sorted(trained))}); correct it, or add some"
+        )
+    return folder_indices(source, trained, names)
+
+
+def _images(found: dict[str, Row], index: dict[str, int]) -> list[SourceImage]:
+    """The listed images; their names are those of the files, or, where two would be the same, with their folders."""
+    images = []
+    members: dict[tuple[str, str], dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for path, row in found.items():
+        members[row.split, row.label][path] = tuple(path.split("/"))
+    for (split, label), paths in members.items():
+        images += [
+            SourceImage(path, name, split or None, index.get(label), found[path].group or None)
+            for path, name in file_names(paths).items()
+        ]
+    return images
