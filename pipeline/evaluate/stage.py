@@ -126,7 +126,7 @@ def _predictions(
         "correct": (predicted == split.labels).astype(int),
         "confidence": probabilities.max(axis=1),
         "loss": image_scores(split.labels, probabilities, top_k)["log_loss"],
-        **{f"p_{index}": column for index, column in enumerate(probabilities.T)},
+        **{f"p_{name}": column for name, column in zip(classes, probabilities.T, strict=True)},
     }
     return pd.DataFrame(columns)
 

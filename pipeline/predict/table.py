@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +38,18 @@ class Predictions:
     seconds: float
 
 
+def probability_columns(classes: Iterable[str]) -> list[str]:
+    """The column of each class, ``p_`` and its name: a class may be called ``Id`` or ``path``."""
+    return [f"p_{name}" for name in classes]
+
+
 def write_csv(path: Path, found: Predictions) -> None:
-    """Write one row per file: ``COLUMNS``, then the probability of each class, to six decimals."""
+    """Write one row per file: ``COLUMNS``, then the probability of each class to six decimals."""
     best = found.probabilities.argmax(axis=1)
     # Names that are not UTF-8 are written with their original bytes.
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *found.classes])
+        writer.writerow([*COLUMNS, *probability_columns(found.classes)])
         for name, index, row in zip(found.paths, best, found.probabilities, strict=True):
             numbers = [f"{probability:.6f}" for probability in row]
             writer.writerow([name, found.classes[index], numbers[index], *numbers])

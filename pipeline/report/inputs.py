@@ -1,7 +1,6 @@
 """The results of the other stages, read from their files."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,7 @@ def _read_table(path: Path, stage: str, columns: list[str]) -> pd.DataFrame:
     separator = "\t" if path.suffix == ".tsv" else ","
     try:
         table = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, usecols=lambda name: not re.fullmatch(r"p_\d+", name)
+            path, sep=separator, dtype=str, keep_default_na=False, usecols=lambda name: not name.startswith("p_")
         )
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file; run dvc repro {stage}") from None

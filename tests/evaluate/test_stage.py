@@ -74,9 +74,9 @@ def test_every_metric_can_be_computed_from_the_table_of_predictions(evaluated):
     assert (metrics["split"], metrics["images"]) == ("test", 12)
     assert list(table.columns) == [
         "id", "source", "label", "class", "predicted", "predicted_class", "correct", "confidence", "loss",
-        "p_0", "p_1", "p_2",
+        "p_blue", "p_green", "p_red",
     ]  # fmt: skip
-    probabilities = table[["p_0", "p_1", "p_2"]].to_numpy()
+    probabilities = table[["p_blue", "p_green", "p_red"]].to_numpy()
     # Rounded to six digits, their sum is not exactly 1, as scikit-learn requires.
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     label, predicted = table["label"], table["predicted"]
@@ -142,7 +142,7 @@ def test_the_temperature_comes_from_the_valid_split_and_is_cross_fitted_there(da
     on_test, _ = run()
     on_valid, table = run(split="valid")
     assert on_test["temperature"] == on_valid["temperature"] != 1
-    labels, logits = table["label"].to_numpy(), np.log(table[["p_0", "p_1", "p_2"]].to_numpy())
+    labels, logits = table["label"].to_numpy(), np.log(table[["p_blue", "p_green", "p_red"]].to_numpy())
     assert on_valid["temperature"] == pytest.approx(fit_temperature(logits, labels), rel=1e-3)
     # Fitted on the same images, the loss would be too low.
     fitted = log_loss(labels, softmax(logits / on_valid["temperature"], axis=1))
@@ -191,8 +191,8 @@ def test_two_classes_can_be_evaluated(photos, loss):
     metrics, table = run()
     assert metrics["top_2_accuracy"] == 1
     assert "top_2_accuracy" not in metrics["interval"]
-    np.testing.assert_allclose(table["p_0"] + table["p_1"], 1, atol=1e-5)
-    assert metrics["brier"] == pytest.approx(np.mean((table["p_1"] - table["label"]) ** 2), abs=1e-5)
+    np.testing.assert_allclose(table["p_blue"] + table["p_green"], 1, atol=1e-5)
+    assert metrics["brier"] == pytest.approx(np.mean((table["p_green"] - table["label"]) ** 2), abs=1e-5)
     assert all((PLOTS / picture).exists() for picture in PICTURES)
 
 

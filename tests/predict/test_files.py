@@ -242,19 +242,19 @@ def test_if_no_file_can_be_read_nothing_is_written():
 
 
 def test_the_csv_has_one_row_per_image_and_one_column_per_class(capsys):
-    write_model(classes=("blau", "зелёный", "red, or pink"))
+    write_model(classes=("path", "зелёный", "red, or pink"))
     names = ["photos/写真 1.png", 'photos/a"b.png', os.fsdecode(b"photos/\xff.png")]
     for number, name in enumerate(names):
         write_image(name, number)
     predict_paths([Path("photos")], [Path("model.safetensors")], Path("new/out.csv"), 3, 0)
     header, *rows = read_csv("new/out.csv")
-    assert header == ["path", "predicted", "confidence", "blau", "зелёный", "red, or pink"]
+    assert header == ["path", "predicted", "confidence", "p_path", "p_зелёный", "p_red, or pink"]
     assert sorted(row[0] for row in rows) == sorted(names)
     for path, predicted, confidence, *numbers in rows:
         values = [float(number) for number in numbers]
         np.testing.assert_allclose(values, expected(path), atol=1e-5)
         assert sum(values) == pytest.approx(1, abs=1e-5)
-        assert (float(confidence), predicted) == (max(values), header[3 + int(np.argmax(values))])
+        assert (float(confidence), f"p_{predicted}") == (max(values), header[3 + int(np.argmax(values))])
     out = capsys.readouterr().out
     assert out.startswith("predict: 3 images in ")
     assert out.endswith(" images per second, written to new/out.csv\n")

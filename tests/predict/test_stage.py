@@ -1,6 +1,8 @@
 """Stage ``predict``."""
 
+import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +17,39 @@ from pipeline.errors import PipelineError
 from pipeline.network.inference import open_trained, predict_probabilities
 from pipeline.params.schema import AugmentParams, PredictParams
 from pipeline.predict.files import load_models, predict_files
-from pipeline.predict.stage import predict
+from pipeline.network.weights import load_model, save_model
+from pipeline.predict.stage import categories, predict
 from tests.support.sections import AUGMENT
 
-CLASSES = ["blue", "green", "red"]
+COLUMNS = ["p_blue", "p_green", "p_red"]
+
+
+def rename_classes(*names: str) -> None:
+    """Give other names to the classes of the dataset and of the network."""
+    network, spec = load_model(MODEL)
+    save_model(MODEL, network.state_dict(), replace(spec, classes=names))
+    path = DATASET / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"classes": names}))
+
+
+def rename_sources(split: str, *names: str) -> None:
+    """Give other paths in the source to the first images of a split."""
+    index = pd.read_csv(DATASET / "index.csv", dtype=str, keep_default_na=False)
+    index.loc[index.index[index["split"] == split][: len(names)], "source"] = names
+    index.to_csv(DATASET / "index.csv", index=False)
+
+
+def written(name: str) -> pd.DataFrame:
+    return pd.read_csv(PREDICTIONS / f"{name}.csv", dtype={"Id": str, "class": str}, keep_default_na=False)
 
 
 def test_submission_has_one_row_per_image_with_its_id_and_most_probable_class(trained):
     predict(PredictParams(split="auto", tta=False))
-    submission = pd.read_csv(PREDICTIONS / "submission.csv", dtype={"Id": str})
-    probabilities = pd.read_csv(PREDICTIONS / "probabilities.csv", dtype={"Id": str})
+    submission, probabilities = written("submission"), written("probabilities")
     assert list(submission.columns) == ["Id", "Category"]
     assert list(submission["Id"]) == list(probabilities["Id"]) == PackedDataset(DATASET).split("test").ids
-    assert list(probabilities.columns) == ["Id", *CLASSES]
-    rows = probabilities[CLASSES].to_numpy()
+    assert list(probabilities.columns) == ["Id", *COLUMNS]
+    rows = probabilities[COLUMNS].to_numpy()
     np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-5)
     assert (rows.argmax(axis=1) == submission["Category"]).all()
 
@@ -36,27 +57,27 @@ def test_submission_has_one_row_per_image_with_its_id_and_most_probable_class(tr
 @pytest.mark.parametrize(("split", "images"), [("train", 24), ("valid", 12)])
 def test_any_split_can_be_predicted(trained, split, images):
     predict(PredictParams(split=split, tta=False))
-    assert len(pd.read_csv(PREDICTIONS / "submission.csv")) == images
+    assert len(written("submission")) == images
 
 
 def test_probabilities_of_image_files_equal_those_of_the_packed_images(trained):
     predict(PredictParams(split="test", tta=False))
-    table = pd.read_csv(PREDICTIONS / "probabilities.csv")
+    table = written("probabilities")
     split = PackedDataset(DATASET).split("test")
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
         entries = {image.path: image.entry for image in read_raw_archive(archive)[1]}
         files = [Path(archive.extract(entries[source], "unpacked")) for source in split.sources]
     found = predict_files(files, load_models([MODEL]))
-    np.testing.assert_allclose(found.probabilities, table[CLASSES], atol=2e-6)
+    np.testing.assert_allclose(found.probabilities, table[COLUMNS], atol=2e-6)
 
 
 def test_test_time_augmentation_averages_over_each_image_and_its_views(trained, capsys):
     augment(AugmentParams(**AUGMENT | {"test_views": 3}), seed=1, on_bad_image="error", on_leak="warn")
     predict(PredictParams(split="test", tta=True))
-    table = pd.read_csv(PREDICTIONS / "probabilities.csv")
+    table = written("probabilities")
     dataset, model, spec = open_trained(DATASET, MODEL)
     expected = predict_probabilities(model, spec, dataset.split("test"), "test", tta=True)
-    np.testing.assert_allclose(table[CLASSES], expected, atol=2e-6)
+    np.testing.assert_allclose(table[COLUMNS], expected, atol=2e-6)
     assert not np.allclose(expected, predict_probabilities(model, spec, dataset.split("test"), "test"), atol=1e-4)
     assert "each the mean over the image and 3 views" in capsys.readouterr().out
 
@@ -69,3 +90,67 @@ def test_test_time_augmentation_without_views_is_rejected_in_one_line(trained):
         "augment.test_views to 1 or more, or predict.tta to false"
     )
     assert not PREDICTIONS.exists()
+
+
+def test_classes_may_be_called_as_the_columns_are(trained):
+    names = ("Id", "p_Id", "Category")
+    rename_classes(*names)
+    predict(PredictParams(split="auto", tta=False))
+    table = written("probabilities")
+    assert list(table.columns) == ["Id", "p_Id", "p_p_Id", "p_Category"]
+    assert written("categories").to_dict("list") == {"Category": [0, 1, 2], "class": list(names)}
+    best = table.drop(columns="Id").to_numpy().argmax(axis=1)
+    assert best.tolist() == written("submission")["Category"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("classes", "numbers"),
+    [
+        (("1", "2", "3"), [1, 2, 3]),
+        (("00", "01", "10"), [0, 1, 10]),
+        (("20", "3", "1"), [20, 3, 1]),
+        (("123456789012345678901", "7"), [123456789012345678901, 7]),
+        (("1", "01", "2"), [0, 1, 2]),
+        (("1", "2", "none"), [0, 1, 2]),
+        (("1", "-2"), [0, 1]),
+        (("1.0", "2.0"), [0, 1]),
+        (("٣", "٤"), [0, 1]),
+        (("3²", "4"), [0, 1]),
+        (("cat", "dog"), [0, 1]),
+    ],
+    ids=str,
+)
+def test_category_is_the_number_that_is_the_name_if_all_names_are_different_numbers_otherwise_the_index(
+    classes, numbers
+):
+    assert categories(classes) == numbers
+
+
+def test_the_category_of_numbered_classes_is_their_number(trained, capsys):
+    rename_classes("003", "1", "20")
+    predict(PredictParams(split="test", tta=False))
+    table, submission = written("probabilities"), written("submission")
+    names = table.drop(columns="Id").idxmax(axis=1)
+    assert set(names) <= {"p_003", "p_1", "p_20"}
+    assert submission["Category"].tolist() == [int(name.removeprefix("p_")) for name in names]
+    assert written("categories").to_dict("list") == {"Category": [3, 1, 20], "class": ["003", "1", "20"]}
+    assert capsys.readouterr().out.endswith("; Category is the name of the class, which is a number\n")
+
+
+def test_the_output_says_that_category_is_the_index_and_lists_the_classes(trained, capsys):
+    rename_sources("test", *(f"test/{id}.jpg" for id in PackedDataset(DATASET).split("test").ids))
+    predict(PredictParams(split="auto", tta=False))
+    assert capsys.readouterr().out == (
+        "predict: results/predictions/submission.csv: 12 predictions for the test split; Category is the index of the "
+        "class (0 blue, 1 green, 2 red; see results/predictions/categories.csv)\n"
+    )
+
+
+def test_ids_that_are_more_than_the_name_of_the_file_are_counted_and_shown(trained, capsys):
+    ids = PackedDataset(DATASET).split("test").ids
+    rename_sources("test", "a/same.jpg", "b/same.jpg", *(f"{id}.jpg" for id in ids[2:]))
+    predict(PredictParams(split="auto", tta=False))
+    assert capsys.readouterr().out.startswith(
+        "predict: several files of the test split have the same name, so that 2 Ids are more than the name without its "
+        f"extension: {ids[0]}, {ids[1]}\n"
+    )

@@ -84,7 +84,7 @@ def _write_evaluation(
             "correct": right.astype(int),
             "confidence": probabilities.max(axis=1),
             "loss": -np.log(probabilities[np.arange(len(ids)), labels]),
-            **{f"p_{index}": probabilities[:, index] for index in range(len(classes))},
+            **{f"p_{name}": column for name, column in zip(classes, probabilities.T, strict=True)},
         },
     )
     counts = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))

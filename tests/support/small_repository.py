@@ -23,7 +23,7 @@ skill, draw = float(params["train"]["lr"]), random.Random(params["seed"])
 print(f"evaluate: seed {params['seed']}", flush=True)
 if skill > 2 and params["seed"] == 2:
     raise SystemExit("error: params.yaml: a message of the stage")
-rows = ["id,source,label,class,predicted,predicted_class,correct,confidence,loss,p_0,p_1"]
+rows = ["id,source,label,class,predicted,predicted_class,correct,confidence,loss,p_a,p_b"]
 right = [draw.random() < skill for _ in range(40)]
 for number, hit in enumerate(right):
     label, predicted = number % 2, (number + (not hit)) % 2
