@@ -56,8 +56,8 @@ def _report(split: PackedSplit, classes: Sequence[str], numbers: list[int], tta:
     longer = [id for id, source in zip(split.ids, split.sources, strict=True) if id != PurePosixPath(source).stem]
     if longer:
         say(
-            f"predict: several files of the {split.name} split have the same name, so that {len(longer):,} Ids are more "
-            f"than the name without its extension: {listed(map(shown_name, longer))}"
+            f"predict: several files of the {split.name} split have the same name, so that {len(longer):,} Ids are "
+            f"more than the name without its extension: {listed(map(shown_name, longer))}"
         )
     if numbers == list(range(len(classes))):
         pairs = (f"{number} {name}" for number, name in zip(numbers, classes, strict=True))
