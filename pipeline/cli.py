@@ -3,17 +3,37 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline.common.paths import MODEL, PARAMS
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, explained
+from pipeline.progress import set_up_output
 
 if TYPE_CHECKING:
     from pipeline.params.schema import Params
 
+
+class Commands(TyperGroup):
+    """Commands whose errors of the machine, such as a full disk, are one line too."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            line = explained(error)
+            if line is None:
+                raise
+            raise PipelineError(line) from error
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Trains, evaluates, explains and exports a CNN from images; dvc repro runs all stages.",
     no_args_is_help=True,
     add_completion=False,
@@ -27,16 +47,23 @@ def main() -> None:
     """Run a command; exit with 1 and one line per error on bad input, and with 130 on Ctrl-C."""
     # Torch reads it when it starts: huge pages for large tensors, a tenth more images per second on a CPU with Linux.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    set_up_output()
     try:
-        app()
-    except PipelineError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        sys.exit(1)
+        try:
+            app()
+        except PipelineError as error:
+            print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        finally:
+            sys.stdout.flush()
     except OSError as error:
-        print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        # Python would try to write the rest of the output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # that of `| head`, which needs no more output
+            print(f"error: standard output: {explained(error)}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def read_params() -> "Params":

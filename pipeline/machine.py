@@ -12,7 +12,7 @@
 import os
 from pathlib import Path
 
-from pipeline.common.paths import repository_root
+from pipeline.common.paths import expanded, repository_root
 from pipeline.errors import PipelineError
 
 VARIABLES = (
@@ -69,9 +69,13 @@ def checkpoint_minutes() -> float:
 
 
 def checkpoint_folder(root: Path) -> Path:
-    """The folder for checkpoints: ``PIPELINE_CHECKPOINTS``, or ``.checkpoints`` in the repository at ``root``."""
+    """The folder for checkpoints: ``PIPELINE_CHECKPOINTS``, or ``.checkpoints`` in the repository at ``root``.
+
+    Raises:
+        PipelineError: ``PIPELINE_CHECKPOINTS`` is in a home folder that does not exist.
+    """
     value = os.environ.get("PIPELINE_CHECKPOINTS")
-    return Path(value).absolute() if value else root / ".checkpoints"
+    return expanded(value, "PIPELINE_CHECKPOINTS").absolute() if value else root / ".checkpoints"
 
 
 def tensorboard_folder(run: str) -> Path | None:
@@ -81,11 +85,11 @@ def tensorboard_folder(run: str) -> Path | None:
         run: the name of the folder within ``PIPELINE_TENSORBOARD``, unless ``dvc exp run`` has named the experiment.
 
     Raises:
-        PipelineError: ``PIPELINE_TENSORBOARD`` is empty.
+        PipelineError: ``PIPELINE_TENSORBOARD`` is empty, or in a home folder that does not exist.
     """
     value = os.environ.get("PIPELINE_TENSORBOARD")
     if value is None:
         return None
     if not value:
         raise PipelineError("PIPELINE_TENSORBOARD: got '', allowed is a folder; unset it for no files")
-    return repository_root() / Path(value).expanduser() / os.environ.get("DVC_EXP_NAME", run)
+    return repository_root() / expanded(value, "PIPELINE_TENSORBOARD") / os.environ.get("DVC_EXP_NAME", run)

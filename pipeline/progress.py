@@ -3,6 +3,7 @@
 Nothing here changes a result, so no stage depends on this module: editing a message reruns nothing.
 """
 
+import io
 import math
 import os
 import sys
@@ -23,6 +24,14 @@ Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_DRAWINGS = 0.1
 BAR_COLUMNS = 10
+
+
+def set_up_output() -> None:
+    """Print a character that the encoding of the output lacks as a question mark; an output that is closed is none."""
+    # Of a process that is started without them, as by `>&-`, these are None.
+    sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def say(line: str) -> None:
@@ -215,6 +224,10 @@ class TrainingProgress:
     def resumed(self, checkpoint: Path, epoch: int, step: int) -> None:
         """The run starts from a checkpoint."""
         self._say(f"resumes from {checkpoint}, epoch {epoch}, step {step}")
+
+    def damaged(self, checkpoint: Path) -> None:
+        """The checkpoint was changed after it was written."""
+        self._say(f"{checkpoint} is damaged (its checksum is wrong) and was removed; starts from the beginning")
 
     def stopped(self, checkpoint: Path, epoch: int) -> None:
         """A signal ends the run; its checkpoint is written."""

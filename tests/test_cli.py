@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 def folder(workspace):
     """The current folder, with the parameters of the repository."""
     shutil.copy(ROOT / "params.yaml", workspace)
-    (workspace / "recipes").symlink_to(ROOT / "recipes")
+    for name in ("recipes", "dvc.yaml"):
+        (workspace / name).symlink_to(ROOT / name)
     return workspace
 
 
@@ -127,3 +128,79 @@ def test_a_file_that_cannot_be_read_is_named(folder):
     result = run_command("download")
     assert result.code == 1
     assert result.stderr.startswith("error: params.yaml: ")
+
+
+def run_in_shell(command: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run a command line that calls ``$PIPELINE``; its exit code is that of the first command of a pipe."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PIPELINE": f"{sys.executable} -m pipeline", **variables}
+    shell = ["bash", "-o", "pipefail", "-c", command]
+    return subprocess.run(shell, env=environment, capture_output=True, encoding="utf-8", errors="replace")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=lambda variables: next(iter(variables.values())),
+)
+def test_a_character_that_the_output_lacks_is_shown_as_a_question_mark(folder, variables):
+    result = run_in_shell("$PIPELINE params train.lr && $PIPELINE recipe list", **variables)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "a number (> 0 and ? 1,000,000)" in result.stdout
+    change(folder, "location: null", "location: 图/苹果")
+    change(folder, "source: digits", "source: folder")
+    result = run_in_shell("$PIPELINE download", **variables)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: data.location: the folder ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command", ["$PIPELINE recipe list | true", "$PIPELINE params | head -1", "$PIPELINE params train.lr | true"]
+)
+def test_an_output_that_nobody_reads_to_its_end_is_no_error_message(folder, command):
+    result = run_in_shell(f"{command}; exit ${{PIPESTATUS[0]}}")
+    assert (result.returncode in (0, 1), result.stderr) == (True, "")
+
+
+def test_an_output_that_is_closed_is_no_error_message(folder):
+    result = run_in_shell("$PIPELINE params train.lr >&-")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_an_output_on_a_full_disk_is_one_line(folder):
+    result = run_in_shell("$PIPELINE params train.lr > /dev/full")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: No space left on device; ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_is_named(folder):
+    # The kernel refuses to write more than 8 KB to a file.
+    result = run_in_shell("ulimit -f 8 && $PIPELINE download")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: data/raw.zip: File too large; the disk at /")
+    assert result.stderr.count("\n") == 1
+    assert list((folder / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError("Unable to allocate 9 GiB"), "out of memory (Unable to allocate 9 GiB); close other programs"),
+        (EOFError("Ran out of input"), "a file, or what another process sends, ends too early (Ran out of input); "),
+    ],
+)
+def test_an_error_of_the_machine_is_one_line(folder, monkeypatch, error, line):
+    def fails(path):
+        raise error
+
+    monkeypatch.setattr("pipeline.params.file.load_params", fails)
+    result = run_command("download")
+    assert result.code == 1
+    assert result.stderr.startswith(f"error: {line}")
+    assert result.stderr.count("\n") == 1

@@ -1,11 +1,13 @@
 """Settings that come from the environment."""
 
 import os
+from pathlib import Path
 
 import pytest
 
+from pipeline.download.cache import cache_folder
 from pipeline.errors import PipelineError
-from pipeline.machine import checkpoint_minutes, process_count, worker_count
+from pipeline.machine import checkpoint_folder, checkpoint_minutes, process_count, tensorboard_folder, worker_count
 
 FUNCTIONS = {
     "PIPELINE_WORKERS": worker_count,
@@ -67,3 +69,31 @@ def test_any_other_value_is_one_line_that_names_the_variable(monkeypatch, name, 
     assert str(error.value).startswith(f"{name}: got {value!r}, allowed is a ")
     assert "; unset it for " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+FOLDERS = {
+    "PIPELINE_CACHE": cache_folder,
+    "PIPELINE_CHECKPOINTS": lambda: checkpoint_folder(Path()),
+    "PIPELINE_TENSORBOARD": lambda: tensorboard_folder("run").parent,
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_may_be_in_a_home_folder_and_one_that_does_not_exist_is_one_line(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, "~/folder")
+    assert FOLDERS[name]() == tmp_path / "folder"
+    monkeypatch.setenv(name, "~nobody-here/folder")
+    with pytest.raises(
+        PipelineError, match=f"^{name}: got ~nobody-here/folder, but there is no home folder ~nobody-here"
+    ):
+        FOLDERS[name]()
+
+
+def test_a_user_without_a_home_folder_has_to_name_that_of_downloads(monkeypatch):
+    monkeypatch.delenv("PIPELINE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # of no user, as in many containers
+    with pytest.raises(PipelineError, match=r"^PIPELINE_CACHE: not set, and there is no home folder; set it to a fold"):
+        cache_folder()

@@ -1,5 +1,6 @@
 """Fills the packed arrays: decodes, measures, resizes and augments all images in parallel processes."""
 
+import errno
 import hashlib
 import os
 from collections import Counter
@@ -15,6 +16,7 @@ from pipeline.augment.audit import MEASURES, measure
 from pipeline.common.dataset import create_array
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, RawImage, RawReader
+from pipeline.errors import NO_SPACE
 from pipeline.images.decoding import photo_for_views, plain_photo
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.machine import worker_count
@@ -89,7 +91,7 @@ def pack(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Packed:
     """
     augmented_view(params)  # report an invalid transform once, not from every worker
     result = Packed(np.zeros(len(arrays.images), MEASURES), [], {})
-    with ProcessPoolExecutor(worker_count(), initializer=_start_worker, initargs=(arrays, params, seed)) as workers:
+    with _worker_processes(arrays, params, seed) as workers:
         starts = range(0, len(arrays.images), CHUNK)
         chunks = progress(workers.map(_pack_chunk, starts), len(arrays.images), "augment", step=CHUNK)
         for start, chunk in zip(starts, chunks, strict=True):
@@ -97,6 +99,15 @@ def pack(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Packed:
             result.digests += chunk.digests
             result.bad |= chunk.bad
     return result
+
+
+def _worker_processes(arrays: ArrayFiles, params: AugmentParams, seed: int) -> ProcessPoolExecutor:
+    try:
+        return ProcessPoolExecutor(worker_count(), initializer=_start_worker, initargs=(arrays, params, seed))
+    except OSError as error:
+        if error.errno in (*NO_SPACE, errno.EACCES, errno.ENOENT):
+            error.filename = "/dev/shm"  # its semaphores are files there
+        raise
 
 
 def _start_worker(arrays: ArrayFiles, params: AugmentParams, seed: int) -> None:

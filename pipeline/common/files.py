@@ -1,5 +1,6 @@
 """Atomic writing: a path never contains half a file. Write to a temporary path in the same folder, then rename."""
 
+import errno
 import glob
 import json
 import os
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import unnamed_full_disk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +36,11 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.rename(path)
         else:
             temporary.replace(path)
+    except Exception as error:
+        if unnamed_full_disk(error):
+            number = error.errno if isinstance(error, OSError) else None
+            raise OSError(number or errno.ENOSPC, os.strerror(number or errno.ENOSPC), str(path)) from error
+        raise
     finally:
         _clean_up(path)
 

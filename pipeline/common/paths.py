@@ -1,6 +1,9 @@
 """The paths of each stage's files, relative to the repository root, where DVC starts every command."""
 
+import os
 from pathlib import Path
+
+from pipeline.errors import PipelineError
 
 PARAMS = Path("params.yaml")
 RECIPES = Path("recipes")
@@ -34,7 +37,30 @@ def repository_root() -> Path:
     return next((parent.parent.parent for parent in folder.parents if parent.parts[-2:] == (".dvc", "tmp")), folder)
 
 
-def user_path(location: str) -> Path:
-    """Resolve a path from ``params.yaml``, which is relative to the repository that the user works in."""
-    root = repository_root()
-    return Path(location) if root == Path.cwd() else root / location
+def user_path(location: str, name: str = "data.location") -> Path:
+    """Resolve a path from ``params.yaml``, which is relative to the repository that the user works in.
+
+    Args:
+        location: ``~`` and ``~user`` at its start are home folders.
+        name: of the parameter.
+
+    Raises:
+        PipelineError: there is no such home folder.
+    """
+    root, path = repository_root(), expanded(location, name)
+    return path if root == Path.cwd() else root / path
+
+
+def expanded(path: str, name: str) -> Path:
+    """A path with ``~`` and ``~user`` replaced by the home folder, as a shell does.
+
+    Raises:
+        PipelineError: there is no such home folder; ``name`` is that of the parameter or the environment variable.
+    """
+    text = os.path.expanduser(path)  # noqa: PTH111
+    if text.startswith("~"):
+        raise PipelineError(
+            f"{name}: got {path}, but there is no home folder {path.partition('/')[0]} on this machine; write the "
+            f"whole path, or ./{path} for a folder of that name here"
+        )
+    return Path(text)

@@ -15,9 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.common.paths import expanded
 from pipeline.doctor.finding import ERROR, NOTE, OK, Finding, ask, check, complaint, shell_path
 from pipeline.errors import PipelineError, listed, one_line
-from pipeline.machine import VARIABLES, checkpoint_minutes, process_count, tensorboard_folder, worker_count
+from pipeline.machine import (
+    VARIABLES,
+    checkpoint_folder,
+    checkpoint_minutes,
+    process_count,
+    tensorboard_folder,
+    worker_count,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +126,9 @@ def variables() -> Iterator[Finding]:
             yield Finding(ERROR, line, f"{hint}`unset {name}`")
         elif (name.startswith("GIT_") and OTHER_VARIABLES.fullmatch(name)) or name == "DVC_ROOT":
             yield Finding(NOTE, f"{name}: git or DVC works on another repository than this one", f"`unset {name}`")
-    for read in (worker_count, process_count, checkpoint_minutes, partial(tensorboard_folder, "")):
+    cache_folder = partial(expanded, os.environ.get("PIPELINE_CACHE", ""), "PIPELINE_CACHE")
+    folders = (partial(checkpoint_folder, Path()), partial(tensorboard_folder, ""), cache_folder)
+    for read in (worker_count, process_count, checkpoint_minutes, *folders):
         try:
             read()
         except PipelineError as problem:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.common.paths import PARAMS
+from pipeline.common.paths import PARAMS, user_path
 from pipeline.doctor.environment import installing
 from pipeline.doctor.finding import ERROR, NOTE, OK, Finding, ask, check, complaint, shell_path
 from pipeline.errors import PipelineError, listed
@@ -125,7 +125,7 @@ def _source(data: "DataParams") -> Finding:
     from pipeline.download.cache import cache_folder
     from pipeline.params.schema import is_url
 
-    location, path = data.location or "", Path(data.location or "")
+    location = data.location or ""
     if data.source == "modelscope" and not importlib.util.find_spec("modelscope_hub") and not shutil.which("git-lfs"):
         fix = f"{installing('-c constraints.txt -e .[modelscope]')}, or `apt install git-lfs`"
         return Finding(ERROR, "data.source: modelscope needs the package modelscope-hub or git-lfs", fix)
@@ -133,6 +133,10 @@ def _source(data: "DataParams") -> Finding:
         downloaded = (cache_folder() / (data.sha256 or "modelscope")).exists()
         state = "downloaded" if downloaded else "not downloaded yet"
         return Finding(OK, f"data.source: {data.source} {location}, {state}")
+    try:
+        path = user_path(location)
+    except PipelineError as problem:
+        return Finding(ERROR, str(problem))
     found = "is a folder" if path.is_dir() else "is a file" if path.is_file() else "does not exist"
     if {"folder": "is a folder", "archive": "is a file"}.get(data.source, found) != found:
         fix = "set data.location to a folder of images and data.source to folder, or to a zip or tar and archive"

@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.doctor import environment, project
 from pipeline.doctor.finding import CHECKS, ERROR, NOTE, OK, Check, Finding, shareable
 from pipeline.errors import one_line
+from pipeline.progress import set_up_output
 
 SYMBOLS = {OK: "✓", NOTE: "!", ERROR: "✗"}
 COLOURS = {OK: "\x1b[32m", NOTE: "\x1b[33m", ERROR: "\x1b[1;31m"}
@@ -29,8 +30,7 @@ def doctor(as_json: bool = False) -> int:
     """
     here = Path.cwd()
     os.chdir(next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), here))
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # the output may lack a character of a file's name
+    set_up_output()
     head = {
         "project": environment.PROJECT,
         "version": environment.installed(environment.PROJECT) or "(not installed)",

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import filelock
 import platformdirs
 
+from pipeline.common.paths import expanded
 from pipeline.errors import PipelineError
 from pipeline.progress import say
 
@@ -21,8 +22,17 @@ class FetchError(Exception):
 
 
 def cache_folder() -> Path:
-    """Return the folder of fetched files: ``PIPELINE_CACHE``, or by default one in the user's cache."""
-    return Path(os.environ.get("PIPELINE_CACHE") or platformdirs.user_cache_dir("image-classification-pipeline"))
+    """Return the folder of fetched files: ``PIPELINE_CACHE``, or by default one in the user's cache.
+
+    Raises:
+        PipelineError: it is in a home folder that does not exist.
+    """
+    if value := os.environ.get("PIPELINE_CACHE"):
+        return expanded(value, "PIPELINE_CACHE")
+    try:
+        return Path(platformdirs.user_cache_dir("image-classification-pipeline"))
+    except RuntimeError as error:
+        raise PipelineError("PIPELINE_CACHE: not set, and there is no home folder; set it to a folder") from error
 
 
 def file_sha256(path: Path) -> str:

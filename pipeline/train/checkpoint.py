@@ -28,6 +28,9 @@ from pipeline.progress import TrainingProgress
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.trainer import Trainer
 
+# A file ends with the BLAKE2b hash of what torch wrote: torch itself does not notice changed weights.
+HASH, HASH_BYTES = "blake2b", 64
+READ_BYTES = 2**20
 # Much shorter than the timeout of the processes that train together.
 LOCK_TIMEOUT = 20.0
 STEPS_BETWEEN_MESSAGES = 20
@@ -55,8 +58,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         PipelineError: the disk is full, or the folder is not writable; the old checkpoint is kept.
     """
     try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("w+b") as file:
             torch.save(state, file)
+            file.seek(0)
+            file.write(hashlib.file_digest(file, HASH).digest())
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # torch raises the latter when a write fails
@@ -67,17 +72,29 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint into the memory of the CPU, None if there is none; only tensors and plain values are loaded."""
-    if not path.exists():
-        return None
+    """Read a checkpoint into the memory of the CPU, None if it is damaged; only tensors and plain values are loaded."""
+    with path.open("rb") as file:
+        digest, rest = hashlib.new(HASH), path.stat().st_size - HASH_BYTES
+        while rest > 0 and (block := file.read(min(rest, READ_BYTES))):
+            digest.update(block)
+            rest -= len(block)
+        if rest or file.read() != digest.digest():
+            return None
+    # Torch looks for the end of its archive from the end of the file, and skips the hash.
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
 def resume(trainer: Trainer, path: Path) -> None:
-    """Load the run's checkpoint into its trainer, if there is one."""
+    """Load the run's checkpoint into its trainer, if there is one; remove one that is damaged."""
     # Read by the process that wrote it: the others may run on hosts with their own disks.
-    state = trainer.group.broadcast(load_checkpoint(path) if trainer.group.is_main else None)
+    state = None
+    if trainer.group.is_main and path.exists():
+        state = load_checkpoint(path)
+        if state is None:
+            path.unlink()
+            trainer.progress.damaged(path)
+    state = trainer.group.broadcast(state)
     if state is not None:
         trainer.load_state_dict(state)
         trainer.progress.resumed(path, trainer.epoch, trainer.step)

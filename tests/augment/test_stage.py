@@ -1,6 +1,8 @@
 """Tests of the stage ``augment``."""
 
 import hashlib
+import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from pipeline.images.transforms import augmented_view, view_seed
 from pipeline.params.schema import AugmentParams, DataParams
 from tests.support.hostile_images import hostile_files
 from tests.support.sections import AUGMENT, DATA
+from tests.support.small_disks import ROOT, run_on_small_disk
 
 
 def pack_photos(seed=1, on_bad_image="error", on_leak="warn", **changes) -> None:
@@ -250,3 +253,14 @@ def test_unlabelled_test_images_have_no_class(photos):
     assert not test.labelled
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
         assert "test/0000.jpg" in archive.namelist()
+
+
+@pytest.mark.parametrize(("disk", "name"), [("/dev/shm", "/dev/shm"), ("results", "results/[a-z./]+")])
+def test_a_full_disk_is_one_line_that_names_the_file_and_the_disk(dataset, disk, name):
+    shutil.copy(ROOT / "params.yaml", ".")
+    folder = Path(disk).absolute()
+    folder.mkdir(exist_ok=True)
+    result = run_on_small_disk(folder, "4k", "augment")
+    assert (result.returncode, result.stdout) == (1, "")
+    line = f"error: {name}: No space left on device; the disk at {re.escape(str(folder))} has 0.0 MB free\n"
+    assert re.fullmatch(line, result.stderr)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors import SafetensorError
 
 from pipeline.common.files import replacing, write_json, write_table, write_text
+from pipeline.errors import explained
 
 
 def write_file(path, content):
@@ -187,3 +189,21 @@ def test_json_with_a_float_that_is_not_finite_is_rejected_and_the_old_content_st
 def test_a_table_is_written_without_its_index(tmp_path):
     write_table(tmp_path / "table.csv", pd.DataFrame({"x": [1, 2], "y": [1 / 3, 0.5]}), "%.2f")
     assert (tmp_path / "table.csv").read_text() == "x,y\n1,0.33\n2,0.50\n"
+
+
+def test_a_full_disk_names_the_path_that_was_to_be_written(tmp_path):
+    path = tmp_path / "results/table.csv"
+    with pytest.raises(OSError, match="No space left on device") as error, replacing(path) as temporary:
+        # The device that is always full.
+        temporary.symlink_to("/dev/full")
+        temporary.write_text("text")
+    assert error.value.filename == str(path)
+    assert explained(error.value).startswith(f"{path}: No space left on device; the disk at /")
+
+
+def test_a_library_that_finds_the_disk_full_is_explained_too(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(OSError, match="No space left on device") as error, replacing(path):
+        # As safetensors says it, which maps a file into memory and needs a real disk.
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert error.value.filename == str(path)

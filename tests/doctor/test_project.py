@@ -86,6 +86,14 @@ def test_every_invalid_parameter_has_its_line(project):
     assert (found.status, len(found.found.splitlines())) == (ERROR, 2)
 
 
+def test_a_data_source_in_a_home_folder_that_does_not_exist_is_an_error(project):
+    text = Path("params.yaml").read_text("utf-8").replace("source: digits", "source: folder")
+    Path("params.yaml").write_text(text.replace("location: null", "location: ~nobody-here/photos"), "utf-8")
+    found = problem(checks.parameters)
+    assert found.status == ERROR
+    assert found.found.startswith("data.location: got ~nobody-here/photos, but there is no home folder ~nobody-here on")
+
+
 def test_a_data_source_that_is_missing_empty_or_of_another_kind_is_an_error(project, monkeypatch):
     text = Path("params.yaml").read_text("utf-8").replace("location: null", "location: photos")
     Path("params.yaml").write_text(text.replace("source: digits", "source: folder"), "utf-8")

@@ -32,6 +32,11 @@ FORK = multiprocessing.get_context("fork")
 PROGRESS = TrainingProgress(1, 1, 1, False, torch.device("cpu"))
 
 
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / ".checkpoints/name.pt"
+
+
 def test_fingerprint_depends_on_parameters_data_and_seed():
     names = {
         fingerprint(train={**TRAIN, **change}, data=data, seed=seed)
@@ -96,8 +101,7 @@ def fail_to_save(path: Path) -> None:
         path.with_name("error").write_text(f"{type(error).__name__}: {error}")
 
 
-def test_full_disk_keeps_the_last_checkpoint(tmp_path):
-    path = tmp_path / ".checkpoints/name.pt"
+def test_full_disk_keeps_the_last_checkpoint(path):
     save_checkpoint(path, {"position": (1, 2), "weights": torch.ones(3)})
     process = FORK.Process(target=fail_to_save, args=(path,))
     process.start()
@@ -105,6 +109,36 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path):
     assert path.with_name("error").read_text().startswith(f"PipelineError: {path}: could not be written (")
     assert load_checkpoint(path)["position"] == (1, 2)
     assert sorted(file.name for file in path.parent.iterdir()) == ["error", "name.pt"]
+
+
+def damage(path: Path, kind: str) -> None:
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    if kind == "one bit":
+        content[middle] ^= 1
+    elif kind == "64 zero bytes":
+        content[middle : middle + 64] = bytes(64)
+    elif kind == "first byte":
+        content[0] ^= 255
+    elif kind == "last byte":
+        content[-1] ^= 255
+    elif kind == "one byte more":
+        content.append(0)
+    else:
+        del content[int(kind) :]
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["0", "1", "64", "1000", "-1", "-64", "one byte more", "one bit", "64 zero bytes", "first byte", "last byte"],
+)
+def test_a_damaged_checkpoint_is_not_loaded(path, kind):
+    # Ones, so that zeros in the middle, which is that of the tensor, change it.
+    save_checkpoint(path, {"position": (1, 2), "weights": torch.ones(100_000)})
+    assert load_checkpoint(path)["weights"].sum() == 100_000
+    damage(path, kind)
+    assert load_checkpoint(path) is None
 
 
 def hold_lock(path: Path, acquired, may_end) -> None:
@@ -131,11 +165,6 @@ class Process:
         self.may_end.set()
         self.process.join(30)
         assert self.process.exitcode == 0
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / ".checkpoints/name.pt"
 
 
 def files(path: Path) -> list[str]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,8 @@ def test_run_killed_at_random_moments_ends_in_the_same_bits(optimizer, kills):
     assert not Path(".checkpoints").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_saves_the_run_which_resumes_to_the_same_bits(number, capsys):
-    model, params = ModelParams(**DROPOUT), TrainParams(**STATEFUL)
+def interrupt_after_first_checkpoint(run: Callable[[], None], number: int = signal.SIGINT) -> None:
+    """Send a signal to this process once the run has written a checkpoint."""
 
     def send_signal():
         while not any(Path(".checkpoints").glob("*.pt")):
@@ -58,9 +58,18 @@ def test_signal_saves_the_run_which_resumes_to_the_same_bits(number, capsys):
 
     sender = threading.Thread(target=send_signal)
     sender.start()
+    try:
+        run()
+    finally:
+        sender.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_the_run_which_resumes_to_the_same_bits(number, capsys):
+    model, params = ModelParams(**DROPOUT), TrainParams(**STATEFUL)
+
     with pytest.raises(KeyboardInterrupt):
-        train(model, params, seed=1)
-    sender.join()
+        interrupt_after_first_checkpoint(lambda: train(model, params, seed=1), number)
     assert "the same command resumes from .checkpoints/" in capsys.readouterr().out.replace(f"{Path.cwd()}/", "")
     assert not MODEL.exists()
     train(model, params, seed=1)
@@ -69,6 +78,25 @@ def test_signal_saves_the_run_which_resumes_to_the_same_bits(number, capsys):
     train(model, params, seed=1)
     assert "resumes from" not in capsys.readouterr().out
     assert outputs() == resumed
+
+
+def test_run_with_a_damaged_checkpoint_says_so_and_starts_from_the_beginning(capsys):
+    model, params = ModelParams(**DROPOUT), TrainParams(**STATEFUL)
+    train(model, params, seed=1)
+    expected = outputs()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_after_first_checkpoint(lambda: train(model, params, seed=1))
+    (path,) = Path(".checkpoints").glob("*.pt")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    capsys.readouterr()
+    train(model, params, seed=1)
+    output = capsys.readouterr().out
+    assert f"{path} is damaged (its checksum is wrong) and was removed; starts from the beginning\n" in output
+    assert "resumes from" not in output
+    assert outputs() == expected
+    assert not Path(".checkpoints").exists()
 
 
 @pytest.mark.slow
