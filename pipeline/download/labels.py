@@ -175,7 +175,7 @@ def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Ima
 
 
 def _text(source: str, tree: FileTree, file: str) -> str:
-    path = user_path(file)
+    path = user_path(file, "data.labels")
     if file not in tree.sizes and not path.is_file():
         raise PipelineError(f"data.labels: there is no file {file} in {source} or in the repository; correct the path")
     content = tree.read(file) if file in tree.sizes else path.read_bytes()
