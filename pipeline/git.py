@@ -26,6 +26,12 @@ def git(*arguments: str, folder: Path | None = None, **environment: str) -> str:
     except FileNotFoundError:
         raise PipelineError("git is not installed") from None
     if result.returncode:
+        if "dubious ownership" in result.stderr:
+            folder = (folder or Path()).absolute()
+            raise PipelineError(
+                f"{folder} belongs to another user, so git does not trust it; git config --global --add safe.directory "
+                f"{folder}"
+            )
         reason = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
         raise PipelineError(f"git {arguments[0]}: {reason}")
     return result.stdout.strip()

@@ -53,6 +53,9 @@ def folder() -> Iterator[Finding]:
         yield Finding(ERROR, f"{shell_path(here)}, but the code runs from {shell_path(code)}", fix)
     else:
         yield Finding(OK, shell_path(here))
+    if not str(here).isascii():
+        line = "DVC writes the path of its cache in ASCII only, so dvc exp run --temp and --queue fail in this folder"
+        yield Finding(NOTE, line, "move the project to a path without such letters; seeds and sweep work here")
 
 
 @check("Project", "git")
@@ -73,7 +76,7 @@ def git_repository() -> Iterator[Finding]:
         return
     commit = git_output("show", "-s", "--format=%h of %cs", "HEAD")
     if Path(root).resolve() != here.resolve():
-        line = f"this folder is part of {shell_path(root)}, but seeds and sweep need the root of a repository"
+        line = f"this folder is part of {shell_path(root)}, but compare, seeds and sweep need the root of a repository"
         yield Finding(NOTE, line, "move the project to a repository of its own")
     elif commit:
         yield Finding(OK, f"commit {commit} on {git_output('branch', '--show-current') or 'no branch (detached HEAD)'}")

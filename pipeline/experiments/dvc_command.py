@@ -101,7 +101,13 @@ def run_dvc(
     with subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, "PATH": path, "DVC_EXP_AUTO_PUSH": "false", **(variables or {})},
+        env={
+            **os.environ,
+            "PATH": path,
+            "DVC_EXP_AUTO_PUSH": "false",
+            "PYTHONIOENCODING": "utf-8",
+            **(variables or {}),
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline.common.paths import DETAILS, EVALUATION, METRICS
 from pipeline.errors import PipelineError, listed, one_line
 from pipeline.experiments.comparison import OWN_COLUMNS, SHARED_COLUMNS, Comparison, compare, pair
+from pipeline.git import git
 
 WORKSPACE = ("workspace", ".")
 PREDICTIONS = EVALUATION / "predictions.csv"
@@ -41,6 +42,24 @@ class Experiment:
         return results
 
 
+def require_root() -> str:
+    """Check that this is the root of a git repository with DVC and a commit, and return the commit HEAD.
+
+    Raises:
+        PipelineError: it is not, so that there are no experiments, and DVC finds no file of another revision.
+    """
+    try:
+        head, prefix = git("rev-parse", "HEAD"), git("rev-parse", "--show-prefix")
+    except PipelineError as error:
+        raise PipelineError(f"experiments need a git repository with a commit ({error})") from error
+    if prefix or not Path(".dvc").is_dir():
+        raise PipelineError(
+            "experiments need the root of a git repository with a folder .dvc; change to it, or move the project to a "
+            "repository of its own"
+        )
+    return head
+
+
 def read_text(revision: str, path: Path) -> str:
     """The text of a file that a stage wrote, as it was in a revision.
 
@@ -58,12 +77,12 @@ def read_text(revision: str, path: Path) -> str:
     if not revision:
         # DVC would take it for the workspace.
         raise PipelineError("a revision is empty; allowed are commits, branches, tags, experiments and workspace")
+    require_root()
     import dvc.api
-    from dvc.exceptions import DvcException
 
     try:
         text: str = dvc.api.read(path.as_posix(), rev=revision, encoding="utf-8")
-    except DvcException as error:
+    except Exception as error:  # a remote storage may raise anything
         raise PipelineError(_why_not(revision, path, error)) from error
     return text
 
@@ -73,16 +92,20 @@ def _why_not(revision: str, path: Path, error: Exception) -> str:
     from dvc.api import DVCFileSystem
     from dvc.exceptions import FileMissingError, PathMissingError
     from dvc.scm import RevError
+    from dvc_data.index import DataIndexDirError
 
+    missing = (
+        f"{revision}: its {path} is neither in DVC's cache nor in a remote storage; restore it: dvc exp apply "
+        f"{revision}, or git checkout for a commit, then dvc repro"
+    )
+    if isinstance(error, DataIndexDirError):  # nor is the list of the files in its folder
+        return missing
     if isinstance(error, RevError):
         return _unknown_revision(revision, error)
     if not isinstance(error, FileMissingError | PathMissingError):
-        return f"{revision}: DVC cannot read {path}: {one_line(str(error))}"
+        return f"{revision}: DVC cannot read {path}: {one_line(str(error)) or type(error).__name__}"
     if DVCFileSystem(rev=revision).exists(path.as_posix()):
-        return (
-            f"{revision}: its {path} is neither in DVC's cache nor in a remote storage; restore it: dvc exp apply "
-            f"{revision}, or git checkout for a commit, then dvc repro"
-        )
+        return missing
     return f"{revision}: has no {path}; its stage evaluate never ran, or ran with other code; run it again"
 
 

@@ -21,7 +21,7 @@ from pipeline.common.paths import PARAMS
 from pipeline.errors import PipelineError, listed
 from pipeline.experiments.dvc_command import DvcError, run_dvc
 from pipeline.experiments.guardian import SECONDS_TO_END
-from pipeline.experiments.revisions import Experiment
+from pipeline.experiments.revisions import Experiment, require_root
 from pipeline.git import git
 from pipeline.params.file import read_yaml
 from pipeline.progress import say
@@ -60,12 +60,7 @@ def take_snapshot() -> Snapshot:
     Raises:
         PipelineError: this is not the root of a DVC repository with a commit.
     """
-    try:
-        head, prefix = git("rev-parse", "HEAD"), git("rev-parse", "--show-prefix")
-    except PipelineError as error:
-        raise PipelineError(f"experiments need a git repository with a commit ({error})") from error
-    if prefix or not Path(".dvc").is_dir():
-        raise PipelineError("experiments need the root of a git repository with a folder .dvc; change to it")
+    head = require_root()
     untracked = git("ls-files", "--others", "--exclude-standard", "--", "pipeline", PARAMS.name, "dvc.yaml")
     if untracked:
         say(f"git does not track {listed(untracked.splitlines())}: experiments run without; git add what they need")
@@ -173,6 +168,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 def _clone(folder: Path) -> None:
     """Clone the repository; the clone shares its objects and DVC's cache."""
+    from configobj import ConfigObj  # type: ignore[import-untyped]
     from dvc.repo import Repo
 
     # DVC commits under the name of the user, and fails without one.
@@ -181,10 +177,12 @@ def _clone(folder: Path) -> None:
     git("clone", "--quiet", "--shared", *identity, ".", str(folder))
     # No commit contains the tree of the snapshot, and git clone --shared copies a shallow repository.
     objects = Path(git("rev-parse", "--git-path", "objects")).absolute()
-    (folder / ".git/objects/info/alternates").write_text(f"{objects}\n")
+    (folder / ".git/objects/info/alternates").write_bytes(os.fsencode(f"{objects}\n"))
     if Path(".dvc/config.local").exists():
         shutil.copy(".dvc/config.local", folder / ".dvc")
     with Repo() as repo:
         cache = repo.cache.local_cache_dir
-    with Repo(os.fspath(folder)) as clone, clone.config.edit("local") as config:
-        config["cache"]["dir"] = cache
+    # Not by DVC, which writes its configuration in ASCII.
+    config = ConfigObj(os.fspath(folder / ".dvc/config.local"), encoding="utf-8")
+    config.setdefault("cache", {})["dir"] = cache
+    config.write()

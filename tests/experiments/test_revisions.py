@@ -1,6 +1,8 @@
 """Results of the revisions and experiments of a real DVC repository, read and compared."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,7 @@ from pipeline.cli import app
 from pipeline.common.paths import DETAILS, METRICS
 from pipeline.errors import PipelineError
 from pipeline.experiments.revisions import compare_revisions, read_predictions, read_text
+from tests.support.small_repository import IDENTITY
 
 
 @pytest.fixture(scope="module")
@@ -157,5 +160,40 @@ def test_another_split_is_refused(repository):
 def test_a_folder_without_git_is_one_line(workspace):
     with pytest.raises(PipelineError) as error:
         compare_revisions("HEAD", "workspace")
-    assert str(error.value).startswith("HEAD: DVC cannot read results/evaluation/predictions.csv: ")
+    assert str(error.value).startswith("experiments need a git repository with a commit (git rev-parse: ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["clone", "worktree"])
+def test_results_that_are_not_in_the_cache_are_one_line(repository, tmp_path, monkeypatch, kind):
+    command = ["clone", "-q", "."] if kind == "clone" else ["worktree", "add", "-q", "--detach"]
+    repository.git(*command, str(tmp_path / "copy"))
+    monkeypatch.chdir(tmp_path / "copy")
+    with pytest.raises(PipelineError) as error:
+        compare_revisions("HEAD", "workspace")
+    line = (
+        "HEAD: its results/evaluation/predictions.csv is neither in DVC's cache nor in a remote storage; restore it: "
+    )
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+
+
+def test_a_subdirectory_of_a_larger_repository_is_one_line(repository, tmp_path, monkeypatch):
+    shutil.copytree(repository.folder, tmp_path / "project", ignore=shutil.ignore_patterns(".git"))
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run(["git", "-C", tmp_path, *IDENTITY, "commit", "-qm", "first", "--allow-empty"], check=True)
+    monkeypatch.chdir(tmp_path / "project")
+    with pytest.raises(PipelineError, match=r"^experiments need the root of a git repository with a folder .dvc; "):
+        compare_revisions("HEAD", "workspace")
+
+
+def test_a_repository_of_another_user_is_one_line_with_the_command_that_helps(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own tests use it
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    with pytest.raises(PipelineError) as error:
+        compare_revisions("main", "better")
+    folder = Path.cwd()
+    assert f"{folder} belongs to another user, so git does not trust it; git config --global --add" in str(error.value)
+    subprocess.run(["git", "config", "--global", "--add", "safe.directory", str(folder)], check=True)
+    assert compare_revisions("main", "better")[0].images == 40

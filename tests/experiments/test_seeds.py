@@ -115,6 +115,16 @@ def test_the_command_reports_what_a_stage_says_and_ends_with_1(repository):
     assert ["mean", "1.0000", "1.0000"] in [line.split() for line in result.stdout.splitlines()]
 
 
+def test_seeds_in_a_folder_with_letters_that_are_not_ascii(stages_origin, tmp_path, monkeypatch):
+    """DVC alone writes the path of its cache in ASCII."""
+    copy = stages_origin.copy_to(tmp_path / "projét 中")
+    monkeypatch.chdir(copy.folder)
+    results, failures = run_seeds([1], ["train.lr=1"])
+    assert not failures
+    assert list(results["accuracy"]) == [1]
+    assert read_text(results["experiment"][1], Path("results/evaluation/predictions.csv")).startswith("id,")
+
+
 @pytest.mark.slow
 def test_what_dvc_rejects_is_one_line(repository):
     repository.replace("dvc.yaml", "outs: [results/evaluation,", "outs: [results/evaluation, results/evaluation/x,")

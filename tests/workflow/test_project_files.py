@@ -174,7 +174,7 @@ def imported_packages() -> set[str]:
 
 
 def test_each_package_that_the_code_imports_is_a_declared_dependency():
-    parts_of_dvc = {"dvc-data", "dvc-objects", "scmrepo", "networkx"}
+    parts_of_dvc = {"configobj", "dvc-data", "dvc-objects", "scmrepo", "networkx"}
     declared = {canonicalize_name(requirement.name) for requirement in requirements(without="dev")} | parts_of_dvc
     distributions = importlib.metadata.packages_distributions()
     imported = imported_packages()
