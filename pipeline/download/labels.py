@@ -102,7 +102,7 @@ class _Images:
             )
         if not found:
             reason = self.left_out.get(posixpath.join(folder, row.path), self.left_out.get(row.path))
-            found_is = f"is no image ({reason})" if reason else "is not in the source"
+            found_is = f"is no image ({reason}) in" if reason else "is not in the source"
             raise PipelineError(
                 f"{row.place}: {row.path!r} {found_is} {self.source}; correct the path, or remove the row"
             )

@@ -13,8 +13,10 @@ overlap, and whatever exceeds these limits:
 
 import re
 import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +24,8 @@ from pathlib import PurePosixPath
 from typing import IO, Self, TypeVar
 
 from pipeline.common.file_types import is_archive
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, listed
+from pipeline.progress import say
 
 MOST_MEMBERS = 10_000_000
 LARGEST_FILE = 2**30
@@ -31,7 +34,7 @@ RATIO_COUNTS_FROM = 2**30
 LARGEST_RATIO = 200
 LARGEST_HEADERS = 16 * 2**20
 
-_ENCRYPTED, _PATCH = 0x41, 0x20  # bits of a zip entry's flags
+_ENCRYPTED, _PATCH, _UTF8 = 0x41, 0x20, 0x800  # bits of a zip entry's flags
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _Member = TypeVar("_Member")
 
@@ -95,13 +98,57 @@ def zip_members(archive: zipfile.ZipFile, name: str, quota: Quota) -> Iterator[t
         PipelineError: a member is refused.
     """
     infos = archive.infolist()
-    members = ((info.filename, info.file_size, info.filename.endswith("/"), _zip_fault(info), info) for info in infos)
+    names = _decoded_names(infos, name)
+    members = (
+        (decoded, info.file_size, decoded.endswith("/"), _zip_fault(info), info)
+        for decoded, info in zip(names, infos, strict=True)
+    )
     yield from _checked(name, quota, members)
     # Python checks this itself since 3.11.8 and 3.12.2, but only when an entry is read.
     for one, two in pairwise(sorted(infos, key=lambda info: info.header_offset)):
         header = zipfile.sizeFileHeader  # type: ignore[attr-defined]  # undocumented
         if one.header_offset + header + one.compress_size > two.header_offset:
             raise PipelineError(f"{name}: the members {one.filename!r} and {two.filename!r} overlap; pack them again")
+
+
+def _decoded_names(infos: list[zipfile.ZipInfo], archive: str) -> list[str]:
+    """The names, with those decoded that have no mark of UTF-8 and that Python takes for the characters of MS-DOS.
+
+    Most programs write UTF-8 anyway. Chinese Windows writes GBK; its common characters have two bytes from 0xA1 on,
+    unlike letters with accents in MS-DOS's character sets.
+
+    Raises:
+        PipelineError: the encoding is another one, so that names would be wrong.
+    """
+    names = [info.filename if info.flag_bits & _UTF8 else _unicode_path(info) for info in infos]
+    unmarked = [info.orig_filename.encode("cp437") for info, name in zip(infos, names, strict=True) if name is None]
+    for encoding in ("utf-8", "gb2312"):
+        try:
+            decoded = [content.decode(encoding).partition("\0")[0] for content in unmarked]
+        except UnicodeDecodeError:
+            continue
+        if encoding == "gb2312":
+            read = [name for name in decoded if not name.isascii()]
+            say(f"{archive}: names are not marked as UTF-8 and were read as GBK: {listed(read, 3)}")
+        following = iter(decoded)
+        return [next(following) if name is None else name for name in names]
+    wrong = next(name for name in unmarked if not name.isascii()).decode("cp437")
+    raise PipelineError(
+        f"{archive}: the encoding of names such as {wrong!r} is unknown; pack the files again with names in UTF-8, or "
+        "unpack the archive and use data.source folder"
+    )
+
+
+def _unicode_path(info: zipfile.ZipInfo) -> str | None:
+    """The name in Info-ZIP's Unicode Path Extra Field (0x7075 in PKWARE's APPNOTE 4.6.9); None if there is none."""
+    extra = info.extra
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        raw = info.orig_filename.encode("cp437", "replace")
+        if kind == 0x7075 and field[:1] == b"\1" and field[1:5] == zlib.crc32(raw).to_bytes(4, "little"):
+            return field[5:].decode("utf-8", "surrogateescape")
+    return None
 
 
 def tar_members(file: IO[bytes], name: str, quota: Quota) -> Iterator[tuple[str, tarfile.TarInfo]]:

@@ -23,10 +23,10 @@ def described(images):
     return {image.path: (image.split, image.label, image.name) for image in images}
 
 
-def complaint(paths, classes=None, text=""):
+def complaint(paths, classes=None, text="", depth=None):
     """The one line with which a layout is refused."""
     with pytest.raises(PipelineError) as error:
-        layout(paths, classes, text)
+        layout(paths, classes, text, depth)
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
 
@@ -332,3 +332,147 @@ def test_every_image_is_kept_and_its_label_is_below_the_number_of_classes(paths,
     splits = {"train", "val", "test", "training", "evaluation"}
     assert all(not splits & set(path.lower().split("/")[:-1]) for path in is_image - kept)
     assert kept == is_image or len({image.split for image in images}) > 1
+
+
+class TestClassesAreThoseOfTheTrainingImages:
+    @pytest.mark.parametrize("split", ["valid", "test"])
+    def test_a_folder_of_another_class_is_refused(self, split):
+        paths = ["train/Cat/1.jpg", "train/dog/1.jpg", f"{split}/cat/1.jpg", f"{split}/dog/1.jpg"]
+        assert f"{split}/cat/1.jpg is in no folder of a training class (Cat, dog)" in complaint(paths)
+
+    def test_an_index_that_train_lacks_is_refused_in_valid(self):
+        message = complaint(["train/0_a.jpg", "train/1_b.jpg", "valid/2_c.jpg", "valid/0_d.jpg"])
+        assert "valid/2_c.jpg would be of class 2, which train does not have" in message
+
+    def test_test_images_with_running_numbers_are_unlabelled(self, capsys):
+        source = layout([*PREFIXED_TRAIN, *(f"test/{index}_scan.png" for index in range(1, 41))])
+        assert source.classes == ("0", "1", "2")
+        assert {(image.label, image.name) for image in source.images if image.split == "test"} == {
+            (None, f"{index}_scan.png") for index in range(1, 41)
+        }
+        assert "test is taken as unlabelled: test/10_scan.png would be of class 10" in capsys.readouterr().out
+
+    def test_a_few_wrong_indices_in_a_labelled_test_split_are_refused(self):
+        message = complaint([*PREFIXED_TRAIN, "test/0_a.png", "test/1_b.png", "test/7_c.png"])
+        assert "test/7_c.png would be of class 7, which train does not have" in message
+
+    def test_one_folder_for_all_test_images_says_nothing_about_their_class(self, capsys):
+        train = [f"training/0{index}/{name}.jpg" for index in range(3) for name in "ab"]
+        source = layout([*train, "testing/00/1.jpg", "testing/00/2.jpg"])
+        assert {(image.label, image.name) for image in source.images if image.split == "test"} == {
+            (None, "1.jpg"),
+            (None, "2.jpg"),
+        }
+        assert "test is taken as unlabelled: all its images are in one folder, 00; " in capsys.readouterr().out
+
+    def test_homework_3_of_2021_is_read_as_labelled_unlabelled_valid_and_test(self):
+        paths = [f"f/training/labeled/0{index}/{name}.jpg" for index in range(3) for name in "ab"]
+        paths += [f"f/validation/0{index}/1.jpg" for index in range(3)]
+        paths += ["f/training/unlabeled/00/1.jpg", "f/training/unlabeled/00/2.jpg", "f/testing/00/1.jpg"]
+        source = layout(paths)
+        assert source.classes == ("00", "01", "02")
+        assert [(image.split, image.label) for image in source.images if image.split != "train"] == [
+            ("test", None),
+            *(("valid", label) for label in range(3)),
+        ]
+        assert source.left_out == {
+            f"f/training/unlabeled/00/{number}.jpg": "an unlabelled training image" for number in (1, 2)
+        }
+
+    def test_classes_without_training_images_are_named(self, capsys):
+        layout(["0_a.jpg", "2_b.jpg"], ("cat", "dog", "eel"))
+        assert "warning: photos: no training images of dog; they can never be predicted" in capsys.readouterr().out
+
+    def test_a_folder_of_a_split_without_images_is_refused(self):
+        for files in (["test/notes.doc"], ["test/"], ["test/cat/.DS_Store", "test/x.doc"]):
+            assert "photos: the folder test contains no images" in complaint([*FOLDERS, *files])
+
+    def test_a_folder_without_images_is_named(self, capsys):
+        assert layout([*FOLDERS, "bird/1.cr2", "fox/"]).classes == ("cat", "dog")
+        assert "no images in the folders bird, fox, so they are no classes" in capsys.readouterr().out
+
+    def test_classes_can_be_called_bus_car_and_train(self):
+        assert layout(["bus/1.jpg", "car/1.jpg", "train/1.jpg"]).classes == ("bus", "car", "train")
+
+    def test_train_and_test_without_labels_are_not_taken_for_classes(self):
+        assert "put all of them into a folder train/" in complaint(["train/a.jpg", "test/b.jpg", "sample/c.jpg"])
+
+
+PREFIXED_TRAIN = [f"train/{index % 3}_{index}.png" for index in range(60)]
+
+
+class TestNamesThatContradictTheSource:
+    @pytest.mark.parametrize("paths", [["0_a.jpg", "1_b.jpg"], ["cat/a.jpg", "dog/b.jpg"]])
+    def test_other_classes_than_those_of_classes_txt_are_refused(self, paths):
+        message = complaint([*paths, "classes.txt"], ("Bread", "Soup", "Rice"), text="cat\ndog\n")
+        assert (
+            "data.classes: names 3 classes (Bread, Soup, Rice), but classes.txt in photos names 2 (cat, dog)" in message
+        )
+
+    def test_another_order_is_refused_where_it_would_rename_the_class_indices(self):
+        message = complaint(["0_a.jpg", "1_b.jpg", "classes.txt"], ("dog", "cat"), text="cat\ndog\n")
+        assert "data.classes: orders the classes dog, cat, but classes.txt in photos orders them cat, dog" in message
+
+
+NESTED = ["Fruit/Apple/Gala/1.jpg", "Fruit/Apple/Fuji/1.jpg", "Fruit/Kiwi/1.jpg", "Veg/Leek/1.jpg", "Veg/Kiwi/2.jpg"]
+
+
+class TestClassDepth:
+    def test_the_choices_are_listed_if_folders_are_in_folders(self):
+        message = complaint([f"train/{path}" for path in NESTED])
+        assert "data.class_depth: got null, but photos has folders in folders" in message
+        assert "set it to 1 (2 classes: Fruit, Veg) or 2 (4 classes: Apple, Kiwi, Leek)" in message
+
+    @pytest.mark.parametrize("above", ["", "set/", "train/", "set/train/"])
+    def test_chooses_the_level_of_the_folders(self, above):
+        paths = [above + path for path in NESTED]
+        assert layout(paths, depth=1).classes == ("Fruit", "Veg")
+        # Two folders with the same name are two classes.
+        assert layout(paths, depth=2).classes == ("Apple", "Fruit/Kiwi", "Leek", "Veg/Kiwi")
+
+    def test_an_image_that_is_not_as_deep_is_named(self):
+        assert "Fruit/Kiwi/1.jpg in photos is 2 folders deep" in complaint(NESTED, depth=3)
+
+    def test_one_folder_that_all_classes_have_is_no_class(self):
+        assert layout(["cat/images/1.jpg", "dog/images/1.jpg"]).classes == ("cat", "dog")
+
+
+class TestImagesByTheirFirstBytes:
+    JPEG = b"\xff\xd8\xff\xe0"
+
+    def test_are_read_whatever_their_ending(self):
+        files = {"cat/a": self.JPEG, "dog/b.dat": self.JPEG, "dog/c.xyz": b"?", "dog/d.nef": b"MM\0*"}
+        source = read_layout("photos", tree_of(files))
+        assert [image.path for image in source.images] == ["cat/a", "dog/b.dat"]
+        assert source.left_out == {"dog/c.xyz": "not an image", "dog/d.nef": "a camera RAW file: convert it to JPEG"}
+
+
+FOLDER_NAMES = PARTS | st.just(".net")
+CONTENTS = st.sampled_from([b"", b"text", b"\xff\xd8\xff\xe0", b"\0\0\0\x18ftypmp42", b"%PDF-"])
+ANY_FILES = st.sampled_from(
+    ["0_a.jpg", "a.jfif", "b.heic", "1_c", "notes.txt", "x.doc", ".hid.jpg", "Thumbs.db", "v.mp4", "classes.txt"]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(
+        st.builds(
+            lambda parts, name: "/".join([*parts, name]), st.lists(PARTS | st.just(".net"), max_size=3), ANY_FILES
+        ),
+        CONTENTS,
+        max_size=8,
+    ),
+    st.none() | st.integers(1, 3),
+)
+def test_every_file_is_read_or_counted_as_left_out(files, depth):
+    files = {"train/cat/1.jpg": b"", "train/dog/1.jpg": b""} | files
+    try:
+        source = read_layout("photos", tree_of(files), None, depth)
+    except PipelineError:
+        return
+    read = {image.path for image in source.images}
+    used = {path for path in files if path.endswith("classes.txt")} - source.left_out.keys()
+    assert len(used) <= 1
+    assert read | source.left_out.keys() | used == files.keys()
+    assert len(read) + len(source.left_out) + len(used) == len(files)

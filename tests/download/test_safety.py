@@ -8,6 +8,7 @@ import stat
 import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,45 @@ def tar_entry(name, kind, **more):
 @pytest.fixture(autouse=True)
 def run_in_workspace(workspace):
     """Temporary files are created in the test's own folder."""
+
+
+class Unmarked(zipfile.ZipInfo):
+    """A zip entry whose name is written in another encoding, without the mark of UTF-8."""
+
+    encoding = "gbk"
+
+    def _encodeFilenameFlags(self):  # noqa: N802 - that of zipfile
+        return self.filename.encode(self.encoding), self.flag_bits & ~0x800
+
+
+def unmarked(encoding, *names):
+    """A zip of files with names in an encoding."""
+    entries = [(Unmarked(name), b"x") for name in names]
+    for entry, _ in entries:
+        entry.encoding = encoding
+    return zipped(*entries)
+
+
+class TestEncodings:
+    def test_utf8_without_its_mark_is_read(self):
+        assert {"苹果/1.jpg", "crème/2.jpg"} <= contents(unmarked("utf-8", "苹果/1.jpg", "crème/2.jpg")).keys()
+
+    def test_gbk_is_read_and_said(self, capsys):
+        assert {"苹果/1.jpg", "香蕉/2.jpg"} <= contents(unmarked("gbk", "苹果/1.jpg", "香蕉/2.jpg")).keys()
+        assert "names are not marked as UTF-8 and were read as GBK: 苹果/1.jpg, 香蕉/2.jpg" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("encoding", "name"), [("cp437", "crème/1.jpg"), ("shift_jis", "りんご/1.jpg"), ("big5", "蘋果/1.jpg")]
+    )
+    def test_other_encodings_are_refused(self, encoding, name):
+        assert "the encoding of names such as " in complaint(unmarked(encoding, name))
+
+    def test_a_unicode_path_field_is_preferred(self):
+        entry = Unmarked("crème/1.jpg")
+        entry.encoding = "cp437"
+        field = b"\1" + zlib.crc32("crème/1.jpg".encode("cp437")).to_bytes(4, "little") + "crème/1.jpg".encode()
+        entry.extra = struct.pack("<HH", 0x7075, len(field)) + field
+        assert "crème/1.jpg" in contents(zipped((entry, b"x")))
 
 
 class TestNames:

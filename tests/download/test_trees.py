@@ -22,6 +22,24 @@ def test_contains_only_images_archives_and_classes_txt(workspace):
     assert {path: tree.read(path) for path in tree.sizes} == kept
 
 
+def test_links_to_folders_are_followed_except_to_one_that_contains_the_link(workspace):
+    fill(workspace, {"elsewhere/bird/1.jpg": b"1", "photos/cat/1.jpg": b"2", "photos/.git/x": b""})
+    (workspace / "photos/bird").symlink_to("../elsewhere/bird")
+    (workspace / "photos/cat/loop").symlink_to("..")
+    tree = folder_tree(workspace / "photos")
+    assert set(tree.sizes) == {"bird/1.jpg", "cat/1.jpg"}
+    assert tree.left_out == {
+        "cat/loop": "a link to a folder that contains it",
+        ".git": "a folder of version control",
+    }
+
+
+def test_empty_folders_are_known(workspace):
+    fill(workspace, {"cat/1.jpg": b"2", "dog/.DS_Store": b""})
+    (workspace / "bird" / "small").mkdir(parents=True)
+    assert folder_tree(workspace).empty == {"bird/small"}
+
+
 def test_a_pipe_is_refused_without_waiting_for_it(workspace):
     fill(workspace, {"train/0_a.jpg": b"1"})
     os.mkfifo(workspace / "train/1_b.jpg")

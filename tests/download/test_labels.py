@@ -1,0 +1,139 @@
+"""Tables of labels: their formats, how their images are found, and what is refused."""
+
+import pytest
+
+from pipeline.download.labels import read_labels
+from pipeline.errors import PipelineError
+from tests.support.trees import tree_of
+
+IMAGES = {f"photos/{name}.jpg": b"" for name in "abcd"}
+CSV = "path,label\nphotos/a.jpg,cat\nphotos/b.jpg,dog\nphotos/c.jpg,cat\nphotos/d.jpg,dog\n"
+
+
+def read(text, images=IMAGES, classes=None, **tables):
+    """Read the table ``labels.csv``, or others by split."""
+    files = {f"{split}.txt": content for split, content in tables.items()} or {"labels.csv": text}
+    labels = {split: f"{split}.txt" for split in tables} or "labels.csv"
+    return read_labels("set", tree_of(images | {name: text.encode() for name, text in files.items()}), labels, classes)
+
+
+def described(source):
+    """Split, class and group of each image by its path."""
+    return {
+        image.path: (image.split, None if image.label is None else source.classes[image.label], image.group)
+        for image in source.images
+    }
+
+
+def complaint(*args, **more):
+    with pytest.raises(PipelineError) as error:
+        read(*args, **more)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+EXPECTED = {f"photos/{name}.jpg": (None, kind, None) for name, kind in zip("abcd", ["cat", "dog"] * 2, strict=True)}
+
+
+@pytest.fixture(autouse=True)
+def run_in_workspace(workspace):
+    """No table of the repository is found by chance."""
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            CSV,
+            CSV.replace("path,label", "image_id,class"),
+            "\ufeff" + CSV.replace("\n", "\r\n"),
+            CSV.replace(",", ";"),
+            CSV.replace(",", "\t"),
+            CSV.removeprefix("path,label\n"),
+            CSV.removeprefix("path,label\n").replace(",", " "),
+            CSV.removeprefix("path,label\n").replace(",", ", "),
+            CSV.replace("photos/", ""),
+            CSV.replace("photos/", "./photos/"),
+            CSV.replace("photos/", "photos\\"),
+            CSV.replace(".jpg", ""),
+            CSV.replace("\n", ",x\n"),
+        ],
+    )
+    def test_are_read(self, text):
+        assert described(read(text)) == EXPECTED
+
+    def test_splits_and_groups_are_columns(self):
+        text = "path,label,split,group\na,cat,train,x\nb,dog,Training,y\nc,cat,val,\nd,dog,test,z\n"
+        assert described(read(text)) == {
+            "photos/a.jpg": ("train", "cat", "x"),
+            "photos/b.jpg": ("train", "dog", "y"),
+            "photos/c.jpg": ("valid", "cat", None),
+            "photos/d.jpg": ("test", "dog", "z"),
+        }
+
+    def test_each_split_can_have_its_own_file(self):
+        source = read("", train="photos/a.jpg 3\nphotos/b.jpg 11\n", test="photos/c.jpg 11\n")
+        assert source.classes == ("3", "11")
+        assert described(source)["photos/c.jpg"] == ("test", "11", None)
+        assert source.left_out == {"photos/d.jpg": "not in data.labels"}
+
+    def test_the_columns_are_named_with_those_that_are_not_used(self, capsys):
+        read(CSV.replace("path,label", "path,label,weight").replace("\n", ",1\n").replace("weight,1", "weight"))
+        assert "labels.csv: path from path, class from label; not used: weight" in capsys.readouterr().out
+
+    def test_a_table_of_the_repository_is_found(self, workspace):
+        (workspace / "mine.csv").write_text(CSV)
+        assert described(read_labels("set", tree_of(IMAGES), "mine.csv", None)) == EXPECTED
+
+    def test_folders_of_splits_count_if_all_images_are_in_one(self):
+        images = {f"{split}/{name}.jpg": b"" for split in ("train", "test") for name in ("a", "b")}
+        text = "path,label\n" + "".join(f"{path},{'cat' if 'a' in path[-5:] else 'dog'}\n" for path in images)
+        assert {path: split for path, (split, *_) in described(read(text, images)).items()} == {
+            path: path.split("/")[0] for path in images
+        }
+
+    def test_images_of_a_test_folder_that_no_table_lists_are_unlabelled(self):
+        source = read(CSV, IMAGES | {"test/1.jpg": b"", "other/2.jpg": b""})
+        assert described(source)["test/1.jpg"] == ("test", None, None)
+        assert source.left_out == {"other/2.jpg": "not in data.labels"}
+
+    def test_classes_txt_names_numbers(self):
+        text = CSV.replace("cat", "1").replace("dog", "0")
+        assert described(read(text, IMAGES | {"classes.txt": b"dog\ncat\n"})) == EXPECTED
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("", "labels.csv is empty"),
+            ("x,y\nz,w\n", "labels.csv begins with 'x,y'; allowed is a header with path and label"),
+            (CSV + "x.jpg,cat\n", "line 6: 'x.jpg' is not in the source set"),
+            (CSV + "photos/a.jpg,dog\n", "line 6: photos/a.jpg is 'dog' in no split here, but 'cat' in no split at "),
+            (CSV.replace("b.jpg,dog", "b.jpg,"), "line 3: has no class"),
+            (CSV + ",cat\n", "line 6: has no path"),
+            (CSV.replace("dog", "cat"), "data.labels: names one class (cat)"),
+            ("path,label,split\na,cat,train\nb,dog,train\nc,eel,valid\n", "of the class 'eel', which has no training"),
+            ("path,label,split\na,cat,train\nb,dog,\n", "line 3: has no split, but other rows have one"),
+            ("path,label,split\na,cat,valid\nb,dog,test\n", "has rows for test, valid, but none for train"),
+            ("path,label,split\na,cat,train\nb,dog,holdout\n", "line 3: got the split 'holdout', allowed are train, "),
+        ],
+    )
+    def test_what_a_table_lacks(self, text, says):
+        assert says in complaint(text)
+
+    def test_a_name_that_two_images_have(self):
+        message = complaint("path,label\n1.jpg,cat\n", {"x/1.jpg": b"", "y/1.jpg": b""})
+        assert "'1.jpg' can be x/1.jpg, y/1.jpg in set; write the path in the source" in message
+
+    def test_a_missing_table(self):
+        with pytest.raises(PipelineError, match=r"data\.labels: there is no file no\.csv in set or in the repository"):
+            read_labels("set", tree_of(IMAGES), "no.csv", None)
+
+    def test_an_image_that_was_left_out_is_said_to_be_none(self):
+        assert "'v.mp4' is no image (a video) in set" in complaint(
+            CSV + "v.mp4,cat\n", IMAGES | {"v.mp4": b"\0\0\0\x18ftypmp42"}
+        )
+
+    def test_a_class_that_data_classes_does_not_name(self):
+        assert "the folder or class dog is none of the named classes" in complaint(CSV, classes=("cat", "eel"))
