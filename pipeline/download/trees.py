@@ -109,7 +109,7 @@ def folder_tree(root: Path) -> FileTree:
     """
     sizes, empty, sorter = {}, set(), Sorter()
     for folder, folders, names in _walk(root, sorter.left_out):
-        above = folder.relative_to(root).as_posix().removeprefix(".")
+        above = "/".join(folder.relative_to(root).parts)
         prefix = f"{above}/" if above else ""
         if above and not folders and not names:
             empty.add(above)

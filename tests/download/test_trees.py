@@ -14,11 +14,13 @@ def fill(root, files):
         (root / name).write_bytes(content)
 
 
-def test_contains_only_images_archives_and_classes_txt(workspace):
+def test_contains_only_images_archives_and_texts(workspace):
     kept = {"train/0_a.JPG": b"1", "b.tar.gz": b"22", "c/classes.txt": b"333"}
-    fill(workspace, kept | {"README.md": b"", ".git/x.jpg": b"", "train/Thumbs.db": b"", "@eaDir/x.jpg": b""})
+    others = {"README.md": b"", ".net/x.jpg": b"", "train/Thumbs.db": b"", "@eaDir/x.jpg": b""}
+    fill(workspace, kept | others)
     tree = folder_tree(workspace)
     assert tree.sizes == {name: len(content) for name, content in kept.items()}
+    assert tree.left_out.keys() == others.keys()
     assert {path: tree.read(path) for path in tree.sizes} == kept
 
 
