@@ -36,7 +36,7 @@ def _check_network(params: "Params") -> None:
     import torch
 
     from pipeline.network.inference import watching
-    from pipeline.network.models import ModelSpec, build_model, find_layer
+    from pipeline.network.models import ModelSpec, build_model, default_layers, find_layer
     from pipeline.train.optimization import build_optimizers
 
     size, name = params.augment.image_size, params.model.name
@@ -55,7 +55,8 @@ def _check_network(params: "Params") -> None:
     if params.model.pretrained:
         _check_weights(name, size)
     build_optimizers(model, params.train, torch.device("meta"))
-    layers = {layer: find_layer(model, layer, "tsne.layers") for layer in params.tsne.layers}
+    chosen = default_layers(model) if params.tsne.layers == "auto" else params.tsne.layers
+    layers = {layer: find_layer(model, layer, "tsne.layers") for layer in chosen}
     try:
         with watching(layers) as watch, torch.no_grad():
             watch(model, torch.zeros(2, 3, size, size, device="meta"))

@@ -213,6 +213,11 @@ class TrainingProgress:
         place = "kept on the device" if resident else "streamed to the device"
         self._say(f"{images:,} training images with {copies} copies each, {place}, {valid_images:,} validation images")
 
+    def note(self, *lines: str) -> None:
+        """A parameter is limited by another one, or has no effect."""
+        for line in lines:
+            self._say(f"note: {line}")
+
     def waiting(self, checkpoint: Path) -> None:
         """Another process runs the same training."""
         self._say(f"another process runs the same training; waits for it, then resumes from {checkpoint}")

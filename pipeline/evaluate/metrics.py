@@ -15,23 +15,16 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from pipeline.errors import PipelineError
 from pipeline.evaluate.calibration import calibration_metrics
 
 BY_CLASS = ("precision", "recall", "f1")
 CURVE_POINTS, ALL_CURVES_POINTS = 200, 40_000
 
 
-def check_top_k(top_k: int, classes: int) -> None:
-    """Reject a top-k accuracy that is always 1; with two classes there is no other, so 2 is allowed.
-
-    Raises:
-        PipelineError: ``top_k`` is not below the number of classes.
-    """
-    most = max(classes - 1, 2)
-    if top_k > most:
-        allowed = "2" if most == 2 else f"2 to {most}"
-        raise PipelineError(f"params.yaml: evaluate.top_k: got {top_k}, allowed with {classes} classes is {allowed}")
+def largest_top_k(top_k: int, classes: int) -> int:
+    """``top_k``, but less than the number of classes: the accuracy would always be 1. At least 2, also for two classes,
+    which have no other."""
+    return min(top_k, max(classes - 1, 2))
 
 
 def compute_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64], top_k: int) -> dict[str, float]:

@@ -18,11 +18,11 @@ from pipeline.errors import PipelineError
 from pipeline.evaluate.bootstrap import bootstrap_intervals
 from pipeline.evaluate.calibration import calibration_metrics, cross_fitted_probabilities, fit_temperature, reliability
 from pipeline.evaluate.metrics import (
-    check_top_k,
     compute_metrics,
     confused_pairs,
     curves_by_class,
     image_scores,
+    largest_top_k,
     metrics_by_class,
 )
 from pipeline.evaluate.plots import plot_confusion, plot_curves_by_class, plot_mistakes, plot_reliability
@@ -43,11 +43,14 @@ def evaluate(params: EvaluateParams) -> None:
 
     Raises:
         PipelineError: there is no model, it does not fit the dataset, the split has no labels or, with ``tta``, no
-            views, ``top_k`` is too large, or the network's output is not finite.
+            views, or the network's output is not finite.
     """
     dataset, model, spec = open_trained(DATASET, MODEL)
     split, classes = dataset.labelled_split(params.split), spec.classes
-    check_top_k(params.top_k, len(classes))
+    top_k = largest_top_k(params.top_k, len(classes))
+    if top_k < params.top_k:
+        say(f"evaluate: note: with {len(classes)} classes, evaluate.top_k is {top_k} instead of {params.top_k}")
+        params = params.model_copy(update={"top_k": top_k})
     if params.tta:
         split.require_views("evaluate")
     logits = _finite_logits(model, spec, split, "evaluate")

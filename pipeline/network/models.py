@@ -88,8 +88,7 @@ def build_model(spec: ModelSpec, pretrained: bool = False) -> nn.Module:
         pretrained: start a torchvision model from its ImageNet weights, except for the last layer.
 
     Raises:
-        PipelineError: there is no such network, it does not take the image size, the dropout or the stem, or its
-            weights cannot be downloaded.
+        PipelineError: there is no such network, it does not take the image size, or its weights cannot be downloaded.
     """
     if spec.name == "classifier":
         if pretrained:
@@ -111,7 +110,7 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
             f"params.yaml: model.name: got {spec.name!r}, allowed are classifier and torchvision's {len(names)} "
             f"classification models, such as {listed(close, 3)}"
         )
-    arguments: dict[str, Any] = {"dropout": spec.dropout} if spec.dropout else {}
+    arguments: dict[str, Any] = {"dropout": spec.dropout} if _takes_dropout(spec.name) else {}
     if spec.name in ("googlenet", "inception_v3") and not pretrained:
         arguments |= {"aux_logits": False, "init_weights": True}
     if spec.name.startswith("vit_"):
@@ -133,15 +132,13 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
         raise PipelineError(
             f"params.yaml: augment.image_size: {spec.name} refuses {spec.image_size} ({reason}); choose another"
         ) from None
-    except TypeError:
-        raise PipelineError(f"params.yaml: model.dropout: {spec.name} has no dropout; set it to 0") from None
     except OSError as error:
         raise PipelineError(
             f"params.yaml: model.pretrained: the weights of {spec.name} cannot be downloaded ({error}); set it to "
             "false, or put the file into torch's hub cache"
         ) from None
     if spec.stem == "small":
-        _shrink_stem(model, spec.name)
+        _shrink_stem(model)
     return model
 
 
@@ -157,16 +154,70 @@ def _replace_head(model: nn.Module, outputs: int) -> None:
     setattr(model.get_submodule(parent), child, new)
 
 
-def _shrink_stem(model: nn.Module, name: str) -> None:
+def _shrink_stem(model: nn.Module) -> None:
     """Make the first convolution keep the resolution, and remove the pooling after it (He et al. 2016, CIFAR-10)."""
     first, conv = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    if conv.in_channels != 3 or conv.stride == (1, 1):
-        raise PipelineError(f"params.yaml: model.stem: {name} has no stem that shrinks the image; set it to default")
+    if conv.stride == (1, 1):
+        return  # as in vgg: it keeps the resolution already
     small = nn.Conv2d(3, conv.out_channels, kernel_size=3, stride=1, padding=1, bias=conv.bias is not None)
     parent, _, child = first.rpartition(".")
     setattr(model.get_submodule(parent), child, small)
     if isinstance(getattr(model, "maxpool", None), nn.MaxPool2d):
         model.maxpool = nn.Identity()
+
+
+# The families of torchvision that have no dropout, or none that can be set.
+_WITHOUT_DROPOUT = ("resnet", "resnext", "wide_resnet", "regnet", "densenet", "shufflenet", "convnext", "maxvit")
+
+
+def _takes_dropout(name: str) -> bool:
+    return not name.startswith(_WITHOUT_DROPOUT)
+
+
+def unused_parameters(model: nn.Module, spec: ModelSpec) -> list[str]:
+    """One line for each parameter of the section ``model`` that has no effect on the network."""
+    unused = []
+    if spec.name == "classifier" and spec.stem != "default":
+        unused.append(f"stem {spec.stem}")
+    if spec.name != "classifier":
+        unused.append(f"width {spec.width}")
+    if spec.dropout and not any(isinstance(module, nn.Dropout) and module.p for module in model.modules()):
+        unused.append(f"dropout {spec.dropout:g}")
+    return [f"model.{parameter} has no effect on {spec.name}" for parameter in unused]
+
+
+def default_layers(model: nn.Module) -> tuple[str, ...]:
+    """The layers for t-SNE that ``auto`` means: the middle block of the network, and the layer before its last one.
+
+    Blocks are the largest modules with at most half of the convolutions, or of the linear layers if there are more.
+    """
+    linear, convolutions = (_layers(model, kind) for kind in (nn.Linear, nn.Conv2d))
+    kind = nn.Linear if len(linear) > len(convolutions) else nn.Conv2d
+    head = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+    blocks = [name for name in _blocks(model, "", kind, len(_layers(model, kind)) // 2) if name != head]
+    return tuple(dict.fromkeys((blocks[(len(blocks) - 1) // 2], _layer_before(model, head))))
+
+
+def _layers(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+    return [layer for layer in module.modules() if isinstance(layer, kind)]
+
+
+def _blocks(module: nn.Module, name: str, kind: type[nn.Module], most: int) -> list[str]:
+    count = len(_layers(module, kind))
+    if count <= most:
+        return [name] if count else []
+    children = module.named_children()
+    return [block for child, inner in children for block in _blocks(inner, f"{name}.{child}".lstrip("."), kind, most)]
+
+
+def _layer_before(model: nn.Module, name: str) -> str:
+    """The layer that runs before the layer ``name``, without dropout, which does nothing in evaluation."""
+    parent, _, last = name.rpartition(".")
+    names = [
+        child for child, module in model.get_submodule(parent).named_children() if not isinstance(module, nn.Dropout)
+    ]
+    before = names[: names.index(last)]
+    return f"{parent}.{before[-1]}".lstrip(".") if before else _layer_before(model, parent)
 
 
 def class_logits(outputs: Tensor) -> Tensor:

@@ -205,14 +205,9 @@ def contradictions(params: Params) -> Iterator[str]:
 
     What only the images can tell is checked by the stages, and what only a library can by ``preflight``.
     """
-    count, train, evaluate = params.data.class_count, params.train, params.evaluate
-    if count is not None:
-        if train.loss == "bce" and count != 2:
-            yield f"train.loss: got bce, which needs 2 classes, not {count}; use cross_entropy"
-        most = max(count - 1, 2)
-        if evaluate.top_k > most:
-            allowed = "2" if most == 2 else f"2 to {most}"
-            yield f"evaluate.top_k: got {evaluate.top_k}, allowed with {count} classes is {allowed}; lower it"
+    count = params.data.class_count
+    if params.train.loss == "bce" and count not in (2, None):
+        yield f"train.loss: got bce, which needs 2 classes, not {count}; use cross_entropy"
     if params.data.source == "digits" and not params.data.test_fraction:
         for name in ("evaluate", "tsne", "predict"):
             if getattr(params, name).split == "test":
@@ -223,9 +218,9 @@ def contradictions(params: Params) -> Iterator[str]:
         if section.tta and not getattr(params.augment, key):
             yield f"{name}.tta: got true, but augment.{key} is 0; raise that, or set {name}.tta to false"
     if params.model.name == "classifier":
-        for layer in params.tsne.layers:
+        for layer in () if params.tsne.layers == "auto" else params.tsne.layers:
             if layer not in CLASSIFIER_LAYERS:
-                yield f"tsne.layers: got {layer!r}, allowed with classifier are {', '.join(CLASSIFIER_LAYERS)}"
+                yield f"tsne.layers: got {layer!r}, allowed with classifier are auto, {', '.join(CLASSIFIER_LAYERS)}"
 
 
 def in_yaml(value: Any) -> str:

@@ -227,7 +227,7 @@ class ModelParams(Section):
     dropout: float = Field(
         ge=0,
         lt=1,
-        description="dropout probability before the linear layers of classifier, or of the torchvision model",
+        description="dropout probability before the linear layers of classifier, or of a network with dropout",
     )
     stem: Literal["default", "small"] = Field(
         description="small adapts the stem of a torchvision model to small images: 3×3, stride 1, no pooling"
@@ -236,8 +236,6 @@ class ModelParams(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.name == "classifier" and self.stem != "default":
-            raise ContradictionError("stem", f"got {self.stem}, but classifier has no stem; set it to default")
         if self.name == "classifier" and self.pretrained:
             raise ContradictionError(
                 "pretrained", "got true, but classifier has no pretrained weights; set it to false"
@@ -268,8 +266,11 @@ class TrainParams(Section):
     lr_gamma: float = Field(
         gt=0, le=1, description="decay factor of the step schedule, and per epoch of the exponential schedule"
     )
-    lr_min: float = Field(ge=0, description="final learning rate of the linear and cosine schedules")
-    warmup_epochs: float = Field(ge=0, description="epochs of warm-up before the schedule; 0 disables warm-up")
+    lr_min: float = Field(ge=0, description="final learning rate of the linear and cosine schedules; at most train.lr")
+    warmup_epochs: float = Field(
+        ge=0,
+        description="epochs of warm-up before the schedule, half of train.epochs if there are not more; 0 disables it",
+    )
     warmup_method: Literal["linear", "constant"] = Field(
         description="linear rises to lr; constant stays at lr × warmup_decay, then jumps to lr (He et al. 2016)"
     )
@@ -315,38 +316,14 @@ class TrainParams(Section):
         description="use torch.compile; takes about a minute, so it pays off on a GPU over many epochs"
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ContradictionError(
-                "warmup_epochs",
-                f"got {self.warmup_epochs}, allowed is less than train.epochs ({self.epochs}); lower it",
-            )
-        if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
-            raise ContradictionError(
-                "nesterov", "got true, which with sgd needs train.momentum above 0; raise it, or set false"
-            )
-        if self.loss == "bce" and self.label_smoothing:
-            raise ContradictionError(
-                "label_smoothing", f"got {self.label_smoothing}, allowed with train.loss bce is 0; set it to 0"
-            )
-        if self.schedule == "onecycle" and self.warmup_epochs and self.warmup_method == "constant":
-            raise ContradictionError(
-                "warmup_method", "got constant, but train.schedule onecycle has a linear warm-up; set it to linear"
-            )
-        if self.schedule in ("linear", "cosine") and self.lr_min > self.lr:
-            raise ContradictionError(
-                "lr_min",
-                f"got {self.lr_min}, allowed with schedule {self.schedule} is at most train.lr ({self.lr}); lower it",
-            )
-        return self
-
 
 class EvaluateParams(Section):
     """What ``evaluate`` measures, and on which images."""
 
     split: Literal["auto", "test", "valid", "train"] = Field(description="auto is test if it is labelled, else valid")
-    top_k: int = Field(ge=2, description="k of the top-k accuracy: the true class is among the k most probable")
+    top_k: int = Field(
+        ge=2, description="k of the top-k accuracy: the true class is among the k most probable; less than the classes"
+    )
     tta: bool = Field(
         description="also evaluate test-time augmentation: the mean over each image and its augment.test_views copies"
     )
@@ -359,10 +336,12 @@ class EvaluateParams(Section):
 class TsneParams(Section):
     """Which features ``tsne`` embeds, and how."""
 
-    layers: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        description="blocks.0 to blocks.4, hidden1, hidden2, output; the metrics are of the last"
+    layers: Literal["auto"] | Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        description="layers, or auto: the middle block and the layer before the last; the metrics are of the last"
     )
-    split: Literal["auto", "test", "valid", "train"] = Field(description="auto is test if it is labelled, else valid")
+    split: Literal["auto", "test", "valid", "train"] = Field(
+        description="auto is test if it is labelled, else valid; train if the split has fewer than 5 images"
+    )
     max_images: int = Field(ge=10, description="maximum number of images, evenly spaced over the split")
     pca_components: int = Field(ge=2, description="principal components that are the input of t-SNE")
     perplexity: float = Field(gt=1, description="effective number of neighbours; at most a third of the images")
@@ -374,10 +353,10 @@ class TsneParams(Section):
 
     @field_validator("layers")
     @classmethod
-    def _layers_differ(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
+    def _layers_differ(cls, layers: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not layers:
-            raise ValueError("contains no layer; add one, such as hidden2")
-        for name in layers:
+            raise ValueError("contains no layer; add one, such as hidden2, or set it to auto")
+        for name in () if isinstance(layers, str) else layers:
             if layers.count(name) > 1:
                 raise ValueError(f"contains {name!r} twice; remove one of them")
         return layers

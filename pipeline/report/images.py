@@ -62,6 +62,8 @@ def images_of_page(inputs: Inputs, split: PackedSplit) -> tuple[dict[str, list[A
 def _positions(points: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     """x0, y0, x1 … by layer for each id, from 0 to 10,000, with the same scale for x and y."""
     columns: dict[str, pd.Series[float]] = {}
+    if not layers:
+        return pd.DataFrame(index=pd.Index([], dtype=str))
     for number, layer in enumerate(layers):
         places = points[points["layer"] == layer].set_index("id")[["x", "y"]]
         places = places[~places.index.duplicated()]

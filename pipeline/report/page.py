@@ -71,7 +71,10 @@ def _charts(inputs: Inputs, classes: list[str]) -> dict[str, dict[str, Any]]:
     specs["reliability-chart"] = reliability(inputs.reliability)
     specs["confidences"] = confidences(inputs.images)
     has_findings = bool((inputs.images["finding"] != "").any())
-    specs["tsne-chart"] = tsne(inputs.layers, inputs.layers.index(layer), classes, has_findings)
+    # The images of the page are those of the evaluated split; ids are unique within a split only.
+    evaluated = inputs.results["evaluate"]["split"]
+    if inputs.layers and inputs.results["tsne"].get("split", evaluated) == evaluated:
+        specs["tsne-chart"] = tsne(inputs.layers, inputs.layers.index(layer), classes, has_findings)
     return specs
 
 

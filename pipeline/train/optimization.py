@@ -138,6 +138,30 @@ def _param_groups(model: nn.Module, params: TrainParams, exclude: set[Tensor]) -
     return [group for group in groups if group["params"]]
 
 
+def warmup_epochs(params: TrainParams) -> float:
+    """The epochs of warm-up: ``train.warmup_epochs``, or half of the epochs if it would leave none for the schedule."""
+    return params.warmup_epochs if params.warmup_epochs < params.epochs else params.epochs / 2
+
+
+def notes(params: TrainParams) -> list[str]:
+    """One line for each parameter that another one limits, or deprives of its effect."""
+    p = params
+    lines = []
+    if warmup_epochs(p) < p.warmup_epochs:
+        lines.append(
+            f"train.warmup_epochs is {warmup_epochs(p):g} instead of {p.warmup_epochs:g}: half of {p.epochs} epochs"
+        )
+    if p.schedule in ("linear", "cosine") and p.lr_min > p.lr:
+        lines.append(f"train.lr_min is {p.lr:g} instead of {p.lr_min:g}: it cannot be above train.lr")
+    if p.schedule == "step" and p.lr_step_size >= p.epochs:
+        lines.append(f"train.lr_step_size {p.lr_step_size} has no effect: there are only {p.epochs} epochs")
+    if p.schedule == "onecycle" and p.warmup_epochs and p.warmup_method == "constant":
+        lines.append("train.warmup_method constant has no effect: onecycle has a warm-up of its own")
+    if p.optimizer == "sgd" and p.nesterov and not p.momentum:
+        lines.append("train.nesterov has no effect: train.momentum is 0")
+    return lines
+
+
 def build_schedule(optimizer: Optimizer, params: TrainParams, steps_per_epoch: int) -> LRScheduler:
     """Build the schedule of one optimizer: warm-up, then what ``train.schedule`` names.
 
@@ -146,7 +170,7 @@ def build_schedule(optimizer: Optimizer, params: TrainParams, steps_per_epoch: i
     """
     total = params.epochs * steps_per_epoch
     # At least one step is left for the schedule.
-    warmup = min(round(params.warmup_epochs * steps_per_epoch), total - 1)
+    warmup = min(round(warmup_epochs(params) * steps_per_epoch), total - 1)
     if params.schedule == "onecycle":
         rise = warmup / total if warmup else ONECYCLE_RISE
         # Without cycling the momentum, so that it does the same for every optimizer.
@@ -169,7 +193,7 @@ _MAIN: dict[str, Callable[[Optimizer, TrainParams, int, int], LRScheduler]] = {
     "step": lambda optimizer, p, steps, per_epoch: StepLR(optimizer, p.lr_step_size * per_epoch, p.lr_gamma),
     "exponential": lambda optimizer, p, steps, per_epoch: ExponentialLR(optimizer, p.lr_gamma ** (1 / per_epoch)),
     "linear": lambda optimizer, p, steps, per_epoch: LinearLR(
-        optimizer, start_factor=1.0, end_factor=p.lr_min / p.lr, total_iters=steps
+        optimizer, start_factor=1.0, end_factor=min(p.lr_min / p.lr, 1.0), total_iters=steps
     ),
-    "cosine": lambda optimizer, p, steps, per_epoch: CosineAnnealingLR(optimizer, steps, eta_min=p.lr_min),
+    "cosine": lambda optimizer, p, steps, per_epoch: CosineAnnealingLR(optimizer, steps, eta_min=min(p.lr_min, p.lr)),
 }

@@ -15,13 +15,13 @@ from pipeline.common.results import write_results
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches
 from pipeline.network.device import choose_device, describe_device, describe_precision, set_up_torch
-from pipeline.network.models import ModelSpec, build_model
+from pipeline.network.models import ModelSpec, build_model, unused_parameters
 from pipeline.network.weights import save_model
 from pipeline.params.schema import ModelParams, TrainParams
 from pipeline.train.checkpoint import Checkpointer, checkpoint_path, exclusive, fingerprint, interruptible, resume
 from pipeline.train.distributed import ProcessGroup, process_group
 from pipeline.train.live import best_metrics, live_results
-from pipeline.train.optimization import outputs_for
+from pipeline.train.optimization import notes, outputs_for
 from pipeline.train.trainer import STEP_COLUMNS, Row, Trainer
 
 
@@ -53,6 +53,9 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
             resident=trainer.train.resident,
             valid_images=len(trainer.valid),
         )
+        trainer.progress.note(*notes(params), *unused_parameters(trainer.model, spec))
+        if len(trainer.train) < params.batch_size:
+            trainer.progress.note(f"train.batch_size is {len(trainer.train)}, the number of training images")
         with exclusive(path, group, trainer.progress):
             resume(trainer, path)
             settings = {"seed": seed, **_named("model", model_params), **_named("train", params)}

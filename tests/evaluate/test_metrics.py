@@ -10,13 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from pipeline.errors import PipelineError
 from pipeline.evaluate.metrics import (
-    check_top_k,
     compute_metrics,
     confused_pairs,
     curves_by_class,
     image_scores,
+    largest_top_k,
     metrics_by_class,
 )
 from tests.support.examples import examples
@@ -155,12 +154,10 @@ def test_perfect_predictions_have_perfect_metrics_even_if_a_class_has_no_images(
 
 
 @pytest.mark.parametrize(
-    ("top_k", "classes", "allowed"), [(3, 2, "2"), (3, 3, "2"), (5, 5, "2 to 4"), (100, 11, "2 to 10")]
+    ("top_k", "classes", "largest"), [(3, 2, 2), (3, 3, 2), (5, 5, 4), (100, 11, 10), (3, 11, 3), (2, 2, 2)]
 )
-def test_a_top_k_that_is_always_reached_is_rejected(top_k, classes, allowed):
-    with pytest.raises(PipelineError, match=rf"top_k: got {top_k}, allowed with {classes} classes is {allowed}$"):
-        check_top_k(top_k, classes)
-    check_top_k(2, classes)
+def test_top_k_is_less_than_the_number_of_classes_and_at_least_2(top_k, classes, largest):
+    assert largest_top_k(top_k, classes) == largest
 
 
 def test_confused_pairs_are_sorted_by_count():

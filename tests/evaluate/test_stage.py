@@ -206,9 +206,11 @@ def test_a_split_of_few_images_without_some_classes_can_be_evaluated(workspace, 
     assert "NaN" not in (DETAILS / "evaluate.json").read_text()
 
 
-def test_a_top_k_as_large_as_the_number_of_classes_is_rejected(trained):
-    with pytest.raises(PipelineError, match=r"evaluate.top_k: got 3, allowed with 3 classes is 2"):
-        run(top_k=3)
+def test_a_top_k_as_large_as_the_number_of_classes_is_lowered_with_a_note(trained, capsys):
+    metrics, _ = run(top_k=3)
+    assert "top_2_accuracy" in metrics
+    assert "top_3_accuracy" not in metrics
+    assert "evaluate: note: with 3 classes, evaluate.top_k is 2 instead of 3" in capsys.readouterr().out
 
 
 def test_a_missing_model_is_reported_with_the_command_that_makes_it(dataset):

@@ -132,18 +132,42 @@ def test_network_that_does_not_classify_images_is_refused(name):
     assert_refused("params.yaml: model.name: got ", name=name)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet"])
-def test_dropout_is_refused_or_takes_effect(name):
-    try:
-        model = build(name=name, dropout=0.77)
-    except PipelineError as error:
-        assert str(error) == f"params.yaml: model.dropout: {name} has no dropout; set it to 0"
-    else:
-        assert 0.77 in [getattr(m, "p", None) for m in model.modules()] or getattr(model, "drop_rate", 0) == 0.77
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [
+        ("classifier", []),
+        ("resnet18", ["model.width 4 has no effect on resnet18", "model.dropout 0.77 has no effect on resnet18"]),
+        (
+            "densenet121",
+            ["model.width 4 has no effect on densenet121", "model.dropout 0.77 has no effect on densenet121"],
+        ),
+        ("googlenet", ["model.width 4 has no effect on googlenet"]),
+    ],
+)
+def test_dropout_takes_effect_or_is_named_as_unused(name, unused):
+    model = build(name=name, dropout=0.77)
+    assert unused_parameters(model, replace(SPEC, name=name, dropout=0.77)) == unused
+    used = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
+    assert set(used) == ({0.77} if len(unused) < 2 else set())
 
 
-def test_dropout_is_refused_if_the_network_has_none():
-    assert_refused("params.yaml: model.dropout: resnet18 has no dropout; set it to 0", name="resnet18", dropout=0.5)
+def test_dropout_0_disables_that_of_torchvision():
+    assert {
+        module.p for module in build(name="squeezenet1_1", dropout=0.0).modules() if isinstance(module, nn.Dropout)
+    } == {0}
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("classifier", ("blocks.2", "hidden2")),
+        ("resnet18", ("layer2", "avgpool")),
+        ("squeezenet1_1", ("features.7", "features")),
+        ("mobilenet_v3_small", ("features.6", "classifier.1")),
+    ],
+)
+def test_default_layers_are_the_middle_block_and_the_layer_before_the_last(name, layers):
+    assert default_layers(build(name=name)) == layers
 
 
 @pytest.mark.parametrize("size", [32, 64, 224])
@@ -151,8 +175,9 @@ def test_vision_transformer_takes_the_image_size_of_the_dataset(size):
     assert build(name="vit_b_16", image_size=size)(torch.randn(1, 3, size, size)).shape == (1, 3)
 
 
-def test_small_stem_is_refused_if_the_stem_does_not_shrink_the_image():
-    assert_refused("params.yaml: model.stem: vgg11 has no stem that shrinks the image", name="vgg11", stem="small")
+def test_small_stem_leaves_a_network_as_it_is_that_keeps_the_resolution_already():
+    small, default = (build(name="vgg11", image_size=64, stem=stem).features for stem in ("small", "default"))
+    assert [module.extra_repr() for module in small] == [module.extra_repr() for module in default]
 
 
 def test_pretrained_classifier_is_refused():

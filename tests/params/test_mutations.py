@@ -98,7 +98,6 @@ DATA_ERRORS = [
     r"train: the (valid )?loss is (nan|inf|-inf) (in step|after epoch)",
     r"results/model.safetensors: gives no finite output",
     r"results/model.safetensors: .* gives values that are infinite",
-    r"params.yaml: evaluate.top_k: got \d+, allowed with [23] classes",
     r"params.yaml: train.loss: got bce, which needs 2 classes, not 3",
     r"params.yaml: train.precision: got fp16, which is slow on the CPU",
     r"data.location: the (folder|archive) ",
@@ -106,7 +105,6 @@ DATA_ERRORS = [
     r"photos: the folder ",
     r"data: class \d has \d+ images",
     r"data/dataset: has no test split",
-    r"data/dataset: the \w+ split has \d images, t-SNE needs 5",
     r"data/raw.zip: train has images of",
 ]
 

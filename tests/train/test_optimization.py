@@ -12,7 +12,7 @@ from torch.nn import functional
 from pipeline.errors import PipelineError
 from pipeline.network.models import Classifier, class_logits
 from pipeline.params.schema import TrainParams
-from pipeline.train.optimization import build_loss, build_optimizers, build_schedule, class_weights, outputs_for
+from pipeline.train.optimization import build_loss, build_optimizers, build_schedule, class_weights, notes, outputs_for
 from tests.support.tiny_datasets import train_params
 
 CPU = torch.device("cpu")
@@ -204,3 +204,32 @@ def test_every_schedule_works_with_every_optimizer_without_a_warning(name, optim
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(curve(optimizer, schedule=name, warmup_epochs=1.0)) == TOTAL
+
+
+@pytest.mark.parametrize("warmup", [6.0, 9.0])
+def test_warm_up_that_leaves_no_epoch_for_the_schedule_is_half_of_the_epochs(warmup):
+    assert curve(schedule="cosine", warmup_epochs=warmup) == curve(schedule="cosine", warmup_epochs=EPOCHS / 2)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_lr_min_above_lr_keeps_the_learning_rate(name):
+    assert curve(schedule=name, lr_min=1.0) == pytest.approx([LR] * TOTAL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"epochs": 1, "warmup_epochs": 1.0}, "train.warmup_epochs is 0.5 instead of 1: half of 1 epochs"),
+        ({"schedule": "cosine", "lr": 0.1, "lr_min": 0.2}, "train.lr_min is 0.1 instead of 0.2: it cannot be above"),
+        ({"schedule": "step", "lr_step_size": 5, "epochs": 5}, "train.lr_step_size 5 has no effect: there are only 5"),
+        (
+            {"schedule": "onecycle", "warmup_epochs": 1.0, "warmup_method": "constant"},
+            "train.warmup_method constant has no effect: onecycle",
+        ),
+        ({"optimizer": "sgd", "nesterov": True, "momentum": 0.0}, "train.nesterov has no effect: train.momentum is 0"),
+    ],
+)
+def test_a_parameter_that_another_one_limits_is_noted(changes, note):
+    (line,) = notes(train_params(**changes))
+    assert line.startswith(note)
+    assert notes(train_params(epochs=3)) == []

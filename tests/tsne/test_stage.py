@@ -157,12 +157,24 @@ def test_a_network_with_one_output_for_two_classes_is_drawn(untrained):
     assert set(pd.read_csv(PLOTS / "tsne.csv")["predicted_class"]) <= {"blue", "green"}
 
 
-def test_five_images_are_drawn_and_fewer_are_rejected(untrained):
+def test_five_images_are_drawn_and_with_fewer_those_of_train(untrained):
     write_dataset(DATASET, valid=5)
     assert draw()["images"] == 5
     write_dataset(DATASET, valid=4)
-    with pytest.raises(PipelineError, match=r"the valid split has 4 images, t-SNE needs 5; set tsne.split to train"):
-        draw()
+    assert (draw()["split"], draw()["images"]) == ("train", 24)
+
+
+def test_without_a_split_of_five_images_the_outputs_have_no_points(untrained):
+    write_dataset(DATASET, train=4, valid=4)
+    results = draw()
+    assert (results["images"], results["layers"]) == (0, {})
+    assert json.loads((METRICS / "tsne.json").read_text()) == {}
+    assert len(pd.read_csv(PLOTS / "tsne_layers.csv")) == len(pd.read_csv(PLOTS / "tsne.csv")) == 0
+    assert (PLOTS / "tsne.png").is_file()
+
+
+def test_auto_draws_the_middle_block_and_the_layer_before_the_last(untrained):
+    assert list(draw(layers="auto")["layers"]) == ["blocks.2", "hidden2"]
 
 
 def test_a_dead_layer_is_drawn_with_a_warning(untrained, capsys):
