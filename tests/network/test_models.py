@@ -10,7 +10,14 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import PipelineError
-from pipeline.network.models import ConvBlock, build_model, class_logits, find_layer
+from pipeline.network.models import (
+    ConvBlock,
+    build_model,
+    class_logits,
+    default_layers,
+    find_layer,
+    unused_parameters,
+)
 from tests.support.models import SPEC
 
 ROOT = Path(__file__).parents[2]

@@ -160,7 +160,7 @@ def test_a_network_with_one_output_for_two_classes_is_drawn(untrained):
 def test_five_images_are_drawn_and_with_fewer_those_of_train(untrained):
     write_dataset(DATASET, valid=5)
     assert draw()["images"] == 5
-    write_dataset(DATASET, valid=4)
+    write_dataset(DATASET, train=24, valid=4)
     assert (draw()["split"], draw()["images"]) == ("train", 24)
 
 
