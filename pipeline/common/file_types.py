@@ -22,6 +22,7 @@ class Kind(Enum):
     RAW = "a camera RAW file"
     TIFF = "a TIFF image"
     HEIC = "a HEIC image"
+    NETPBM = "a PPM, PGM or PBM image"
     JPEG_XL = "a JPEG XL image"
     JPEG_2000 = "a JPEG 2000 image"
     PSD = "a PSD image"
@@ -48,11 +49,12 @@ _BEGINNINGS = {
     Kind.GIF: rb"GIF8",
     Kind.BMP: rb"BM.{4}\0{4}",
     Kind.WEBP: rb"RIFF.{4}WEBP",
-    Kind.AVIF: rb"....ftypavi[fs]",
+    Kind.AVIF: rb"....ftyp(avi[fs]|m[is]f1.{4}(....){0,8}?avi[fs])",
     Kind.RAW: rb"II\*\0.{4}CR|II(RO|RS|U\0)|MMOR|FUJIFILMCCD|....ftypcrx",
     Kind.TIFF: rb"II[*+]\0|MM\0[*+]",
     Kind.HEIC: rb"....ftyp(hei|hev|mif1|msf1)",
     Kind.VIDEO: rb"....ftyp",
+    Kind.NETPBM: rb"P[1-6](\s|#[^\n]*\n)+\d+\s",
     Kind.JPEG_XL: rb"....JXL |\xff\x0a",
     Kind.JPEG_2000: rb"....jP  |\xff\x4f\xff\x51",
     Kind.PSD: rb"8BPS",
@@ -111,7 +113,7 @@ JUNK = {
     "lost+found",
 }
 # What the first bytes of an image say that has another ending, or none.
-_IMAGES = {Kind.JPEG, Kind.PNG, Kind.GIF, Kind.BMP, Kind.WEBP, Kind.AVIF, Kind.TIFF, Kind.HEIC}
+_IMAGES = {Kind.JPEG, Kind.PNG, Kind.GIF, Kind.BMP, Kind.WEBP, Kind.AVIF, Kind.TIFF, Kind.HEIC, Kind.NETPBM}
 
 
 def junk_reason(path: str) -> str | None:

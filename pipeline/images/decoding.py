@@ -1,7 +1,7 @@
 """From the bytes of an image file to pixels.
 
-Pillow decodes all formats. OpenCV would decode a JPEG of 512 px at a reduced scale in 0.54 instead of 0.65 ms, but its
-libraries print messages about damaged files to stderr.
+Pillow decodes all formats, HEIC with the plugin pi-heif. OpenCV would decode a JPEG of 512 px at a reduced scale in
+0.54 instead of 0.65 ms, but its libraries print messages about damaged files to stderr.
 """
 
 import contextlib
@@ -12,10 +12,13 @@ import os
 import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pi_heif
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
@@ -44,6 +47,17 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_ORIENTATION = 0x0112
+# Bytes per value of the types that a TIFF, and so EXIF data, may contain.
+_EXIF_TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_EXIF_SHORT = 3
+# Pillow applies the orientation of these formats itself.
+_UPRIGHT_FORMATS = ("TIFF", "HEIF")
+
+# What of a PNG is not decoded: colour profiles, and texts except those that may contain the orientation.
+_PNG_PROFILE, _PNG_TEXTS = b"iCCP", (b"tEXt", b"zTXt", b"iTXt")
+_PNG_ORIENTATION_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+
 _STDERR_LOCK = threading.Lock()
 
 _DAMAGED = "damaged or truncated"
@@ -51,11 +65,11 @@ _RAW = "a camera's RAW file is not supported: convert it to JPEG"
 
 # Why a file of these kinds cannot be decoded; files of other kinds are not images.
 _REASONS = {
-    **dict.fromkeys((Kind.JPEG, Kind.PNG, Kind.GIF, Kind.BMP, Kind.WEBP), _DAMAGED),
+    **dict.fromkeys((Kind.JPEG, Kind.PNG, Kind.GIF, Kind.BMP, Kind.WEBP, Kind.NETPBM), _DAMAGED),
     Kind.AVIF: "damaged, truncated or an unusual kind of AVIF",
+    Kind.HEIC: "damaged, truncated or an unusual kind of HEIC",
     Kind.TIFF: "damaged, truncated or an unusual kind of TIFF",
     Kind.RAW: _RAW,
-    Kind.HEIC: "HEIC is not supported: convert it to JPEG",
     Kind.JPEG_XL: "JPEG XL is not supported: convert it to JPEG",
     Kind.JPEG_2000: "JPEG 2000 is not supported: convert it to JPEG",
     Kind.PSD: "PSD is not supported: convert it to PNG",
@@ -69,11 +83,11 @@ class _UnusableError(ValueError):
 
 
 def decode(content: bytes, least: int = 0) -> NDArray[np.uint8]:
-    """Decode an image file to RGB ``uint8``, shape ``(height, width, 3)``, rotated by its EXIF orientation.
+    """Decode an image file to RGB ``uint8``, shape ``(height, width, 3)``, upright by its EXIF or XMP orientation.
 
-    The content decides the format: JPEG, PNG, WebP, GIF, BMP, TIFF or, if Pillow was built with it, AVIF. Of several
-    pictures in a file the first is decoded. Transparent pixels are composited over white, 16 bits are reduced to 8, and
-    colours are taken as sRGB without applying an ICC profile, as the usual loaders do.
+    The content decides the format: JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF, or PPM, PGM or PBM. Of several pictures
+    in a file the first, or the primary one of HEIC, is decoded. Transparent pixels are composited over white, 10 and 16
+    bits are reduced to 8, and colours are taken as sRGB without applying an ICC profile, as the usual loaders do.
 
     Args:
         content: the file's bytes.
@@ -101,19 +115,58 @@ def depends_on_scale(content: bytes) -> bool:
 def _formats() -> list[str]:
     """Of Pillow's forty formats those in common use: the files may be malicious, so rare decoders stay unused."""
     Image.init()
-    return [name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF") if name in Image.OPEN]
+    # A file is decoded by one thread: the worker processes already use all cores.
+    pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+    return [name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM") if name in Image.OPEN]
 
 
 def _decode(content: bytes, least: int) -> NDArray[np.uint8]:
-    image: Image.Image = Image.open(io.BytesIO(content), formats=_formats())
+    image = _open(content)
     _check_header(image, content)
     if least:
         image.draft(None, (least, least))
     with _quiet_stderr() if image.format == "TIFF" else contextlib.nullcontext():
         image.load()
-    transposition = _TRANSPOSITIONS.get(_orientation(image.info.get("exif", b"")))
+    transposition = None if image.format in _UPRIGHT_FORMATS else _TRANSPOSITIONS.get(_orientation(image))
     image = _to_rgb(image)
     return np.array(image if transposition is None else image.transpose(transposition))
+
+
+def _open(content: bytes) -> Image.Image:
+    if kind_of(content[:HEAD]) is not Kind.PNG:
+        return Image.open(io.BytesIO(content), formats=_formats())
+    start, texts, rest = _png_chunks(content)
+    try:
+        return Image.open(io.BytesIO(start + texts + rest), formats=["PNG"])
+    except ValueError:  # a text inflates to more than Pillow's limit
+        return Image.open(io.BytesIO(start + rest), formats=["PNG"])
+
+
+def _png_chunks(content: bytes) -> tuple[bytes, bytes, bytes]:
+    """Verify all checksums of a PNG, which Pillow does not, and leave out its profile and most texts: Pillow would
+    inflate them first, and reject the whole file if they are large.
+
+    Returns:
+        The signature and the header, the texts that may contain the orientation, and all other chunks.
+    """
+    place, texts, others = 8, [], []
+    try:
+        while True:
+            length, kind = struct.unpack_from(">I4s", content, place)
+            end = place + length + 12
+            (checksum,) = struct.unpack_from(">I", content, end - 4)
+            chunk = content[place:end]
+            if zlib.crc32(chunk[4:-4]) != checksum:
+                raise _UnusableError(_DAMAGED)
+            if kind in _PNG_TEXTS and chunk[8:].startswith(_PNG_ORIENTATION_TEXTS):
+                texts.append(chunk)
+            elif kind not in (*_PNG_TEXTS, _PNG_PROFILE):
+                others.append(chunk)
+            if kind == b"IEND":
+                return content[:8] + others[0], b"".join(texts), b"".join(others[1:])
+            place = end
+    except struct.error:
+        raise _UnusableError("truncated") from None
 
 
 def _check_header(image: Image.Image, content: bytes) -> None:
@@ -121,8 +174,6 @@ def _check_header(image: Image.Image, content: bytes) -> None:
         raise _UnusableError("its width or height is 0")
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
-    if image.format == "PNG":
-        Image.open(io.BytesIO(content), formats=["PNG"]).verify()  # the checksums, which load() ignores
     # 254 & 1: the first page is a reduced copy of another one, like the thumbnail in a RAW file; 50706: DNG version.
     if isinstance(image, TiffImageFile) and (
         image.tag_v2.get(254, 0) & 1 or 50706 in image.tag_v2 or content[8:10] == b"CR"
@@ -130,22 +181,46 @@ def _check_header(image: Image.Image, content: bytes) -> None:
         raise _UnusableError(_RAW)
 
 
-def _orientation(exif: bytes) -> int:
-    """The orientation in the EXIF data, 1 if it is missing. Pillow's ``getexif()`` takes ten times as long."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    order = "<" if exif[:1] == b"I" else ">"
-    with contextlib.suppress(struct.error):  # damaged EXIF data is no reason to reject the image
+def _orientation(image: Image.Image) -> Any:
+    """The orientation as ``ImageOps.exif_transpose`` finds it in EXIF or XMP data, 1 if it is missing."""
+    exif = image.info.get("exif")
+    # Pillow's getexif() takes ten times as long, so it is called in doubtful cases only.
+    found = _plain_orientation(exif.removeprefix(b"Exif\0\0")) if exif else 0
+    if found == 0 and not {"xmp", "XML:com.adobe.xmp", "Raw profile type exif"} & image.info.keys():
+        return 1
+    try:
+        return found or image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF data is no reason to reject the image
+        return 1
+
+
+def _plain_orientation(exif: bytes) -> int | None:
+    """The orientation in EXIF data without anything unusual; 0 if it is missing, None if there is a doubt."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return None
+    found = 0
+    try:
         (start,) = struct.unpack_from(order + "I", exif, 4)
-        (entries,) = struct.unpack_from(order + "H", exif, start)
-        for place in range(start + 2, start + 2 + 12 * entries, 12):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, place)
-            if tag == 0x0112:
-                return int(value)
-    return 1
+        (count,) = struct.unpack_from(order + "H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, values, offset = struct.unpack_from(order + "HHII", exif, place)
+            size = _EXIF_TYPES.get(kind, len(exif)) * values
+            if not values or (size > 4 and offset + size > len(exif)):
+                return None
+            if tag == _ORIENTATION:
+                if found or kind != _EXIF_SHORT or values != 1:
+                    return None
+                (found,) = struct.unpack_from(order + "H", exif, place + 8)
+                found = found or 1
+    except struct.error:
+        return None
+    return found
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # convert() would clip at 255
+    # convert() would clip at 255; a PGM of 16 bits has the mode of 32 bits.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise _UnusableError("pixels of 32 bits have no agreed range: convert it to 8 or 16 bits")

@@ -1,17 +1,20 @@
 """Tests of decoding image files."""
 
+import contextlib
+import io
 import os
 import re
+import struct
 import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from pipeline.images.decoding import decode
-from tests.support.hostile_images import NOISE, PICTURE, encode, hostile_files, oriented, png, tiff
+from tests.support.hostile_images import NOISE, PICTURE, encode, hostile_files, oriented, png, png_chunk, tiff
 
 HOSTILE_FILES = hostile_files()
 SMALL_FILES = [file.content for file in HOSTILE_FILES.values() if len(file.content) < 10_000]
@@ -25,6 +28,7 @@ WRITERS = {
     "WEBP": {},
     "TIFF": {},
     "LZW TIFF": {"kind": "TIFF", "compression": "tiff_lzw"},
+    "PPM": {},
 }
 WHOLE_FILES = {name: encode(NOISE, **{"kind": name, **options}) for name, options in WRITERS.items()}
 
@@ -100,6 +104,85 @@ def test_a_photo_decoded_at_half_scale_is_rotated_too(orientation):
     pixels = decode(encode(PICTURE, "JPEG", quality=100, subsampling=0, exif=oriented(orientation)), least=16)
     assert pixels.shape == (rotated.shape[0] // 2, rotated.shape[1] // 2, 3)
     np.testing.assert_allclose(pixels.astype(int), rotated[::2, ::2], atol=4)
+
+
+def as_pillow_turns_it(content: bytes) -> np.ndarray:
+    """The pixels after ``ImageOps.exif_transpose``, or, if that fails at damaged tags, without it."""
+    with warnings.catch_warnings(action="ignore"):
+        image = Image.open(io.BytesIO(content))
+        with contextlib.suppress(Exception):
+            image = ImageOps.exif_transpose(image)
+        return np.asarray(image.convert("RGB"))
+
+
+def with_exif(exif: bytes, kind: str) -> bytes:
+    return encode(PICTURE, kind, exif=b"Exif\0\0" + exif, **LOSSLESS.get(kind, {"quality": 95}))
+
+
+def packet(orientation: int, attribute: bool) -> str:
+    tag = f'tiff:Orientation="{orientation}"/>' if attribute else f"><tiff:Orientation>{orientation}</tiff:Orientation>"
+    return f"<x:xmpmeta><rdf:Description {tag}</x:xmpmeta>"
+
+
+@st.composite
+def exif_blocks(draw) -> bytes:
+    """EXIF data with a few tags of any type and count, often an orientation, in either byte order, perhaps damaged."""
+    order = draw(st.sampled_from("<>"))
+    tags = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from([0x0112, 0x0112, 0x010F, 0x011A, 0x8769]),
+                st.sampled_from([3, 3, 3, 4, 1, 2, 5, 7, 9, 12, 13, 0, 99]),
+                st.sampled_from([1, 1, 1, 0, 2, 4, 9, 2**31]),
+                st.sampled_from([b"1", b"3", b"6", b"8", b"0", b"9"]),
+            ),
+            max_size=4,
+        )
+    )
+    body = b""
+    for tag, kind, count, digit in tags:
+        value = int(digit)
+        data = struct.pack(order + ("HH" if kind == 3 else "I"), *((value, 0) if kind == 3 else (value,)))
+        body += struct.pack(order + "HHI", tag, kind, count) + data
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IH", 8, len(tags))
+    whole = head + body + bytes(4)
+    return whole[: draw(st.integers(1, len(whole)) | st.just(len(whole)))]
+
+
+@settings(max_examples=300, deadline=None)
+@given(exif_blocks(), st.sampled_from(["JPEG", "PNG", "WEBP"]))
+def test_any_exif_orientation_is_applied_as_pillow_does(exif, kind):
+    content = with_exif(exif, kind)
+    np.testing.assert_array_equal(decode(content), as_pillow_turns_it(content))
+
+
+@pytest.mark.parametrize("attribute", [True, False])
+@pytest.mark.parametrize("orientation", ROTATED)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_orientation_in_xmp_is_applied_if_exif_has_none(kind, orientation, attribute):
+    xmp = packet(orientation, attribute).encode()
+    rows = np.insert(PICTURE.reshape(32, -1), 0, 0, axis=1).tobytes()
+    chunk = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+    for exif in (None, oriented(3)):
+        turned = {} if exif is None else {"exif": exif}
+        if kind == "PNG":
+            extra = chunk + (png_chunk(b"eXIf", exif.tobytes()[6:]) if exif else b"")
+            content = png(48, 32, rows=rows, extra=extra)
+        else:
+            options = LOSSLESS.get(kind, {"quality": 100, "subsampling": 0})
+            content = encode(PICTURE, kind, xmp=xmp, **turned, **options)
+        pixels = decode(content)
+        np.testing.assert_array_equal(pixels, as_pillow_turns_it(content))
+        np.testing.assert_allclose(pixels.astype(int), ROTATED[3 if exif else orientation], atol=4)
+
+
+def test_an_orientation_in_a_text_of_imagemagick_is_applied():
+    exif = oriented(6).tobytes()
+    rows = np.insert(PICTURE.reshape(32, -1), 0, 0, axis=1).tobytes()
+    text = b"Raw profile type exif\0\nexif\n%d\n" % len(exif) + exif.hex().encode()
+    content = png(48, 32, rows=rows, extra=png_chunk(b"tEXt", text))
+    np.testing.assert_array_equal(decode(content), ROTATED[6])
+    np.testing.assert_array_equal(as_pillow_turns_it(content), ROTATED[6])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])

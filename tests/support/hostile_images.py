@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -21,6 +22,8 @@ OTHER = fields(WHITE, BLUE, RED, GREEN)
 GREY = np.repeat(np.arange(0, 240, 5, dtype=np.uint8)[None], 32, axis=0)
 GREY_RGB = np.dstack([GREY] * 3)
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+# Written by pillow-heif 1.8.1 with chroma=444 and quality=90; it is no dependency, since its encoder x265 is GPL.
+HEIC = Path(__file__).parent / "heic"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def damaged(content: bytes, place: int) -> bytes:
 
 def hostile_files() -> dict[str, HostileFile]:
     """All files by name; each call returns the same bytes."""
-    readable = {**_jpegs(), **_pngs(), **_webps_gifs_and_bmps(), **_tiffs(), **_avifs()}
+    readable = {**_jpegs(), **_pngs(), **_webps_gifs_and_bmps(), **_tiffs(), **_avifs(), **_heics(), **_netpbms()}
     rejected = {**_not_images(), **_truncated_files(), **_damaged_files(), **_bombs()}
     return readable | {name: HostileFile(content, reason=reason) for name, (content, reason) in rejected.items()}
 
@@ -138,8 +141,16 @@ def _pngs() -> dict[str, HostileFile]:
     no_red = fields(WHITE, GREEN, BLUE, WHITE)
     quantized = picture.quantize(4)
     profile = png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(b"no profile"))
+    bomb = zlib.compress(bytes(20_000_000), 9)
+    large = {
+        "large profile.png": png_chunk(b"iCCP", b"icc\0\0" + bomb),
+        "large text.png": png_chunk(b"zTXt", b"comment\0\0" + bomb),
+        "large international text.png": png_chunk(b"iTXt", b"comment\0\1\0\0\0" + bomb),
+        "large xmp.png": png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb),
+        "long text.png": png_chunk(b"tEXt", b"comment\0" + b"text " * 1_000_000),
+    }
     plain = np.insert(PICTURE.reshape(32, -1), 0, 0, axis=1).tobytes()
-    return {
+    return {name: HostileFile(png(48, 32, rows=plain, extra=extra), PICTURE) for name, extra in large.items()} | {
         "调色板.png": HostileFile(encode(quantized), PICTURE),
         "палитра с прозрачностью.png": HostileFile(
             encode(quantized, transparency=bytes(4)), np.full_like(PICTURE, 255)
@@ -211,6 +222,27 @@ def _avifs() -> dict[str, HostileFile]:
     }
 
 
+def _heics() -> dict[str, HostileFile]:
+    over_white = fields((255, 127, 127), (127, 255, 127), (127, 127, 255), WHITE)
+    pictures = {"grey.heic": GREY_RGB, "alpha.heic": over_white, "noise.heic": NOISE}
+    return {
+        path.name: HostileFile(path.read_bytes(), pictures.get(path.name, PICTURE), 40 if "noise" in path.name else 4)
+        for path in sorted(HEIC.iterdir())
+    } | {"IMG_0001.JPG": HostileFile((HEIC / "plain.heic").read_bytes(), PICTURE, 4)}
+
+
+def _netpbms() -> dict[str, HostileFile]:
+    wide = (GREY * np.uint16(257)).astype(">u2").tobytes()
+    plain = b"P3 # by hand\n2 1\n255\n255 0 0\n0 0 255\n"
+    return {
+        "colours.ppm": HostileFile(encode(PICTURE, "PPM"), PICTURE),
+        "grey.pgm": HostileFile(encode(GREY, "PPM"), GREY_RGB),
+        "16 bit.pgm": HostileFile(b"P5\n48 32\n65535\n" + wide, GREY_RGB),
+        "bits.pbm": HostileFile(encode(GREY > 99, "PPM"), np.where(GREY_RGB > 99, 255, 0)),
+        "numbers.ppm": HostileFile(plain, np.array([[RED, BLUE]])),
+    }
+
+
 def _not_images() -> dict[str, tuple[bytes, str]]:
     movable = b"\0\0\0\x18ftyp%s\0\0\0\0"
     return {
@@ -226,7 +258,7 @@ def _not_images() -> dict[str, tuple[bytes, str]]:
         "archive.jpg": (b"PK\x03\x04\x14\0\0\0", "is a zip archive"),
         "scan.tif": (b"%PDF-1.7\n", "is a PDF document"),
         "clip.gif": (movable % b"isom", "is a video"),
-        "IMG_0001.JPG": (movable % b"heic", "HEIC is not supported: convert it to JPEG"),
+        "only a head.heic": (movable % b"heic", "damaged, truncated or an unusual kind of HEIC"),
         "photo.jpg": (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL is not supported"),
         "old photo.jpg": (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000 is not supported"),
         "drawing.png": (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG is not supported"),
@@ -247,6 +279,7 @@ def _truncated_files() -> dict[str, tuple[bytes, str]]:
         "truncated.gif": {"kind": "GIF"},
         "truncated.webp": {"kind": "WEBP"},
         "truncated.bmp": {"kind": "BMP"},
+        "truncated.ppm": {"kind": "PPM"},
         "truncated.tif": {"kind": "TIFF"},
         "truncated, lzw.tif": {"kind": "TIFF", "compression": "tiff_lzw"},
     }
@@ -256,6 +289,7 @@ def _truncated_files() -> dict[str, tuple[bytes, str]]:
         "no end.jpg": (whole["截断.jpg"][:-2], "truncated"),
         "no end.png": (whole["обрезано.png"][:-12], "truncated"),
         "only a head.jpg": (b"\xff\xd8\xff\xe0", "truncated"),
+        "truncated.heic": ((HEIC / "noise.heic").read_bytes()[:3000], "truncated"),
     }
     return halves | ends
 
@@ -281,5 +315,6 @@ def _bombs() -> dict[str, tuple[bytes, str]]:
         "bomb.webp": webp_of_size(16_384, 16_384),
         "bomb.bmp": bmp + bytes(100),
         "bomb.tif": tiff(60_000, 60_000),
+        "bomb.ppm": b"P6 60000 60000 255\n",
     }
     return {name: (content, "more than 178,956,970 pixels") for name, content in bombs.items()}
