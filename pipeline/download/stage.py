@@ -1,15 +1,16 @@
 """Stage ``download``: bring the images of any source into ``data/raw.zip``."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, entry_name, write_raw_archive
-from pipeline.download.layout import SourceImage, reasons
+from pipeline.download.groups import content_keys, grouped_by_path, separated_groups
+from pipeline.download.layout import ImageSet, SourceImage, reasons
 from pipeline.download.sources import SOURCES
 from pipeline.download.splits import assign_splits
 from pipeline.errors import PipelineError, listed
-from pipeline.params.schema import DataParams
+from pipeline.params.schema import NEAR_DUPLICATES, DataParams
 from pipeline.progress import say
 
 
@@ -20,14 +21,36 @@ def download(params: DataParams) -> None:
         PipelineError: the source is missing or empty, or has another checksum or an unknown layout.
     """
     with SOURCES[params.source](params) as source:
-        images = assign_splits(source.images, params.valid_fraction, params.test_fraction, params.split_seed)
-        write_raw_archive(RAW_ARCHIVE, source.classes, _entries(images), source.read, source.left_out)
+        images, separated = _with_splits(source, params)
+        left_out = source.left_out | separated
+        write_raw_archive(RAW_ARCHIVE, source.classes, _entries(images), source.read, left_out)
     counts = Counter(image.split for image in images)
     splits = ", ".join(f"{counts[split]:,} {split}" for split in SPLITS if counts[split])
     say(f"download: {RAW_ARCHIVE} contains {len(images):,} images of {len(source.classes)} classes: {splits}")
     say(f"download: classes: {listed(source.classes, 10)}")
-    if source.left_out:
-        say(f"download: left out {len(source.left_out):,} other files: {reasons(source.left_out)}")
+    if left_out:
+        say(f"download: left out {len(left_out):,} other files: {reasons(left_out)}")
+
+
+def _with_splits(source: ImageSet, params: DataParams) -> tuple[list[SourceImage], dict[str, str]]:
+    """The images of the source, each with its split; and the reason for each image that is left out, by its path."""
+    images: Sequence[SourceImage] = source.images
+    if params.groups not in (None, NEAR_DUPLICATES):
+        images = grouped_by_path(images, params.groups)
+    separated = separated_groups(images, params)
+    own = sorted({image.split for image in images if image.split in ("train", "valid")})
+    if params.folds and len(own) > 1:
+        say(f"download: the {' and '.join(own)} images of the source together are cut into {params.folds} folds")
+    assigned = assign_splits(
+        [image for image in images if image.path not in separated],
+        params.valid_fraction,
+        params.test_fraction,
+        params.split_seed,
+        params.folds,
+        params.fold,
+        lambda pool: content_keys(pool, source.read, params.groups),
+    )
+    return assigned, separated
 
 
 def _entries(images: Iterable[SourceImage]) -> dict[str, str]:

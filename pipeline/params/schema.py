@@ -33,6 +33,7 @@ class Section(BaseModel):
 
 
 DIGITS = 10
+NEAR_DUPLICATES = "near_duplicates"
 
 
 class DataParams(Section):
@@ -73,6 +74,13 @@ class DataParams(Section):
         lt=2**32,
         description="random seed of the split; separate from seed, so that runs with other seeds stay comparable",
     )
+    groups: str | None = Field(
+        description="near_duplicates, or a regular expression that finds in a path the group that stays in one split"
+    )
+    folds: int | None = Field(
+        ge=2, description="number of folds of a cross-validation; null draws one validation split by valid_fraction"
+    )
+    fold: int = Field(ge=0, description="fold used for validation, from 0 to folds - 1; 0 without folds")
     on_bad_image: Literal["error", "skip"] = Field(
         description="files that cannot be decoded: error lists them and stops, skip leaves them out (see the audit)"
     )
@@ -104,8 +112,20 @@ class DataParams(Section):
             raise ContradictionError("class_depth", "got a value, but data.labels has the classes; set one to null")
         if isinstance(self.labels, dict) and "train" not in self.labels:
             raise ContradictionError("labels", "has no file for train; add {train: ...}")
+        self._check_folds()
         self._check_classes()
         return self
+
+    def _check_folds(self) -> None:
+        if self.fold >= (self.folds or 1):
+            allowed = f"0 to {self.folds - 1} with {self.folds} folds" if self.folds else "0 without data.folds"
+            raise ContradictionError("fold", f"got {self.fold}, allowed is {allowed}; change it")
+        try:
+            re.compile(self.groups or "x")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ContradictionError(
+                "groups", f"got {self.groups!r}, which is no regular expression ({error}); correct it"
+            ) from None
 
     def _check_location(self) -> None:
         if self.source in ("folder", "archive") and not self.location:

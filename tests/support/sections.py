@@ -17,6 +17,9 @@ DATA = {
     "valid_fraction": 0.25,
     "test_fraction": 0.25,
     "split_seed": 0,
+    "groups": None,
+    "folds": None,
+    "fold": 0,
     "on_bad_image": "error",
     "on_leak": "warn",
 }
