@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from pipeline.errors import listed
+from pipeline.images.decoding import PLAIN_DETAIL
 from pipeline.network.models import ModelSpec
 from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams, is_url
 
@@ -64,6 +65,7 @@ def model_card(run: Run, opset: int, tolerance: float, checked: int) -> str:
         **{"name": _name(run), "header": _yaml(_header(run)), "spec": run.spec, "model": run.model},
         **{"audit": run.audit, "training": run.training, "evaluation": run.evaluation},
         **{"opset": opset, "tolerance": f"{tolerance:g}", "checked": f"{checked:,}"},
+        detail=round(PLAIN_DETAIL * run.spec.image_size),
         size=f"{run.spec.image_size}×{run.spec.image_size}",
         splits=list(images),
         source=_source(run.data),

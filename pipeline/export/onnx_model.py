@@ -1,4 +1,4 @@
-"""The network as an ONNX file, from pixels to class probabilities, and its check against torch."""
+"""The network as an ONNX file, from photos of any size to class probabilities, and its check against torch."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.network.inference import PixelClassifier
+from pipeline.export.resizing import PhotoClassifier
 from pipeline.network.models import ModelSpec
 
 INPUT = "images"
@@ -27,8 +27,8 @@ TOLERANCE = 1e-4
 MAX_BYTES = 2**31 - 1
 
 
-def write_onnx(path: Path, network: PixelClassifier, spec: ModelSpec) -> None:
-    """Export a network on the CPU to ONNX, with any batch size; the same network is written as the same bytes.
+def write_onnx(path: Path, network: PhotoClassifier, spec: ModelSpec) -> None:
+    """Export a network on the CPU to ONNX, for photos and batches of any size; the same network is the same bytes.
 
     The file's metadata contain ``classes`` (a JSON list), ``image_size``, ``resize`` and ``network``.
 
@@ -53,16 +53,17 @@ def write_onnx(path: Path, network: PixelClassifier, spec: ModelSpec) -> None:
     }
     onnx.helper.set_model_props(model, metadata)
     model.doc_string = (
-        f"{INPUT}: RGB pixels, uint8, (n, {spec.image_size}, {spec.image_size}, 3). {OUTPUTS[0]}, {OUTPUTS[1]}: "
+        f"{INPUT}: RGB pixels, uint8, (n, height, width, 3), of any size. {OUTPUTS[0]}, {OUTPUTS[1]}: "
         f"float32, (n, {len(spec.classes)}). The metadata list the classes in order."
     )
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _exported(network: PixelClassifier, spec: ModelSpec) -> onnx.ModelProto:
-    # torch.export would treat a batch of one as a constant.
-    example = torch.zeros(2, spec.image_size, spec.image_size, 3, dtype=torch.uint8)
+def _exported(network: PhotoClassifier, spec: ModelSpec) -> onnx.ModelProto:
+    # torch.export would treat a batch of one as a constant, and equal sides as one.
+    example = torch.zeros(2, spec.image_size + 2, spec.image_size + 1, 3, dtype=torch.uint8)
+    sizes = {axis: torch.export.Dim(name, min=1) for axis, name in enumerate(("batch", "height", "width"))}
     # The messages of torch, onnxscript and onnx_ir are not for the user.
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -75,7 +76,7 @@ def _exported(network: PixelClassifier, spec: ModelSpec) -> onnx.ModelProto:
                 output_names=list(OUTPUTS),
                 opset_version=OPSET,
                 dynamo=True,
-                dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
+                dynamic_shapes={INPUT: sizes},
                 verbose=False,
             )
         assert program is not None  # only without dynamo
@@ -109,8 +110,9 @@ def open_onnx(path: Path) -> onnxruntime.InferenceSession:
 
 
 @torch.inference_mode()
-def check_onnx(path: Path, network: PixelClassifier, pixels: NDArray[np.uint8]) -> dict[str, float]:
-    """Compare an ONNX file with the network in torch, both in fp32 on the CPU, for a batch of one and of all images.
+def check_onnx(path: Path, network: PhotoClassifier, pixels: NDArray[np.uint8]) -> dict[str, float]:
+    """Compare an ONNX file with the network in torch, both in fp32 on the CPU: all images at once, one alone, and one
+    in two other sizes.
 
     Args:
         path: the ONNX file.
@@ -124,12 +126,14 @@ def check_onnx(path: Path, network: PixelClassifier, pixels: NDArray[np.uint8]) 
         PipelineError: probabilities differ by more than ``TOLERANCE``, or logits by more than ``TOLERANCE`` times the
             largest logit, if that is above 1.
     """
-    session = open_onnx(path)
-    expected = [output.numpy() for output in network(torch.tensor(pixels))]
-    differences = dict.fromkeys(OUTPUTS, 0.0)
-    for rows in (slice(0, 1), slice(None)):
-        for name, ours, theirs in zip(OUTPUTS, expected, session.run(OUTPUTS, {INPUT: pixels[rows]}), strict=True):
-            difference = float(np.abs(ours[rows] - theirs).max())
+    session, differences = open_onnx(path), dict.fromkeys(OUTPUTS, 0.0)
+    one = pixels[:1]
+    # Their resized pixels are whole numbers without rounding, so that no last bit decides between two of them.
+    larger, smaller = one.repeat(3, axis=1).repeat(3, axis=2), one[:, :1, :1]
+    for batch in (pixels, one, larger, smaller):
+        expected = [output.numpy() for output in network(torch.tensor(batch))]
+        for name, ours, theirs in zip(OUTPUTS, expected, session.run(OUTPUTS, {INPUT: batch}), strict=True):
+            difference = float(np.abs(ours - theirs).max())
             # The negation also catches NaN.
             if not difference <= TOLERANCE * max(1.0, float(np.abs(ours).max())):
                 raise PipelineError(
@@ -141,7 +145,7 @@ def check_onnx(path: Path, network: PixelClassifier, pixels: NDArray[np.uint8]) 
 
 
 @torch.inference_mode()
-def time_onnx(path: Path, network: PixelClassifier, pixels: NDArray[np.uint8]) -> tuple[float, float]:
+def time_onnx(path: Path, network: PhotoClassifier, pixels: NDArray[np.uint8]) -> tuple[float, float]:
     """Median seconds that onnxruntime and torch take for one batch ``pixels``, on the CPU."""
     session, images = open_onnx(path), torch.tensor(pixels)
     return _median_seconds(lambda: session.run(OUTPUTS, {INPUT: pixels})), _median_seconds(lambda: network(images))

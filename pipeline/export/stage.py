@@ -9,6 +9,7 @@ from pipeline.common.paths import CARD, DATASET, MODEL, ONNX
 from pipeline.common.results import read_results
 from pipeline.export.model_card import Run, model_card
 from pipeline.export.onnx_model import OPSET, TOLERANCE, check_onnx, time_onnx, write_onnx
+from pipeline.export.resizing import PhotoClassifier
 from pipeline.network.inference import PixelClassifier, open_trained
 from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams
 from pipeline.progress import say
@@ -29,7 +30,7 @@ def export(data: DataParams, augment: AugmentParams, model: ModelParams, train: 
     dataset, network, spec = open_trained(DATASET, MODEL)
     results = [read_results(name) for name in ("audit", "train", "evaluate")]
     run = Run(spec, data, augment, model, train, seed, *results)
-    classifier = PixelClassifier(network, spec).eval()
+    classifier = PhotoClassifier(PixelClassifier(network, spec), spec.image_size, spec.resize).eval()
     pixels = _sample(dataset.split("valid"))
     with replacing(ONNX) as path:
         write_onnx(path, classifier, spec)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from pipeline.errors import PipelineError
 from pipeline.export import onnx_model
 from pipeline.export.onnx_model import OUTPUTS, check_onnx, open_onnx, time_onnx, write_onnx
+from pipeline.export.resizing import PhotoClassifier
 from pipeline.network.inference import PixelClassifier
-from pipeline.network.models import build_model
+from pipeline.network.models import ModelSpec, build_model
 from tests.support.models import SPEC
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,7 @@ def folder(workspace):
     """Every test works in a folder of its own."""
 
 
-def classifier(seed=0, **changes) -> tuple[PixelClassifier, object]:
+def classifier(seed=0, **changes) -> tuple[PhotoClassifier, ModelSpec]:
     """An untrained network; its batch norms have statistics of images, so that the outputs depend on the input."""
     torch.manual_seed(seed)
     spec = replace(SPEC, **changes)
@@ -39,7 +40,11 @@ def classifier(seed=0, **changes) -> tuple[PixelClassifier, object]:
     with torch.no_grad():
         for _ in range(3):
             model.train()(torch.randn(4, 3, spec.image_size, spec.image_size))
-    return PixelClassifier(model.eval(), spec).eval(), spec
+    return photo_classifier(model, spec), spec
+
+
+def photo_classifier(model: nn.Module, spec: ModelSpec) -> PhotoClassifier:
+    return PhotoClassifier(PixelClassifier(model, spec), spec.image_size, spec.resize).eval()
 
 
 def pixels(spec, count=5) -> np.ndarray:
@@ -71,7 +76,7 @@ def test_onnxruntime_agrees_with_the_definition_of_the_network(changes):
     images = pixels(spec)
     inputs = (images / 255 - np.array(spec.mean)) / np.array(spec.std)
     with torch.no_grad():
-        outputs = network.model(torch.tensor(inputs.transpose(0, 3, 1, 2), dtype=torch.float32))
+        outputs = network.classifier.model(torch.tensor(inputs.transpose(0, 3, 1, 2), dtype=torch.float32))
     expected = outputs.softmax(1) if spec.outputs > 1 else torch.cat([1 - outputs.sigmoid(), outputs.sigmoid()], 1)
     probabilities, logits = open_onnx(PATH).run(OUTPUTS, {"images": images})
     assert probabilities.shape == logits.shape == (5, len(spec.classes))
@@ -95,7 +100,7 @@ def test_the_metadata_contain_everything_needed_to_use_the_file():
     assert json.loads(metadata.pop("classes")) == list(spec.classes)
     assert metadata == {"image_size": "32", "resize": "crop", "network": "classifier"}
     [given] = session.get_inputs()
-    assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", 32, 32, 3])
+    assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", "height", "width", 3])
     assert [(output.name, output.shape) for output in session.get_outputs()] == [
         ("probabilities", ["batch", 3]),
         ("logits", ["batch", 3]),
@@ -148,7 +153,7 @@ def test_a_file_of_another_network_is_rejected(written):
 def test_a_network_with_output_that_is_not_finite_is_rejected(written):
     network, spec = written
     with torch.no_grad():
-        network.model.output.bias[0] = torch.nan
+        network.classifier.model.output.bias[0] = torch.nan
     with pytest.raises(PipelineError, match=r"differ from torch's by nan"):
         check_onnx(PATH, network, pixels(spec))
 
@@ -162,7 +167,7 @@ class Eigenvalues(nn.Module):
 
 
 def test_a_network_that_onnx_cannot_express_is_rejected_in_one_line():
-    network = PixelClassifier(Eigenvalues(), SPEC)
+    network = photo_classifier(Eigenvalues(), SPEC)
     with pytest.raises(PipelineError) as error:
         write_onnx(PATH, network, SPEC)
     assert str(error.value).startswith("export: torch ")
