@@ -204,6 +204,9 @@ def _header(file: str, cells: list[str]) -> dict[str, int]:
     """The column of each role if these cells are a header, otherwise nothing; say which columns are not used."""
     names = [cell.strip().lower() for cell in cells]
     columns = {role: names.index(name) for role, known in COLUMNS.items() for name in reversed(known) if name in names}
+    missing = {"path", "class"} - columns.keys()
+    if len(missing) == 1 and len(names) == 2 and len(columns) == 1:
+        columns[missing.pop()] = 1 - next(iter(columns.values()))
     if not {"path", "class"} <= columns.keys():
         return {}
     unused = [cell.strip() for number, cell in enumerate(cells) if number not in columns.values()]

@@ -7,6 +7,7 @@ There are two layouts, each with or without folders for the splits, and inside a
 """
 
 import posixpath
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -32,7 +33,10 @@ LABELLED_FOLDERS, UNLABELLED_FOLDERS = {"labeled", "labelled"}, {"unlabeled", "u
 
 Parts = tuple[str, ...]
 BySplit = dict[str | None, dict[str, Parts]]
-_ALLOWED = "allowed are {class}_{name}.jpg or one folder per class, with or without train/, valid/ and test/ above"
+_ALLOWED = (
+    "allowed are {class}_{name}.jpg or one folder per class, with or without train/, valid/ and test/ above, or a "
+    "table, data.labels"
+)
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,9 @@ def _by_split(source: str, images: dict[str, Parts]) -> BySplit:
     for path, parts in images.items():
         if len(parts) > 1 and parts[0].lower() in SPLIT_FOLDERS:
             grouped[SPLIT_FOLDERS[parts[0].lower()]][path] = parts[1:]
-    if not grouped or (others and len(grouped) == 1 and _are_classes(images)):
+    if not grouped and all(len(parts) > 2 and parts[1].lower() in SPLIT_FOLDERS for parts in images.values()):
+        return _by_split(source, {path: (parts[1], parts[0], *parts[2:]) for path, parts in images.items()})
+    if not grouped or _are_classes(images, others):
         return {None: images}
     if others:
         raise PipelineError(
@@ -204,9 +210,17 @@ def _by_split(source: str, images: dict[str, Parts]) -> BySplit:
     return grouped
 
 
-def _are_classes(images: dict[str, Parts]) -> bool:
-    """Whether a folder named like a split is a class: all images are one folder deep, and none has a class index."""
-    return all(len(parts) == 2 and not LABELLED.fullmatch(parts[1]) for parts in images.values())
+def _are_classes(images: dict[str, Parts], others: list[str]) -> bool:
+    """Whether ``train`` is a class such as bus and car: all images are one folder deep, and none has a class index.
+
+    A single other folder, or one such as ``test1``, can as well contain images without labels.
+    """
+    return (
+        len(others) > 1
+        and len({parts[0] for parts in images.values()} - set(others)) == 1
+        and not any(re.match("train|val|test|eval", other, re.IGNORECASE) for other in others)
+        and all(len(parts) == 2 and not LABELLED.fullmatch(parts[1]) for parts in images.values())
+    )
 
 
 def _training(by_split: BySplit) -> dict[str, Parts]:
@@ -413,7 +427,7 @@ def _by_folder(
     index = folder_indices(source, set(called.values()), names)
     images = []
     for split, members in by_split.items():
-        if split == "test" and _is_unlabelled(source, {parts[:depth] for parts in members.values()}, folders):
+        if split == "test" and _is_unlabelled(source, members, folders, depth):
             images += unlabelled_images(members, split)
             continue
         for path, parts in members.items():
@@ -426,14 +440,19 @@ def _by_folder(
     return names or tuple(sorted(index, key=lambda folder: index[folder])), images
 
 
-def _is_unlabelled(source: str, tested: set[Parts], trained: set[Parts]) -> bool:
+def _is_unlabelled(source: str, members: dict[str, Parts], trained: set[Parts], depth: int) -> bool:
     """Whether the folders of the test split say nothing about its classes: they are others, or only one."""
-    if len(tested) == 1 and tested <= trained:
-        say(
-            f"download: {source}: test is taken as unlabelled: all its images are in one folder, "
-            f"{'/'.join(*tested)}; to evaluate on it, add images of the other classes"
-        )
-    return not tested & trained or len(tested) == 1
+    tested = {parts[:depth] for parts in members.values() if len(parts) > depth}
+    known = tested & trained
+    if known and (len(tested) > 1 or any(len(parts) <= depth for parts in members.values())):
+        return False
+    if tested:
+        folders = listed(sorted("/".join(folder) for folder in tested), 3)
+        why = f"no class of train has the name {folders}"
+        if known:
+            why = f"all its images are in one folder, {folders}; to evaluate on it, add images of the other classes"
+        say(f"download: {source}: test is taken as unlabelled: {why}")
+    return True
 
 
 def unlabelled_images(members: dict[str, Parts], split: str) -> list[SourceImage]:

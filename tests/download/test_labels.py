@@ -46,6 +46,7 @@ class TestFormats:
         [
             CSV,
             CSV.replace("path,label", "image_id,class"),
+            CSV.replace("path,label", "id,breed"),
             "\ufeff" + CSV.replace("\n", "\r\n"),
             CSV.replace(",", ";"),
             CSV.replace(",", "\t"),

@@ -394,8 +394,21 @@ class TestClassesAreThoseOfTheTrainingImages:
     def test_classes_can_be_called_bus_car_and_train(self):
         assert layout(["bus/1.jpg", "car/1.jpg", "train/1.jpg"]).classes == ("bus", "car", "train")
 
-    def test_train_and_test_without_labels_are_not_taken_for_classes(self):
-        assert "put all of them into a folder train/" in complaint(["train/a.jpg", "test/b.jpg", "sample/c.jpg"])
+    @pytest.mark.parametrize("others", [["test/b.jpg", "sample/c.jpg"], ["test1/b.jpg"], ["images/b.jpg"]])
+    def test_train_and_test_without_labels_are_not_taken_for_classes(self, others):
+        assert "put all of them into a folder train/" in complaint(["train/a.jpg", *others])
+
+    def test_the_folders_of_the_splits_can_be_in_those_of_the_classes(self):
+        source = layout(["cat/train/1.jpg", "cat/test/2.jpg", "dog/train/1.jpg", "dog/test/2.jpg"])
+        assert source.classes == ("cat", "dog")
+        assert [(image.split, image.label) for image in source.images] == [
+            (split, label) for label in (0, 1) for split in ("test", "train")
+        ]
+
+    def test_other_folders_than_those_of_the_classes_are_named(self, capsys):
+        source = layout(["train/00/1.jpg", "train/01/1.jpg", "test/0/1.jpg", "test/1/1.jpg"])
+        assert [image.label for image in source.images if image.split == "test"] == [None, None]
+        assert "test is taken as unlabelled: no class of train has the name 0, 1" in capsys.readouterr().out
 
 
 PREFIXED_TRAIN = [f"train/{index % 3}_{index}.png" for index in range(60)]
