@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,10 +79,10 @@ def download() -> None:
     """Write the images of data.source to data/raw.zip."""
     params = read_params()
     from pipeline.download.stage import download as stage
-    from pipeline.preflight import check_ahead
+    from pipeline.preflight import check_ahead, check_images
 
     check_ahead(params)
-    stage(params.data)
+    stage(params.data, partial(check_images, params))
 
 
 @app.command()
@@ -99,9 +100,10 @@ def augment() -> None:
 def train() -> None:
     """Train the network and save the weights of the best epoch."""
     params = read_params()
-    from pipeline.preflight import check_ahead
+    from pipeline.preflight import check_ahead, check_dataset
 
     check_ahead(params)
+    check_dataset(params)
     start_processes()
     from pipeline.train.stage import train as stage
 

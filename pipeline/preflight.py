@@ -1,18 +1,23 @@
-"""Checks of ``params.yaml`` that need libraries, made before any work: transforms, the network and its layers.
+"""Checks of ``params.yaml`` that need libraries or facts about the images, made before any work that they could waste.
 
 A t-SNE of a layer that the network does not have should not fail after an hour of training.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from pipeline.network.models import ModelSpec
     from pipeline.params.schema import Params
+
+# Every classification network of torchvision takes images of this size.
+USUAL_SIZE = 224
 
 
 def check_ahead(params: "Params") -> None:
@@ -22,49 +27,184 @@ def check_ahead(params: "Params") -> None:
 
     Raises:
         PipelineError: a transform is invalid; or torchvision has no such network, or the network does not fit the image
-            size, the layers of ``tsne.layers`` or the optimizer.
+            size, the stem, the layers of ``tsne.layers`` or the optimizer. One line for each problem.
     """
     from pipeline.images.transforms import augmented_view
 
-    augmented_view(params.augment)
+    problems = _refusals(augmented_view, params.augment)
     if params.model.name != "classifier":
-        _check_network(params)
+        problems += _network_problems(params)
+    if problems:
+        raise PipelineError("\n".join(problems))
 
 
-def _check_network(params: "Params") -> None:
+def check_images(params: "Params", classes: int, labelled: Mapping[str, bool]) -> None:
+    """Check what the images of later stages have to be like.
+
+    Args:
+        params: all parameters.
+        classes: the number of classes.
+        labelled: each split that has images, and whether they have labels.
+
+    Raises:
+        PipelineError: a stage is for another number of classes, or for a split that has no images or no labels. One
+            line for each problem.
+    """
+    problems = []
+    if params.train.loss == "bce" and classes != 2:
+        problems.append(f"train.loss: got bce, which needs 2 classes, not {classes}; use cross_entropy")
+    for section in ("evaluate", "tsne", "predict"):
+        split = getattr(params, section).split
+        if split != "auto" and split not in labelled:
+            problems.append(
+                f"{section}.split: got {split}, but there are no {split} images; set data.{split}_fraction, or choose "
+                "auto or valid"
+            )
+        elif section != "predict" and not labelled.get(split, True):
+            problems.append(
+                f"{section}.split: got {split}, but the {split} images have no labels; choose auto or valid"
+            )
+    if problems:
+        raise PipelineError("\n".join(f"params.yaml: {line}" for line in problems))
+
+
+def check_dataset(params: "Params") -> None:
+    """Check the images of ``data/dataset/`` before training: ``download`` does not run again for all parameters.
+
+    Raises:
+        PipelineError: as ``check_images``, or there is no dataset.
+    """
+    from pipeline.common.dataset import PackedDataset
+    from pipeline.common.paths import DATASET
+
+    dataset = PackedDataset(DATASET)
+    labelled = {split: dataset.split(split).labelled for split in dataset.manifest.shapes}
+    check_images(params, len(dataset.manifest.classes), labelled)
+
+
+def _refusals(function: Any, *args: Any) -> list[str]:
+    """The lines of the PipelineError that a function raises."""
+    try:
+        function(*args)
+    except PipelineError as error:
+        return str(error).splitlines()
+    return []
+
+
+def _network_problems(params: "Params") -> list[str]:
     """Build the network and run it on the device ``meta``, whose tensors have shapes but no data."""
     import torch
 
-    from pipeline.network.inference import watching
-    from pipeline.network.models import ModelSpec, build_model, default_layers, find_layer
+    from pipeline.network.models import ModelSpec, default_layers
     from pipeline.train.optimization import build_optimizers
 
-    size, name = params.augment.image_size, params.model.name
     count = params.data.class_count or 2
     spec = ModelSpec(
         **params.model.model_dump(exclude={"pretrained"}),
         outputs=1 if params.train.loss == "bce" else count,
-        image_size=size,
+        image_size=params.augment.image_size,
         resize=params.augment.resize,
         classes=("",) * count,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
     )
+    problems = []
+    wanted = _pretrained_size(spec.name) if params.model.pretrained else None
+    if wanted and wanted != spec.image_size:
+        problems.append(
+            f"params.yaml: augment.image_size: got {spec.image_size}, the pretrained weights of {spec.name} are for "
+            f"{wanted}; set it to that, or model.pretrained to false"
+        )
+        spec = replace(spec, image_size=wanted)
+    refusals, spec, model = _fitting_network(spec)
+    problems += refusals
+    if model is None:
+        return problems
+    problems += _refusals(build_optimizers, model, params.train, torch.device("meta"))
+    for layer in default_layers(model) if params.tsne.layers == "auto" else params.tsne.layers:
+        problems += _refusals(_run_layer, model, spec, layer)
+    return problems
+
+
+def _fitting_network(spec: "ModelSpec") -> tuple[list[str], "ModelSpec", "nn.Module | None"]:
+    """Find out which parameters the network refuses: the stem, the image size, or both.
+
+    Returns:
+        A line for each of them, and the network and its spec without them; None if there is no such network.
+    """
+    default, usual = replace(spec, stem="default"), replace(spec, image_size=USUAL_SIZE)
+    refusals: dict[ModelSpec, str] = {}
+    for candidate in dict.fromkeys((spec, default, usual, replace(default, image_size=USUAL_SIZE))):
+        try:
+            model = _built(candidate)
+        except PipelineError as error:
+            refusals[candidate] = str(error)
+            continue
+        problems = [refusals[default]] if candidate.image_size != spec.image_size else []
+        if candidate.stem != spec.stem:
+            problems.append(
+                f"params.yaml: model.stem: got {spec.stem}, which does not fit {spec.name}; set it to default"
+            )
+        return problems, candidate, model
+    return [refusals[default]], spec, None
+
+
+def _built(spec: "ModelSpec") -> "nn.Module":
+    """The network without data, after it was run once.
+
+    Raises:
+        PipelineError: there is no such network, or it does not take images of this size.
+    """
+    import torch
+
+    from pipeline.network.models import build_model
+
     with _without_data():
         model = build_model(spec).to("meta").eval()
-    if params.model.pretrained:
-        _check_weights(name, size)
-    build_optimizers(model, params.train, torch.device("meta"))
-    chosen = default_layers(model) if params.tsne.layers == "auto" else params.tsne.layers
-    layers = {layer: find_layer(model, layer, "tsne.layers") for layer in chosen}
     try:
-        with watching(layers) as watch, torch.no_grad():
-            watch(model, torch.zeros(2, 3, size, size, device="meta"))
+        with torch.no_grad():
+            model(_images(spec))
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise PipelineError(
-            f"params.yaml: augment.image_size: {name} refuses {size} ({reason}); choose another"
+            f"params.yaml: augment.image_size: {spec.name} refuses {spec.image_size} ({reason}); choose another"
         ) from None
+    return model
+
+
+def _images(spec: "ModelSpec") -> "Tensor":
+    import torch
+
+    return torch.zeros(2, 3, spec.image_size, spec.image_size, device="meta")
+
+
+def _run_layer(model: "nn.Module", spec: "ModelSpec", name: str) -> None:
+    """Run the network and take the features of one layer.
+
+    Raises:
+        PipelineError: there is no such layer, or it has no features.
+    """
+    import torch
+
+    from pipeline.network.inference import watching
+    from pipeline.network.models import find_layer
+
+    with watching({name: find_layer(model, name, "tsne.layers")}) as watch, torch.no_grad():
+        watch(model, _images(spec))
+
+
+def _pretrained_size(name: str) -> int | None:
+    """The image size of the pretrained weights of a transformer, which contain positions of its patches; None for a
+    network that takes any size."""
+    from torchvision.models import get_model_weights
+
+    if not name.startswith(("vit_", "maxvit")):
+        return None
+    try:
+        size: int = get_model_weights(name).DEFAULT.meta["min_size"][0]
+    except ValueError:  # there is no such network
+        return None
+    return size
 
 
 @contextmanager
@@ -85,16 +225,3 @@ def _without_data() -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _check_weights(name: str, size: int) -> None:
-    """Check the image size for the pretrained weights of a transformer, which contain positions of its patches."""
-    from torchvision.models import get_model_weights
-
-    if name.startswith(("vit_", "maxvit")):
-        wanted = get_model_weights(name).DEFAULT.meta["min_size"][0]
-        if size != wanted:
-            raise PipelineError(
-                f"params.yaml: augment.image_size: got {size}, the pretrained weights of {name} are for {wanted}; set "
-                "it to that, or model.pretrained to false"
-            )

@@ -1,6 +1,7 @@
 """The commands as a user types them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -103,6 +104,33 @@ def test_a_folder_with_nothing_to_learn_is_refused(folder, write, line):
     assert result.code == 1
     assert result.stderr.startswith(f"error: {line}")
     assert not (folder / "data").exists()
+
+
+THREE_LIMITS = """\
+error: params.yaml: train.loss: got bce, which needs 2 classes, not 3; use cross_entropy
+error: params.yaml: evaluate.split: got test, but the test images have no labels; choose auto or valid
+error: params.yaml: tsne.split: got test, but the test images have no labels; choose auto or valid
+"""
+
+
+def test_what_the_classes_and_splits_do_not_allow_is_said_at_once_by_download_and_by_train(folder):
+    write_photos(folder / "photos" / "train", per_class=4)
+    (folder / "photos" / "test").mkdir()
+    for number, photo in enumerate(sorted((folder / "photos").rglob("*3.jpg"))):
+        photo.rename(folder / "photos" / "test" / f"scan{number}.jpg")
+    change(folder, "source: digits", "source: folder")
+    change(folder, "location: null", "location: photos")
+    text = (folder / "params.yaml").read_text("utf-8")
+    split = re.sub(r"split: auto", "split: test", re.sub("loss: cross_entropy", "loss: bce", text))
+    (folder / "params.yaml").write_text(split, "utf-8")
+    result = run_command("download")
+    assert (result.code, result.stderr) == (1, THREE_LIMITS)
+    assert not (folder / "data").exists()
+    (folder / "params.yaml").write_text(text, "utf-8")
+    assert run_command("download").code == run_command("augment").code == 0
+    (folder / "params.yaml").write_text(split, "utf-8")
+    result = run_command("train")
+    assert (result.code, result.stderr) == (1, THREE_LIMITS)
 
 
 @pytest.mark.parametrize("stage", ["augment", "train", "evaluate", "tsne", "predict"])

@@ -1,7 +1,7 @@
 """Stage ``download``: bring the images of any source into ``data/raw.zip``."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, entry_name, write_raw_archive
@@ -14,14 +14,22 @@ from pipeline.params.schema import NEAR_DUPLICATES, DataParams
 from pipeline.progress import say
 
 
-def download(params: DataParams) -> None:
+def download(
+    params: DataParams, check: Callable[[int, dict[str, bool]], None] = lambda classes, labelled: None
+) -> None:
     """Write ``data/raw.zip`` from ``data.source``; images are never re-encoded.
+
+    Args:
+        params: the section ``data``.
+        check: called before anything is written with the number of classes, and with each split that has images and
+            whether they have labels; raises PipelineError if other parameters do not allow that.
 
     Raises:
         PipelineError: the source is missing or empty, or has another checksum or an unknown layout.
     """
     with SOURCES[params.source](params) as source:
         images, separated = _with_splits(source, params)
+        check(len(source.classes), {image.split or "train": image.label is not None for image in images})
         left_out = source.left_out | separated
         write_raw_archive(RAW_ARCHIVE, source.classes, _entries(images), source.read, left_out)
     counts = Counter(image.split for image in images)

@@ -240,5 +240,7 @@ def find_layer(model: nn.Module, name: str, key: str) -> nn.Module:
     if name not in layers:
         close = difflib.get_close_matches(name, layers, n=3)
         some = listed(close or layers, SHOWN_LAYERS)
-        raise PipelineError(f"params.yaml: {key}: got {name!r}, allowed are the layers of the network, such as {some}")
+        raise PipelineError(
+            f"params.yaml: {key}: got {name!r}, allowed are auto and the layers of the network, such as {some}"
+        )
     return layers[name]

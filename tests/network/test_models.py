@@ -247,7 +247,8 @@ def test_layer_is_found_by_its_dotted_name():
 @pytest.mark.parametrize("name", ["head", "", "blocks.9", "blocks.0.0.weight"])
 def test_unknown_layer_is_refused_with_existing_layers(name):
     with pytest.raises(
-        PipelineError, match=r"params.yaml: tsne.layer: got '.*', allowed are the layers of the network, such as \w+"
+        PipelineError,
+        match=r"params.yaml: tsne.layer: got '.*', allowed are auto and the layers of the network, such as \w+",
     ) as error:
         find_layer(build(), name, "tsne.layer")
     assert "\n" not in str(error.value)

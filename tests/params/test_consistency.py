@@ -15,6 +15,8 @@ CONTENT = YAML(typ="safe", pure=True).load(Path(__file__).parents[2] / "params.y
 ELEVEN = {"data.source": "folder", "data.location": "photos", "data.classes": [*"abcdefghijk"]}
 RESNET = {"model.name": "resnet18", "model.dropout": 0.0, "tsne.layers": ["avgpool"]}
 
+VIT = {"model.name": "vit_b_16", "model.stem": "small", "tsne.layers": "auto"}
+
 
 def check(changes):
     """Check params.yaml with other values at dotted keys, and what it asks of libraries."""
@@ -50,11 +52,25 @@ def check(changes):
         ({"augment.transforms": [{"name": "Afine"}]}, "augment.transforms.0: got 'Afine', allowed is the name of"),
         ({"model.name": "resnet19"}, "model.name: got 'resnet19', allowed are classifier and torchvision's"),
         (RESNET | {"train.optimizer": "muon"}, "train.optimizer: got muon, which is for linear layers before the last"),
-        (RESNET | {"tsne.layers": ["hidden2"]}, "tsne.layers: got 'hidden2', allowed are the layers of the network,"),
+        (
+            RESNET | {"tsne.layers": ["hidden2"]},
+            "tsne.layers: got 'hidden2', allowed are auto and the layers of the network,",
+        ),
         (RESNET | {"model.name": "inception_v3"}, "augment.image_size: inception_v3 refuses 32 (Calculated padded"),
         (RESNET | {"model.name": "alexnet", "tsne.layers": ["features"]}, "augment.image_size: alexnet refuses 32 ("),
-        (RESNET | {"model.name": "vit_h_14"}, "augment.image_size: vit_h_14 refuses 32 (Input shape indivisible"),
-        (RESNET | {"model.name": "maxvit_t"}, "augment.image_size: maxvit_t refuses 32 (Input size "),
+        (
+            RESNET | {"model.name": "vit_h_14", "tsne.layers": "auto"},
+            "augment.image_size: vit_h_14 refuses 32 (Input shape indivisible",
+        ),
+        (
+            RESNET | {"model.name": "maxvit_t", "tsne.layers": "auto"},
+            "augment.image_size: maxvit_t refuses 32 (Input size ",
+        ),
+        (VIT, "model.stem: got small, which does not fit vit_b_16; set it to default"),
+        (
+            VIT | {"model.name": "maxvit_t", "augment.image_size": 224},
+            "model.stem: got small, which does not fit maxvit_t; set it to default",
+        ),
         (
             RESNET | {"model.name": "vit_b_16", "model.pretrained": True, "tsne.layers": ["heads"]},
             "augment.image_size: got 32, the pretrained weights of vit_b_16 are for 224; set it to that, or",
@@ -105,6 +121,35 @@ def test_several_contradictions_have_a_line_each():
         "predict.tta",
         "tsne.layers",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        (
+            {"model.name": "maxvit_t", "model.stem": "small", "tsne.layers": ["hidden2", "blocks.0", "fc"]},
+            ["augment.image_size", "model.stem", "tsne.layers", "tsne.layers"],
+        ),
+        (
+            {"model.name": "resnet18", "train.optimizer": "muon", "tsne.layers": ["hidden2"]},
+            ["train.optimizer", "tsne.layers"],
+        ),
+        (
+            {"model.name": "vit_h_14", "model.pretrained": True, "tsne.layers": ["hidden2"]},
+            ["augment.image_size", "tsne.layers"],
+        ),
+        ({"model.name": "alexnet", "tsne.layers": ["hidden2"]}, ["augment.image_size", "tsne.layers"]),
+        ({"model.name": "vit_b_17", "model.pretrained": True, "model.stem": "small"}, ["model.name"]),
+        (
+            {"augment.transforms": [{"name": "Affin"}], "model.name": "vgg12"},
+            ["augment.transforms.0", "model.name"],
+        ),
+    ],
+)
+def test_all_that_libraries_refuse_is_said_at_once(changes, keys):
+    with pytest.raises(PipelineError) as error:
+        check(changes)
+    assert [line.split(": ")[1] for line in str(error.value).splitlines()] == keys
 
 
 def test_the_layers_of_classifier_are_those_that_the_schema_knows():

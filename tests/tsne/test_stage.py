@@ -198,7 +198,7 @@ def test_features_that_are_not_finite_are_rejected_in_one_line(untrained, value)
 
 def test_an_unknown_layer_is_rejected_with_the_layers_of_the_network(untrained):
     with pytest.raises(
-        PipelineError, match=r"tsne.layers: got 'head', allowed are the layers of the network, such as \w+"
+        PipelineError, match=r"tsne.layers: got 'head', allowed are auto and the layers of the network, such as \w+"
     ):
         draw(layers=["hidden2", "head"])
 

@@ -1,0 +1,69 @@
+"""What the classes and the splits of the images do not allow; ``tests/params/test_consistency.py`` has the rest."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.params.file import check_params, read_yaml
+from pipeline.preflight import check_images
+
+CONTENT = read_yaml(Path(__file__).parents[1] / "params.yaml")
+ALL = {"train": True, "valid": True, "test": True}
+
+
+def check(changes, classes, labelled):
+    """Check these images for params.yaml with a folder as its source, and with other values in some sections."""
+    content = CONTENT | {name: CONTENT[name] | values for name, values in changes.items()}
+    content["data"] |= {"source": "folder", "location": "photos", "classes": None}
+    check_images(check_params(content, Path("params.yaml")), classes, labelled)
+
+
+@pytest.mark.parametrize(
+    ("changes", "classes", "labelled", "lines"),
+    [
+        (
+            {"train": {"loss": "bce"}},
+            11,
+            ALL,
+            ["params.yaml: train.loss: got bce, which needs 2 classes, not 11; use cross_entropy"],
+        ),
+        (
+            {name: {"split": "test"} for name in ("evaluate", "tsne", "predict")},
+            2,
+            {"train": True, "valid": True},
+            [
+                f"params.yaml: {name}.split: got test, but there are no test images; set data.test_fraction, or choose "
+                "auto or valid"
+                for name in ("evaluate", "tsne", "predict")
+            ],
+        ),
+        (
+            {name: {"split": "test"} for name in ("evaluate", "tsne", "predict")},
+            2,
+            ALL | {"test": False},
+            [
+                f"params.yaml: {name}.split: got test, but the test images have no labels; choose auto or valid"
+                for name in ("evaluate", "tsne")
+            ],
+        ),
+    ],
+    ids=["classes", "no test split", "unlabelled test split"],
+)
+def test_what_the_images_do_not_allow_has_a_line_each(changes, classes, labelled, lines):
+    with pytest.raises(PipelineError) as error:
+        check(changes, classes, labelled)
+    assert str(error.value).splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "classes", "labelled"),
+    [
+        ({}, 2, {"train": True, "valid": True}),
+        ({}, 2, ALL | {"test": False}),
+        ({"train": {"loss": "bce"}, "predict": {"split": "test"}}, 2, ALL | {"test": False}),
+        ({"evaluate": {"split": "test"}, "tsne": {"split": "train"}}, 3, ALL),
+    ],
+)
+def test_what_the_images_allow_passes(changes, classes, labelled):
+    check(changes, classes, labelled)
