@@ -128,7 +128,7 @@ NAMES = "a list of at least 2 strings or null"
         ("train.lr", float("inf"), A_RATE),
         ("train.clip_norm", -0.5, "a number (≥ 0)"),
         ("evaluate.split", "dev", "auto, test, valid, train"),
-        ("tsne.layers", 5, "a list of strings"),
+        ("tsne.layers", 5, "auto or a list of strings"),
         ("train", None, A_SECTION),
         ("train", [1], A_SECTION),
     ],
