@@ -75,6 +75,15 @@ def read_params() -> "Params":
 
 
 @app.command()
+def source() -> None:
+    """List the files of data.source in data/source.json, so that dvc repro notices changes."""
+    params = read_params()
+    from pipeline.source.stage import source as stage
+
+    stage(params.data.source, params.data.location, params.data.labels)
+
+
+@app.command()
 def download() -> None:
     """Write the images of data.source to data/raw.zip."""
     params = read_params()

@@ -10,6 +10,7 @@ RECIPES = Path("recipes")
 # Git ignores the whole folder: dvc exp apply can lose ignored files next to untracked ones.
 SWEEPS = Path(".sweeps")
 
+SOURCE = Path("data/source.json")
 RAW_ARCHIVE = Path("data/raw.zip")
 DATASET = Path("data/dataset")
 

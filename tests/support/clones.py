@@ -160,8 +160,9 @@ class Clone(Workspace):
 
 
 def stages_run(output: str) -> list[str]:
-    """The stages that DVC ran, in their order, according to its output."""
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    """The stages that DVC ran, in their order, according to its output; without ``source``, which always runs."""
+    ran = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    return [stage for stage in ran if stage != "source"]
 
 
 def build_once(folder: Path, build: Callable[[Path], str]) -> str:

@@ -1,0 +1,41 @@
+"""Stage ``source``: list the files of the source, so that DVC notices when they change."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.common.files import write_json
+from pipeline.common.paths import SOURCE
+from pipeline.progress import say
+from pipeline.source.listing import (
+    differences,
+    find_source,
+    has_listing,
+    list_source,
+    problem_of,
+    read_summary,
+    recall,
+    summary,
+)
+
+
+def source(kind: str, location: str | None, labels: str | Mapping[Any, str] | None) -> None:
+    """Write ``data/source.json``, which is the same as long as names and contents of the source's files are.
+
+    If the source is not on this machine, an earlier listing stays as it is: then DVC uses the images in its cache. If
+    there is none, ``download`` says what is missing.
+    """
+    place, before = find_source(kind, location, labels), read_summary()
+    if problem := problem_of(place):
+        if has_listing(before, place):
+            say(f"source: {problem}; {SOURCE} stays as it is, and DVC uses the images in its cache")
+        else:
+            write_json(SOURCE, {"source": kind})
+        return
+    known = recall(place)
+    files = list_source(place, known)
+    content = summary(place, files)
+    if content != before:
+        write_json(SOURCE, content)
+    if place.location is not None:
+        state = "unchanged" if content == before else (known and differences(known, files)) or "new"
+        say(f"source: {place.location} has {len(files):,} files, {content['bytes'] / 1e6:,.1f} MB: {state}")

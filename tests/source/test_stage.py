@@ -1,0 +1,88 @@
+"""data/source.json, and how dvc repro notices images that were added, replaced or deleted."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.common.paths import SOURCE
+from pipeline.source.stage import source
+from tests.support.clones import SMALL, Clone, stages_run
+from tests.support.sections import write_photos
+
+
+def test_the_listing_is_written_only_when_it_changes(photos, capsys):
+    (photos.parent / ".dvc").mkdir()
+    count = sum(path.is_file() for path in photos.rglob("*"))
+    source("folder", "photos", None)
+    assert f"photos has {count} files, " in capsys.readouterr().out
+    first = SOURCE.read_text(), SOURCE.stat().st_ino
+    source("folder", "photos", None)
+    assert capsys.readouterr().out.endswith(": unchanged\n")
+    assert (SOURCE.read_text(), SOURCE.stat().st_ino) == first
+    assert json.loads(first[0])["files"] == count
+    (photos / "new.png").write_bytes(b"x")
+    source("folder", "photos", None)
+    assert capsys.readouterr().out.endswith(": 1 added\n")
+
+
+def test_a_source_that_is_not_here_keeps_its_listing_and_says_so(photos, capsys):
+    source("folder", "photos", None)
+    first = SOURCE.read_text()
+    photos.rename("elsewhere")
+    capsys.readouterr()
+    source("folder", "photos", None)
+    assert capsys.readouterr().out == (
+        "source: the folder photos is not here; data/source.json stays as it is, and DVC uses the images in its cache\n"
+    )
+    assert SOURCE.read_text() == first
+
+
+@pytest.mark.parametrize("before", [None, "{", '{"source": "digits"}', '{"source": "archive", "sha256": "0"}'])
+def test_a_source_that_is_not_here_and_was_never_listed_is_left_to_download(workspace, capsys, before):
+    SOURCE.parent.mkdir()
+    if before:
+        SOURCE.write_text(before)
+    for _ in range(2):
+        source("folder", "nowhere", None)
+        assert json.loads(SOURCE.read_text()) == {"source": "folder"}
+    assert capsys.readouterr().out == ""
+
+
+def test_a_source_that_is_pinned_has_no_listing(workspace, capsys):
+    source("digits", None, None)
+    assert json.loads(SOURCE.read_text()) == {"source": "digits"}
+    assert capsys.readouterr().out == ""
+
+
+def test_repro_notices_images_that_are_added_replaced_and_deleted(tmp_path):
+    write_photos(tmp_path / "photos")
+    clone = Clone(tmp_path / "clone", {**SMALL, "data.source": "folder", "data.location": "../photos"})
+    repro = ("dvc", "repro", "download")
+    assert stages_run(clone.run(*repro)) == ["download"]
+    assert stages_run(clone.run(*repro)) == []
+    one, other = sorted((tmp_path / "photos").rglob("*.jpg"))[:2]
+    added = one.with_name("added.jpg")
+    shutil.copy(other, added)
+    output = clone.run(*repro)
+    assert (stages_run(output), ": 1 added" in output) == (["download"], True)
+    shutil.copy(other, one)
+    output = clone.run(*repro)
+    assert (stages_run(output), ": 1 changed" in output) == (["download"], True)
+    added.unlink()
+    output = clone.run(*repro)
+    assert (stages_run(output), ": 1 removed" in output) == (["download"], True)
+    one.touch()
+    assert stages_run(clone.run(*repro)) == []
+    shutil.rmtree(tmp_path / "photos")
+    output = clone.run(*repro)
+    assert (stages_run(output), "photos is not here; " in output) == ([], True)
+
+
+def test_repro_without_the_folder_ends_with_the_line_of_download(tmp_path):
+    clone = Clone(tmp_path / "clone", {"data.source": "folder", "data.location": "../nowhere"})
+    output = clone.run("dvc", "repro", "download", fails=True)
+    assert "nowhere does not exist; set it to a folder of images" in output
+    assert "Traceback" not in output
+    assert Path(clone.folder, SOURCE).exists()
