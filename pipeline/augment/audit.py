@@ -41,7 +41,7 @@ def measure(content: bytes, photo: NDArray[np.uint8], plain: NDArray[np.uint8]) 
     Args:
         content: the file's bytes.
         photo: the decoded image, ``uint8``, ``(height, width, 3)``.
-        plain: its plain copy, ``uint8``, ``(image_size, image_size, 3)``.
+        plain: its plain copy without borders, ``uint8``, ``(image_size, image_size, 3)``.
 
     Returns:
         A scalar array of type ``MEASURES``.
@@ -166,14 +166,15 @@ def audit(
     classes: tuple[str, ...],
     bad: dict[int, str],
     measures: NDArray[np.void],
+    image_size: int,
     plain: Callable[[int], NDArray[np.uint8]],
     drop_leaks: bool,
 ) -> Audit:
     """Find duplicates and unfit images.
 
     Args:
-        images, classes, bad, measures: see ``Audit``.
-        plain: returns the plain copy of a row, ``uint8``, ``(image_size, image_size, 3)``.
+        images, classes, bad, measures, image_size: see ``Audit``.
+        plain: returns the plain copy of a row without borders, ``uint8``, ``(height, width, 3)``.
         drop_leaks: of the images of a leak, keep only those in its last split.
     """
     good = np.array([row for row in range(len(images)) if row not in bad], np.int64)
@@ -186,7 +187,7 @@ def audit(
         # An image that is used for evaluation must not be used for training, too.
         splits = {row: SPLITS.index(images[row].split) for row in group.rows}
         dropped |= {row for row, split in splits.items() if split < max(splits.values())}
-    return Audit(images, classes, bad, measures, len(plain(int(good[0]))), groups, frozenset(dropped))
+    return Audit(images, classes, bad, measures, image_size, groups, frozenset(dropped))
 
 
 def _leaks(groups: list[Group], images: list[RawImage]) -> list[Group]:

@@ -128,6 +128,8 @@ class _Worker:
         # Written by position rather than through a memory map, so memory does not grow with the dataset.
         self.files = {split: os.open(arrays.path(split), os.O_WRONLY) for split in arrays.shapes}
         self.resize, self.draw = plain_copy(params), augmented_view(params)
+        # Grey borders would hide dark and bright images, and make different images similar.
+        self.whole = plain_copy(params.model_copy(update={"resize": "stretch"})) if params.resize == "pad" else None
 
     def pack(self, places: range) -> Packed:
         result = Packed(np.zeros(len(places), MEASURES), [], {})
@@ -141,7 +143,7 @@ class _Worker:
                 result.digests.append(b"")
                 continue
             copies = np.stack([self.resize(photo), *self._views(content, photo, image)])
-            result.measures[number] = measure(content, photo, copies[0])
+            result.measures[number] = measure(content, photo, self.whole(photo) if self.whole else copies[0])
             result.digests.append(hashlib.blake2b(copies.data, digest_size=16).digest())
             position = self.arrays.offsets[image.split] + self.arrays.rows[place] * copies.nbytes
             os.pwrite(self.files[image.split], copies.data, position)

@@ -15,6 +15,7 @@ from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, PLOTS, RAW_A
 from pipeline.common.raw_archive import RawImage, read_raw_archive
 from pipeline.common.results import write_results
 from pipeline.errors import PipelineError, listed
+from pipeline.images.transforms import without_borders
 from pipeline.params.schema import AugmentParams
 from pipeline.plots.style import saved_figure
 from pipeline.progress import say
@@ -44,7 +45,8 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str) -
         packed = pack(arrays, params, seed)
         _check_bad_images(packed.bad, images, on_bad_image)
         plain = arrays.plain_copies()
-        found = audit(images, classes, packed.bad, packed.measures, plain, on_leak == "drop")
+        compared = (lambda place: without_borders(plain(place))) if params.resize == "pad" else plain
+        found = audit(images, classes, packed.bad, packed.measures, params.image_size, compared, on_leak == "drop")
         _check_leaks(found, on_leak)
         page = audit_page(found, plain)
         _finish(arrays, found, packed.digests, params.resize)

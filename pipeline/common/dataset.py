@@ -29,7 +29,7 @@ class Manifest:
     Attributes:
         classes: the class names in the order of their indices.
         image_size: height and width in pixels.
-        resize: ``stretch`` or ``crop``: how a photo was made square.
+        resize: ``stretch``, ``crop`` or ``pad``: how a photo was made square.
         mean, std: of each channel over the plain training images, in 0 to 1.
         shapes: of each split's array.
         digest: of all pixels and the index, which identifies the dataset.

@@ -130,7 +130,11 @@ def _source(data: DataParams) -> str:
 
 
 def _preparation(run: Run) -> str:
-    how = {"stretch": "stretched", "crop": "resized by its short side and cropped to its centre"}[run.spec.resize]
+    how = {
+        "stretch": "stretched",
+        "crop": "resized by its short side and cropped to its centre",
+        "pad": "resized by its long side and padded with grey (RGB 128, 128, 128)",
+    }[run.spec.resize]
     views = f" Augmented views per training image: {run.augment.views}." if run.augment.views else ""
     return (
         f"The EXIF orientation of an image is applied, transparent parts become white, and the image is {how} to "
@@ -169,6 +173,7 @@ def _limitations(run: Run) -> list[str]:
     loss = {
         "stretch": "images that are not square are distorted",
         "crop": "parts outside the central square are lost",
+        "pad": "images that are not square have fewer pixels than the input, the rest is grey",
     }
     counts = {_escaped(row["class"]): row["train"] for row in audit["classes"]}
     rarest, most_frequent = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)

@@ -11,6 +11,8 @@ from pipeline.network.inference import PixelClassifier
 
 # OpenCV's coefficient of cubic convolution.
 CUBIC = -0.75
+# Of the borders of resize pad, as in pipeline.images.transforms.
+GREY = 128
 
 
 class PhotoClassifier(nn.Module):
@@ -38,7 +40,7 @@ class PlainCopy(nn.Module):
 
     def __init__(self, size: int, resize: str) -> None:
         super().__init__()
-        if resize not in ("stretch", "crop"):
+        if resize not in ("stretch", "crop", "pad"):
             raise ValueError(f"no ONNX for augment.resize {resize}")
         self.size, self.resize = size, resize
 
@@ -53,19 +55,22 @@ class PlainCopy(nn.Module):
         linear = shrinks & (new > old).any()
         rows = self._weights(height, old[0], new[0], shrinks, linear)
         columns = self._weights(width, old[1], new[1], shrinks, linear)
-        pixels = rows @ images.permute(0, 3, 1, 2).float() @ columns.T
+        # The weights of a pixel in a border are 0.
+        pixels = rows @ (images.permute(0, 3, 1, 2).float() - GREY) @ columns.T + GREY
         return (pixels + 0.5).floor().clamp(0, 255).permute(0, 2, 3, 1)
 
     def _new_size(self, old: Tensor) -> Tensor:
-        """Height and width to which the whole photo is resized; its central square is the result."""
+        """Height and width to which the whole photo is resized; the result is the square around its centre."""
         size = _number(self.size)
+        if self.resize == "pad":
+            return (old * torch.div(size, old.max())).round().clamp(min=1)
         if self.resize == "crop":
             return (old * torch.div(size, old.min())).round()
         return torch.stack([size, size])
 
     def _weights(self, side: int, old: Tensor, new: Tensor, shrinks: Tensor, linear: Tensor) -> Tensor:
-        """The weights of the photo's pixels along one side, ``(size, side)``; each row sums to 1."""
-        target = torch.arange(self.size, dtype=torch.float64)[:, None] + ((new - self.size) / 2).floor()
+        """The weights of the photo's pixels along one side, ``(size, side)``; each row sums to 1, or to 0 in a border."""
+        target = torch.arange(self.size, dtype=torch.float64)[:, None] + ((new - self.size) / 2).trunc()
         source = torch.arange(side, dtype=torch.float64)
         factor = new / old
         scale = torch.div(_number(1), factor)
@@ -75,7 +80,8 @@ class PlainCopy(nn.Module):
         taps = _taps(torch.where(linear, (target * scale).floor(), place.floor()), source, old)
         weights = torch.where(linear, _linear(target, scale, factor), _cubic(place - place.floor()))
         interpolated = sum(weights[:, tap, None] * taps[tap] for tap in range(4))
-        return torch.where(shrinks & ~linear, area, interpolated).float()
+        inside = (target >= 0) & (target < new)
+        return torch.where(inside, torch.where(shrinks & ~linear, area, interpolated), 0).float()
 
 
 def _number(value: int) -> Tensor:

@@ -37,6 +37,8 @@ albumentations = _import_albumentations()
 # The worker processes already use all cores.
 cv2.setNumThreads(1)
 Pixels = NDArray[np.uint8]
+# Of the borders of resize pad: the middle of 0 to 255.
+GREY = 128
 
 # The crop comes first, so that the others change fewer pixels. border_mode 4 fills uncovered borders by reflection.
 PRESETS: dict[str, list[dict[str, Any]]] = {
@@ -78,6 +80,13 @@ def plain_copy(params: Square) -> Callable[[Pixels], Pixels]:
     return lambda image: pipeline(image=image)["image"]
 
 
+def without_borders(copy: Pixels) -> Pixels:
+    """The part of a plain copy that is not one of the grey borders of resize ``pad``."""
+    inside = (copy != GREY).any(axis=2)
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    return copy[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else copy
+
+
 def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
     """Return a function that draws a view of a photo from a seed; shapes as in ``plain_copy``.
 
@@ -105,6 +114,13 @@ def _resizing(params: Square) -> list[Any]:
     smooth = {"interpolation": cv2.INTER_CUBIC, "area_for_downscale": "image"}
     if params.resize == "stretch":
         return [albumentations.Resize(params.image_size, params.image_size, **smooth)]
+    if params.resize == "pad":
+        return [
+            albumentations.LongestMaxSize(params.image_size, **smooth),
+            albumentations.PadIfNeeded(
+                params.image_size, params.image_size, border_mode=cv2.BORDER_CONSTANT, fill=(GREY, GREY, GREY)
+            ),
+        ]
     return [
         albumentations.SmallestMaxSize(params.image_size, **smooth),
         albumentations.CenterCrop(params.image_size, params.image_size),

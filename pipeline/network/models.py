@@ -21,7 +21,7 @@ class ModelSpec:
         name, width, dropout, stem: as in the section ``model``.
         outputs: number of outputs: one per class, or a single one for two classes.
         image_size: height and width of the input in pixels.
-        resize: ``stretch`` or ``crop``: how a photo is made square.
+        resize: ``stretch``, ``crop`` or ``pad``: how a photo is made square.
         classes: the class names in the order of their indices.
         mean, std: of each input channel in 0 to 1, for normalisation.
     """

@@ -211,8 +211,8 @@ class AugmentParams(Section):
     """How ``augment`` resizes the images, and the augmented copies it makes of them."""
 
     image_size: int = Field(ge=32, le=1024, multiple_of=32, description="height and width in pixels, a multiple of 32")
-    resize: Literal["stretch", "crop"] = Field(
-        description="how an image is made square: stretch, or crop (resize the short side, then centre crop)"
+    resize: Literal["stretch", "crop", "pad"] = Field(
+        description="how an image is made square: stretch, crop (to its centre), or pad (borders of grey, RGB 128)"
     )
     views: int = Field(ge=0, le=64, description="augmented copies of each training image, in addition to the plain one")
     test_views: int = Field(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from pipeline.augment.stage import augment
 from pipeline.common.dataset import PackedDataset
@@ -264,3 +265,17 @@ def test_a_full_disk_is_one_line_that_names_the_file_and_the_disk(dataset, disk,
     assert (result.returncode, result.stdout) == (1, "")
     line = f"error: {name}: No space left on device; the disk at {re.escape(str(folder))} has 0.0 MB free\n"
     assert re.fullmatch(line, result.stderr)
+
+
+def test_grey_borders_count_neither_in_the_audit_nor_in_mean_and_std(photos):
+    for number, high in enumerate((60, 90)):
+        dark = np.random.default_rng(number).integers(0, high // 2, (40, 160, 3), dtype=np.uint8)
+        Image.fromarray(dark).save(photos / "red" / f"dark {number}.png")
+    download(DataParams(**DATA))
+    audits = []
+    for resize in ("stretch", "pad"):
+        pack_photos(resize=resize, views=0, transforms=[])
+        audits.append((read_results("audit"), AUDIT_TABLE.read_bytes()))
+    assert audits[0] == audits[1]
+    assert audits[1][0]["dark"] == 2
+    assert (PackedDataset(DATASET).split("train").images[:, 0, 0] == 128).any()

@@ -134,8 +134,9 @@ def test_intervals_calibrated_metrics_and_views_have_columns(run):
         ({"audit": AUDIT | {"contradictory_labels": 2}}, "2 images have more than one label"),
         ({"audit": AUDIT | {"bad_files": 1}}, "1 files of the data could not be decoded"),
         ({"spec": replace(SPEC, resize="crop")}, "parts outside the central square are lost"),
+        ({"spec": replace(SPEC, resize="pad")}, "images that are not square have fewer pixels than the input"),
     ],
-    ids=["valid", "train", "leaks", "labels", "bad files", "crop"],
+    ids=["valid", "train", "leaks", "labels", "bad files", "crop", "pad"],
 )
 def test_limitations_follow_from_the_facts(run, changes, line):
     assert line in section(card(run(**changes)), "Limitations")

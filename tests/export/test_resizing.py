@@ -17,7 +17,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize("resize", ["stretch", "crop"])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("size", [32, 50])
 def test_pixels_equal_those_of_the_pipeline_up_to_a_rounded_level(resize, size):
     random = np.random.default_rng(0)

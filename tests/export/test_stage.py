@@ -77,7 +77,7 @@ def test_two_exports_write_the_same_bytes_that_agree_with_torch_and_describe_thi
     assert str(Path.cwd()) not in card
 
 
-@pytest.fixture(scope="module", params=["stretch", "crop"])
+@pytest.fixture(scope="module", params=["stretch", "crop", "pad"])
 def published(request, trained_folder, tmp_path_factory):
     """A folder with an exported network whose probabilities differ from photo to photo, and the script of its card."""
     with inside_copy(trained_folder, tmp_path_factory.mktemp("published")) as folder:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.errors import PipelineError
-from pipeline.images.transforms import PRESETS, augmented_view, plain_copy
+from pipeline.images.transforms import GREY, PRESETS, augmented_view, plain_copy, without_borders
 from pipeline.params.schema import AugmentParams
 from tests.support.sections import AUGMENT
 
@@ -35,7 +35,7 @@ sides = st.integers(1, 200)
 
 
 @settings(max_examples=40, deadline=None)
-@given(sides, sides, st.sampled_from(["stretch", "crop"]), st.sampled_from([32, 64]))
+@given(sides, sides, st.sampled_from(["stretch", "crop", "pad"]), st.sampled_from([32, 64]))
 def test_copies_and_views_of_any_photo_have_the_given_size(height, width, resize, size):
     chosen = params(resize=resize, image_size=size)
     for pixels in (plain_copy(chosen)(photo(height, width)), augmented_view(chosen)(photo(height, width), 1)):
@@ -43,7 +43,7 @@ def test_copies_and_views_of_any_photo_have_the_given_size(height, width, resize
         assert pixels.dtype == np.uint8
 
 
-@pytest.mark.parametrize("resize", ["stretch", "crop"])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_a_photo_of_the_given_size_is_not_changed(resize):
     np.testing.assert_array_equal(plain_copy(params(resize=resize))(photo(32, 32)), photo(32, 32))
 
@@ -58,6 +58,31 @@ def test_crop_keeps_the_centre_and_stretch_keeps_everything(side, upright):
     cropped, stretched = (plain_copy(params(resize=resize))(image) for resize in ("crop", "stretch"))
     assert cropped[2:-2, 2:-2].min() == 200
     assert stretched.mean() == pytest.approx(image.mean(), rel=0.1)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize(("side", "inside"), [(65, 31), (100, 20), (192, 11), (400, 5), (6400, 1)])
+def test_pad_keeps_the_whole_photo_and_its_aspect_between_grey_borders(side, inside, upright):
+    image = np.full((64, side, 3), 200, np.uint8)
+    image[:, : side // 2] = 50
+    image = image.transpose(1, 0, 2).copy() if upright else image
+    for make in (
+        plain_copy(params(resize="pad")),
+        lambda image: augmented_view(params(resize="pad", transforms=()))(image, 1),
+    ):
+        padded = make(image).transpose(1, 0, 2) if upright else make(image)
+        before = (32 - inside) // 2
+        assert (padded[:before] == GREY).all()
+        assert (padded[before + inside :] == GREY).all()
+        photo = padded[before : before + inside]
+        assert (photo[:, :15] == 50).all()
+        assert (photo[:, 17:] == 200).all()
+        np.testing.assert_array_equal(without_borders(padded), photo)
+
+
+def test_a_grey_photo_has_no_borders_to_remove():
+    grey = np.full((32, 32, 3), GREY, np.uint8)
+    np.testing.assert_array_equal(without_borders(grey), grey)
 
 
 def test_shrinking_averages_so_that_fine_detail_does_not_alias():

@@ -93,7 +93,7 @@ def read_csv(path="out.csv") -> list[list[str]]:
         return list(csv.reader(file))
 
 
-@pytest.mark.parametrize("resize", ["stretch", "crop"])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_a_file_is_resized_and_normalised_as_the_training_images_were(resize):
     write_model(resize=resize, image_size=64)
     files = [write_image(f"{number}.png", number, (90, 70)) for number in range(3)]

@@ -30,4 +30,4 @@ def audited(
     for row, (_, _, pixels) in enumerate(images):
         if row not in bad:
             measures[row] = measure(pixels.tobytes(), pixels, plain[row])
-    return audit(raw, ("cat", "dog"), bad, measures, plain.__getitem__, drop)
+    return audit(raw, ("cat", "dog"), bad, measures, SIZE, plain.__getitem__, drop)
