@@ -69,7 +69,7 @@ class PlainCopy(nn.Module):
         return torch.stack([size, size])
 
     def _weights(self, side: int, old: Tensor, new: Tensor, shrinks: Tensor, linear: Tensor) -> Tensor:
-        """The weights of the photo's pixels along one side, ``(size, side)``; each row sums to 1, or to 0 in a border."""
+        """The weights of the photo's pixels along one side, ``(size, side)``; a row sums to 1, or to 0 in a border."""
         target = torch.arange(self.size, dtype=torch.float64)[:, None] + ((new - self.size) / 2).trunc()
         source = torch.arange(side, dtype=torch.float64)
         factor = new / old
