@@ -127,6 +127,7 @@ def _source(data: "DataParams") -> Finding:
     """Whether the images are where ``data.source`` and ``data.location`` say, or can be downloaded."""
     from pipeline.download.cache import cache_folder
     from pipeline.params.schema import is_url
+    from pipeline.source.listing import changes_since, find_source
 
     location = data.location or ""
     if data.source == "modelscope" and not importlib.util.find_spec("modelscope_hub") and not shutil.which("git-lfs"):
@@ -146,7 +147,13 @@ def _source(data: "DataParams") -> Finding:
         return Finding(ERROR, f"data.location: {location} {found}, and data.source is {data.source}", fix)
     if data.source == "folder" and not any(path.iterdir()):
         return Finding(ERROR, f"data.location: the folder {location} is empty", "put images there, a folder per class")
-    return Finding(OK, f"data.source: {data.source} {location}".strip())
+    line = f"data.source: {data.source} {location}".strip()
+    changes = changes_since(find_source(data.source, data.location, data.labels))
+    return (
+        Finding(NOTE, f"{line} has changed since the last dvc repro: {changes}", "`dvc repro`")
+        if changes
+        else Finding(OK, line)
+    )
 
 
 @check("Project", "checkpoints")
@@ -236,13 +243,19 @@ def stages() -> Iterator[Finding]:
         yield Finding(NOTE, "not compared: another DVC command is running", "wait for it")
     elif answer.returncode:
         yield Finding(ERROR, complaint(answer), RESTORE)
-    elif changed := json.loads(answer.stdout or "{}"):
+    elif changed := _without_always_changed(json.loads(answer.stdout or "{}")):
         lines = [f"{stage}: {_reasons(entries)}" for stage, entries in changed.items()]
         fix = "`dvc repro`; or `dvc checkout` for deleted outputs, `dvc pull` for outputs not in the cache, "
         fix += "and `dvc commit STAGE` to keep outputs that you changed"
         yield Finding(NOTE, "\n".join(["dvc repro would run these stages, and what depends on them:", *lines]), fix)
     else:
         yield Finding(OK, "all stages are up to date")
+
+
+def _without_always_changed(changed: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """What ``dvc status`` prints, without that the stage ``source`` runs each time."""
+    reasons = {stage: [entry for entry in entries if entry != "always changed"] for stage, entries in changed.items()}
+    return {stage: entries for stage, entries in reasons.items() if entries}
 
 
 def _reasons(entries: list[Any]) -> str:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.common.code import code_folders
 from pipeline.common.files import replacing
-from pipeline.common.paths import PARAMS
+from pipeline.common.paths import PARAMS, SOURCE
 from pipeline.errors import PipelineError, listed
 from pipeline.experiments.dvc_command import DvcError, run_dvc
 from pipeline.experiments.guardian import SECONDS_TO_END
@@ -25,6 +25,7 @@ from pipeline.experiments.revisions import Experiment, require_root
 from pipeline.git import git
 from pipeline.params.file import read_yaml
 from pipeline.progress import say
+from pipeline.source.listing import current_summary, find_source
 
 # In DVC's folder of temporary files: git ignores it, and it is on the disk of the cache, so that DVC can link files.
 SANDBOXES = Path(".dvc/tmp")
@@ -39,19 +40,25 @@ class Snapshot:
     head: str
     tree: str
 
-    def inputs(self) -> dict[str, str]:
+    def inputs(self, data: Mapping[str, Any]) -> dict[str, str]:
         """What decides the results of an experiment, apart from its parameters.
 
+        Args:
+            data: the section ``data`` of the parameters.
+
         Returns:
-            The id of the git tree of each folder of code that the stages list in ``dvc.yaml``, and the hash of
-            ``data/raw.zip`` if ``dvc.lock`` has one. The commit and all other files do not count.
+            The id of the git tree of each folder of code that the stages list in ``dvc.yaml``, the hash of
+            ``data/raw.zip`` if ``dvc.lock`` has one, and a hash of the source as it is now. The commit and all other
+            files do not count.
         """
         rows = git("ls-tree", "-z", self.tree, "--", *code_folders(*STAGES, root=Path())).split("\0")
         columns = (row.partition("\t") for row in rows if row)
         ids = {path: facts.split()[2] for facts, _, path in columns}
         lock = Path("dvc.lock")
         stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
-        return ids | {out["path"]: out["md5"] for out in stages.get("download", {}).get("outs", ())}
+        archives = {out["path"]: out["md5"] for out in stages.get("download", {}).get("outs", ())}
+        source = find_source(data["source"], data["location"], data["labels"])
+        return ids | archives | {SOURCE.as_posix(): digest(current_summary(source))}
 
 
 def take_snapshot() -> Snapshot:

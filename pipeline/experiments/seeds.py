@@ -34,7 +34,7 @@ def run_seeds(seeds: Sequence[int], overrides: Sequence[str]) -> tuple[pd.DataFr
             raise PipelineError(f"-S: got {override!r}; --first and --n set the seeds")
     params = overridden_params(overrides)
     snapshot = take_snapshot()
-    identity = digest(snapshot.inputs(), {**params, "seed": None})
+    identity = digest(snapshot.inputs(params["data"]), {**params, "seed": None})
     rows, failures = {}, []
     with open_sandbox(SANDBOXES / "seeds" / identity, snapshot, "the seeds of this configuration") as sandbox:
         for count, seed in enumerate(seeds, start=1):

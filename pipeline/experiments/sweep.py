@@ -25,7 +25,7 @@ from pipeline.params.file import check_params, in_yaml
 from pipeline.progress import say
 
 # A failure in these stages is not the fault of a trial's parameters.
-STAGES_BEFORE_TRIAL = (None, "download")
+STAGES_BEFORE_TRIAL = (None, "source", "download")
 STAGES_WITH_CURVES = ("train", "evaluate")
 
 
@@ -43,7 +43,7 @@ def run_sweep(path: Path, trials: int, overrides: Sequence[str]) -> None:
     base = overridden_params(overrides)
     sweep = read_sweep(path, base, overrides)
     snapshot = take_snapshot()
-    inputs = snapshot.inputs()
+    inputs = snapshot.inputs(base["data"])
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "sweep"
     # Values of params.yaml that the sweep searches do not decide its trials.
     fixed = with_parameters(base, dict.fromkeys(sweep.space))

@@ -166,6 +166,29 @@ def current_summary(source: Source) -> dict[str, Any]:
     return summary(source, list_source(source, recall(source)))
 
 
+def changes_since(source: Source) -> str:
+    """How the source differs from ``data/source.json``; empty if it does not, or if one of them is not here.
+
+    Only files that are known from the last listing on this machine are read, if their size or times changed; nothing is
+    written.
+    """
+    before = read_summary()
+    if source.location is None or problem_of(source) or not has_listing(before, source):
+        return ""
+    known, files = recall(source), list_files(source)
+    if known:
+        files |= with_hashes(source, {path: entry for path, entry in files.items() if path in known}, known)
+        if summary(source, files) == before:
+            return ""
+        if counts := differences(known, files):
+            return counts
+    now = summary(source, files)
+    numbers = [f"{content['files']:,} files of {content['bytes']:,} bytes" for content in (before, now)]
+    if numbers[0] == numbers[1]:
+        return "other content" if known else ""
+    return f"{numbers[0]} before, {numbers[1]} now"
+
+
 def has_listing(content: Mapping[str, Any], source: Source) -> bool:
     """Whether the content of ``data/source.json`` is a listing of a source of this kind."""
     return content.get("source") == source.kind and "sha256" in content

@@ -1,6 +1,7 @@
 """Git, the parameters, the data and DVC, each broken in its own way; the printed fixes work."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from pipeline.doctor import project as checks
 from pipeline.doctor.finding import ERROR, NOTE
 from pipeline.doctor.report import run_check
+from pipeline.source.stage import source
 from pipeline.train.checkpoint import checkpoint_path
 from tests.support.doctor import apply_fix, is_ok, problem
 
@@ -111,6 +113,32 @@ def test_a_data_source_that_is_missing_empty_or_of_another_kind_is_an_error(proj
     assert "needs the package modelscope-hub or git-lfs" in problem(checks.parameters).found
 
 
+def test_a_source_that_changed_since_the_last_run_is_noted_with_counts(project):
+    Path(".dvc").mkdir()
+    Path("photos/cat").mkdir(parents=True)
+    for name in "abc":
+        Path(f"photos/cat/{name}.png").write_text(name)
+    text = Path("params.yaml").read_text("utf-8").replace("location: null", "location: photos")
+    Path("params.yaml").write_text(text.replace("source: digits", "source: folder"), "utf-8")
+    assert is_ok(checks.parameters)  # nothing has run
+    source("folder", "photos", None)
+    Path("photos/cat/a.png").touch()
+    assert is_ok(checks.parameters)
+    Path("photos/cat/a.png").write_text("x")
+    Path("photos/cat/b.png").unlink()
+    for name in "de":
+        Path(f"photos/cat/{name}.png").write_text(name)
+    before = contents(Path())
+    found = problem(checks.parameters)
+    changes = "2 added, 1 removed, 1 changed"
+    assert found.found == f"data.source: folder photos has changed since the last dvc repro: {changes}"
+    assert (found.status, found.fix, contents(Path())) == (NOTE, "`dvc repro`", before)
+    shutil.rmtree(".dvc/tmp")  # as in another clone
+    assert problem(checks.parameters).found.endswith(": 3 files of 3 bytes before, 4 files of 4 bytes now")
+    source("folder", "photos", None)
+    assert is_ok(checks.parameters)
+
+
 def test_checkpoints_are_found_where_training_writes_them(project, monkeypatch):
     for _ in range(2):
         path = checkpoint_path("0123")
@@ -190,6 +218,17 @@ def test_changed_parameters_and_code_and_deleted_outputs_are_named_and_the_fix_r
     assert "evaluate: changed deps: code/stage.py modified, train.lr modified" in found.found.splitlines()
     apply_fix(found)
     assert is_ok(checks.stages)
+
+
+def test_a_stage_that_always_runs_is_noted_only_if_it_changed(repository):
+    repository.replace(
+        "dvc.yaml", "stages:", "stages:\n  source: {cmd: echo, always_changed: true, deps: [.gitignore]}"
+    )
+    repository.dvc("repro", "-q")
+    assert json.loads(repository.dvc("status", "--json")) == {"source": ["always changed"]}
+    assert is_ok(checks.stages)
+    repository.write(".gitignore", "results/*\n")
+    assert problem(checks.stages).found.splitlines()[1:] == ["source: changed deps: .gitignore modified"]
 
 
 def test_a_status_that_takes_too_long_is_noted(repository, monkeypatch):

@@ -10,6 +10,7 @@ from pipeline.common.paths import DETAILS
 from pipeline.errors import PipelineError
 from pipeline.experiments.sandbox import Sandbox, open_sandbox, take_snapshot
 
+DATA = {"source": "digits", "location": None, "labels": None}
 LOCK = """
 stages:
   download:
@@ -22,7 +23,9 @@ stages:
 def test_the_inputs_are_the_trees_of_the_folders_that_the_stages_list(repository):
     folders = [f"pipeline/{name}" for name in ("augment", "common", "download", "evaluate", "train")]
     expected = {folder: repository.git("rev-parse", f"HEAD:{folder}").strip() for folder in folders}
-    assert take_snapshot().inputs() == expected
+    inputs = take_snapshot().inputs(DATA)
+    assert {path: inputs[path] for path in expected} == expected
+    assert inputs.keys() - expected.keys() == {"data/source.json"}
 
 
 @pytest.mark.parametrize("is_committed", [False, True], ids=["in the workspace", "in a commit"])
@@ -37,28 +40,40 @@ def test_the_inputs_are_the_trees_of_the_folders_that_the_stages_list(repository
     ],
 )
 def test_only_changes_in_folders_of_the_stages_count(repository, path, counts, is_committed):
-    before = take_snapshot().inputs()
+    before = take_snapshot().inputs(DATA)
     repository.write(path, "# changed\n")
     if is_committed:
         repository.commit("changed")
-    assert (take_snapshot().inputs() != before) == counts
+    assert (take_snapshot().inputs(DATA) != before) == counts
 
 
 def test_a_new_file_counts_once_git_tracks_it(repository, capsys):
-    before = take_snapshot().inputs()
+    before = take_snapshot().inputs(DATA)
     repository.write("pipeline/train/new.py", "")
-    assert take_snapshot().inputs() == before
+    assert take_snapshot().inputs(DATA) == before
     message = "git does not track pipeline/train/new.py: experiments run without; git add what they need\n"
     assert capsys.readouterr().out == message
     repository.git("add", "pipeline/train/new.py")
-    assert take_snapshot().inputs() != before
+    assert take_snapshot().inputs(DATA) != before
     assert capsys.readouterr().out == ""
 
 
 def test_other_images_count(repository):
-    before = take_snapshot().inputs()
+    before = take_snapshot().inputs(DATA)
     repository.write("dvc.lock", LOCK)
-    assert take_snapshot().inputs() == before | {"data/raw.zip": "0abc"}
+    assert take_snapshot().inputs(DATA) == before | {"data/raw.zip": "0abc"}
+
+
+def test_images_that_changed_since_the_last_run_count_and_those_that_are_not_here_do_not(repository):
+    data = {**DATA, "source": "folder", "location": "photos"}
+    nowhere = take_snapshot().inputs(data)
+    repository.write("photos/cat/1.png", "one")
+    before = take_snapshot().inputs(data)
+    assert before != nowhere
+    repository.write("photos/cat/1.png", "eno")
+    assert take_snapshot().inputs(data) != before
+    repository.write("photos/cat/1.png", "one")
+    assert take_snapshot().inputs(data) == before
 
 
 def test_a_snapshot_has_staged_and_other_changes_and_leaves_the_index_alone(repository):

@@ -78,8 +78,11 @@ def test_seeds_that_exist_are_not_run_again(fake_dvc, repository, capsys):
     assert capsys.readouterr().out.count("exists already") == 2
 
 
-@pytest.mark.parametrize("change", ["code", "parameter", "override", "images"])
+@pytest.mark.parametrize("change", ["code", "parameter", "override", "images", "source"])
 def test_other_settings_are_other_experiments(fake_dvc, repository, change):
+    repository.write("photos/cat/1.png", "one")
+    repository.replace("params.yaml", "  source: digits ", "  source: folder ")
+    repository.replace("params.yaml", "  location: null ", "  location: photos ")
     first, _ = run_seeds([2], ["train.lr=0.02"])
     if change == "code":
         repository.write("pipeline/train/stage.py", "# new")
@@ -87,6 +90,8 @@ def test_other_settings_are_other_experiments(fake_dvc, repository, change):
         repository.replace("params.yaml", "  epochs: 15 ", "  epochs: 16 ")
     elif change == "images":
         repository.write("dvc.lock", "stages: {download: {outs: [{path: data/raw.zip, md5: 12}]}}")
+    elif change == "source":
+        repository.write("photos/cat/1.png", "two")
     other, _ = run_seeds([2], ["train.lr=0.03" if change == "override" else "train.lr=0.02"])
     assert fake_dvc.ran == [first["experiment"][2], other["experiment"][2]]
     assert len(set(fake_dvc.ran)) == 2
