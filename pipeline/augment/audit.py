@@ -13,9 +13,15 @@ from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from pipeline.common.raw_archive import SPLITS, RawImage
-from pipeline.images.duplicates import FINGERPRINT, Group, duplicate_groups, fingerprint, thumbnail
+from pipeline.images.duplicates import FINGERPRINT, Duplicates, Group, find_duplicates, fingerprint, thumbnail
 
 COLUMNS = ["finding", "group", "split", "source", "class", "detail"]
+# The findings about identical images and about near-duplicates: in two splits, with two labels, and neither.
+GROUP_KINDS = (
+    ("leak", "contradictory labels", "duplicate"),
+    ("near-duplicate in two splits", "near-duplicate with two labels", "near-duplicate"),
+)
+MAX_LEFT_OUT = 1000
 # Larger plain copies are reduced to this size first, so that the thresholds fit every image_size.
 MEASURED_SIZE = 128
 # Luma, 0 to 255: 95 % of the pixels of a dark image are below DARK, 95 % of those of a bright one above BRIGHT.
@@ -81,8 +87,9 @@ class Audit:
         bad: the reason for each row that cannot be decoded.
         measures: one element of type ``MEASURES`` per image, zeros for a bad file.
         image_size: height and width of the plain copies.
-        groups: images that are the same.
+        duplicates: identical images, and pairs of near-duplicates.
         dropped: the rows that ``data.on_leak: drop`` leaves out.
+        left_out: the reason for each file of the source that is not in the archive, by its path.
     """
 
     images: list[RawImage]
@@ -90,8 +97,9 @@ class Audit:
     bad: dict[int, str]
     measures: NDArray[np.void]
     image_size: int
-    groups: list[Group]
+    duplicates: Duplicates
     dropped: frozenset[int]
+    left_out: dict[str, str]
 
     @cached_property
     def kept(self) -> list[int]:
@@ -99,20 +107,35 @@ class Audit:
         return [row for row in range(len(self.images)) if row not in self.bad and row not in self.dropped]
 
     @cached_property
-    def leaks(self) -> list[Group]:
-        """The groups with images in more than one split: they make the accuracy too high."""
-        return _leaks(self.groups, self.images)
+    def groups(self) -> dict[str, list[Group]]:
+        """Identical images and near-duplicates by what they do; a group can be in two splits and have two labels."""
+        found: dict[str, list[Group]] = {kind: [] for kinds in GROUP_KINDS for kind in kinds}
+        for kinds, groups in zip(GROUP_KINDS, (self.duplicates.identical, self.duplicates.near), strict=True):
+            for group in groups:
+                labels = {self.images[row].label for row in group.rows} - {None}
+                applies = [_leaks(group, self.images), len(labels) > 1]
+                for kind, does in zip(kinds, [*applies, not any(applies)], strict=True):
+                    if does:
+                        found[kind].append(group)
+        return found
 
     @cached_property
-    def contradictions(self) -> list[Group]:
-        """The groups with images of different labels."""
-        return [group for group in self.groups if len({self.images[row].label for row in group.rows} - {None}) > 1]
+    def leaked(self) -> tuple[set[int], set[int]]:
+        """The rows of valid and test that are in an earlier split, too: as the same picture, and as near-duplicates.
 
-    @cached_property
-    def repeats(self) -> list[Group]:
-        """The remaining groups: one label, within one split."""
-        others = {group.rows for group in [*self.leaks, *self.contradictions]}
-        return [group for group in self.groups if group.rows not in others]
+        Only rows that are kept count; no row is in both sets.
+        """
+        kept = set(self.kept)
+        certain, near = (
+            {
+                row
+                for group in self.groups[kind]
+                for row in kept.intersection(group.rows)
+                if any(_split(self.images[other]) < _split(self.images[row]) for other in kept.intersection(group.rows))
+            }
+            for kind in ("leak", "near-duplicate in two splits")
+        )
+        return certain, near - certain
 
     @cached_property
     def unfit(self) -> dict[str, list[int]]:
@@ -147,7 +170,10 @@ class Audit:
 
     def describe_duplicate(self, group: Group, row: int) -> str:
         """What the images of a group have in common, and whether this one is left out."""
-        same = "the same file" if group.exact else "the same picture"
+        if group.correlation is not None:
+            return f"near-duplicate, correlation {group.correlation:.3f}"
+        files = len(np.unique(self.measures["content"][list(group.rows)]))
+        same = "the same file" if files == 1 else "the same pixels"
         return f"{same}, dropped" if row in self.dropped else same
 
     def describe_unfit(self, kind: str, row: int) -> str:
@@ -169,42 +195,60 @@ def audit(
     image_size: int,
     plain: Callable[[int], NDArray[np.uint8]],
     drop_leaks: bool,
+    left_out: dict[str, str],
 ) -> Audit:
     """Find duplicates and unfit images.
 
     Args:
-        images, classes, bad, measures, image_size: see ``Audit``.
+        images, classes, bad, measures, image_size, left_out: see ``Audit``.
         plain: returns the plain copy of a row without borders, ``uint8``, ``(height, width, 3)``.
-        drop_leaks: of the images of a leak, keep only those in its last split.
+        drop_leaks: of identical images in several splits, keep only those in the last one.
     """
     good = np.array([row for row in range(len(images)) if row not in bad], np.int64)
-    groups = [
-        Group(tuple(good[list(group.rows)].tolist()), group.exact)
-        for group in duplicate_groups(measures[good], lambda row: thumbnail(plain(int(good[row]))))
-    ]
+    parts = np.array([_split(images[row]) for row in good], np.int64)
+    near = find_duplicates(measures[good], parts, lambda row: thumbnail(plain(int(good[row]))))
+    duplicates = Duplicates(_in_rows(near.identical, good), _in_rows(near.near, good), near.cut)
     dropped: set[int] = set()
-    for group in _leaks(groups, images) if drop_leaks else []:
+    for group in duplicates.identical if drop_leaks else []:
         # An image that is used for evaluation must not be used for training, too.
-        splits = {row: SPLITS.index(images[row].split) for row in group.rows}
-        dropped |= {row for row, split in splits.items() if split < max(splits.values())}
-    return Audit(images, classes, bad, measures, image_size, groups, frozenset(dropped))
+        last = max(_split(images[row]) for row in group.rows)
+        dropped |= {row for row in group.rows if _split(images[row]) < last}
+    return Audit(images, classes, bad, measures, image_size, duplicates, frozenset(dropped), left_out)
 
 
-def _leaks(groups: list[Group], images: list[RawImage]) -> list[Group]:
-    return [group for group in groups if len({images[row].split for row in group.rows}) > 1]
+def _in_rows(groups: list[Group], rows: NDArray[np.int64]) -> list[Group]:
+    return [Group(tuple(rows[list(group.rows)].tolist()), group.correlation) for group in groups]
+
+
+def _split(image: RawImage) -> int:
+    return SPLITS.index(image.split)
+
+
+def _leaks(group: Group, images: list[RawImage]) -> bool:
+    return len({images[row].split for row in group.rows}) > 1
 
 
 def summarize(found: Audit) -> tuple[dict[str, float], dict[str, Any]]:
-    """The metrics and the details for ``write_results``. Duplicates, leaks and contradictory labels count groups."""
+    """The metrics and the details for ``write_results``.
+
+    ``leaks`` counts the images of valid and test that are in an earlier split, too, as the same picture or as a
+    near-duplicate; what is dropped does not count. The details count groups of identical images, and pairs of
+    near-duplicates.
+    """
     kept = [found.images[row] for row in found.kept]
     splits = Counter(image.split for image in kept)
     labelled = Counter((image.split, image.label) for image in kept)
     mean, std = (dict(zip(("red", "green", "blue"), values.tolist(), strict=True)) for values in found.moments())
-    metrics: dict[str, float] = {"images": len(kept), "leaks": len(found.leaks), "bad_files": len(found.bad)}
+    metrics: dict[str, float] = {"images": len(kept), "leaks": sum(map(len, found.leaked)), "bad_files": len(found.bad)}
     details = {
         "splits": dict(splits),
-        "contradictory_labels": len(found.contradictions),
-        "duplicates": len(found.repeats),
+        "left_out": dict(Counter(found.left_out.values()).most_common()),
+        "leaks_of_near_duplicates": len(found.leaked[1]),
+        "contradictory_labels": len(found.groups["contradictory labels"]),
+        "duplicates": len(found.groups["duplicate"]),
+        "near_duplicates": len(found.duplicates.near),
+        "near_duplicates_with_two_labels": len(found.groups["near-duplicate with two labels"]),
+        "compared_in_part": found.duplicates.cut,
         **{kind: len(rows) for kind, rows in found.unfit.items()},
         "dropped": len(found.dropped),
         "mean": mean,
@@ -218,18 +262,23 @@ def summarize(found: Audit) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def findings_table(found: Audit) -> pd.DataFrame:
-    """One row per finding and image, with the columns ``COLUMNS``; images of a group share its number."""
-    number = {group.rows: place for place, group in enumerate(found.groups)}
+    """One row per finding and image, with the columns ``COLUMNS``; images of a group share its number.
+
+    Of the files that were left out, the first ``MAX_LEFT_OUT`` are listed, and the others are counted.
+    """
+    number = {group: place for place, group in enumerate([*found.duplicates.identical, *found.duplicates.near])}
     findings = [("bad image", row, "", reason) for row, reason in found.bad.items()]
-    kinds = {"leak": found.leaks, "contradictory labels": found.contradictions, "duplicate": found.repeats}
-    for kind, groups in kinds.items():
+    for kind, groups in found.groups.items():
         for group in groups:
-            place = str(number[group.rows])
-            findings += [(kind, row, place, found.describe_duplicate(group, row)) for row in group.rows]
+            findings += [(kind, row, str(number[group]), found.describe_duplicate(group, row)) for row in group.rows]
     for kind, rows in found.unfit.items():
         findings += [(kind, row, "", found.describe_unfit(kind, row)) for row in rows]
     table = [
         [kind, group, found.images[row].split, found.images[row].path, found.class_name(row), detail]
         for kind, row, group, detail in findings
     ]
+    left_out = [["left out", "", "", path, "", reason] for path, reason in found.left_out.items()]
+    table += left_out[:MAX_LEFT_OUT]
+    for reason, count in Counter(row[-1] for row in left_out[MAX_LEFT_OUT:]).most_common():
+        table.append(["left out", "", "", f"{count:,} more files", "", reason])
     return pd.DataFrame(table, columns=COLUMNS)

@@ -11,15 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.augment.audit import Audit, summarize
-from pipeline.images.duplicates import Group
+from pipeline.images.duplicates import CANDIDATES, Group
 
 # The page shows this many groups or single images per finding, and images per group; audit.csv lists all of them.
 MAX_GROUPS, MAX_IMAGES_PER_GROUP = 24, 6
 THUMBNAIL = 112
 _KINDS = {
-    "leaks": ("Leaks", "The same picture in two splits: the network is evaluated on what it was trained on."),
-    "contradictions": ("Contradictory labels", "The same picture under different labels: one of them is wrong."),
-    "repeats": ("Duplicates", "The same picture more than once within a split: it has more weight than the others."),
+    "leak": (
+        "Leaks",
+        "The same file or the same pixels in two splits: the network is evaluated on what it was trained on.",
+    ),
+    "contradictory labels": (
+        "Contradictory labels",
+        "The same file or the same pixels under different labels: one of them is wrong.",
+    ),
+    "duplicate": ("Duplicates", "The same file or the same pixels more than once within a split, with one label."),
+    "near-duplicate in two splits": (
+        "Near-duplicates in two splits",
+        "A changed copy, or another photo of the same scene: if so, the accuracy is too high. They are never dropped.",
+    ),
+    "near-duplicate with two labels": (
+        "Near-duplicates with two labels",
+        "A changed copy under a wrong label, or two objects that look alike: compare them.",
+    ),
+    "near-duplicate": ("Near-duplicates", "Similar images within a split, with one label."),
     "dark": ("Dark", "95 % of the pixels are in the lowest quarter of the range."),
     "bright": ("Bright", "95 % of the pixels are in the highest quarter of the range."),
     "blurred": ("Blurred or blank", "No fine detail at the size that the network sees."),
@@ -39,6 +54,7 @@ def audit_page(found: Audit, plain: Callable[[int], NDArray[np.uint8]]) -> str:
             split: count - sum(row[split] for row in details["classes"]) for split, count in details["splits"].items()
         },
         bad=[{"source": found.images[row].path, "reason": reason} for row, reason in found.bad.items()],
+        candidates=CANDIDATES,
         kinds=[_section(found, kind, plain) for kind in _KINDS],
     )
 
@@ -46,7 +62,9 @@ def audit_page(found: Audit, plain: Callable[[int], NDArray[np.uint8]]) -> str:
 def _section(found: Audit, kind: str, plain: Callable[[int], NDArray[np.uint8]]) -> dict[str, Any]:
     title, meaning = _KINDS[kind]
     unfit = kind in found.unfit
-    groups: list[Group] = [Group((row,), True) for row in found.unfit[kind]] if unfit else getattr(found, kind)
+    groups = [Group((row,)) for row in found.unfit[kind]] if unfit else found.groups[kind]
+    # The surest pairs of near-duplicates come first.
+    groups = sorted(groups, key=lambda group: -(group.correlation or 1))
     shown = []
     for group in groups[:MAX_GROUPS]:
         cards = []
@@ -54,7 +72,7 @@ def _section(found: Audit, kind: str, plain: Callable[[int], NDArray[np.uint8]])
             detail = found.describe_unfit(kind, row) if unfit else found.describe_duplicate(group, row)
             cards.append(_card(found, row, detail, plain))
         shown.append({"cards": cards, "rest": len(group.rows) - len(cards)})
-    return {"id": kind, "title": title, "meaning": meaning, "count": len(groups), "groups": shown}
+    return {"id": kind.replace(" ", "-"), "title": title, "meaning": meaning, "count": len(groups), "groups": shown}
 
 
 def _one_of_each_split(found: Audit, group: Group) -> list[int]:

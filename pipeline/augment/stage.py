@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from pipeline.augment.packing import ArrayFiles, create_arrays, pack
 from pipeline.common.dataset import INDEX_COLUMNS, Manifest, PackedDataset, keep_rows
 from pipeline.common.files import replacing, write_table, write_text
 from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, PLOTS, RAW_ARCHIVE
-from pipeline.common.raw_archive import RawImage, read_raw_archive
+from pipeline.common.raw_archive import SPLITS, RawImage, read_left_out, read_raw_archive
 from pipeline.common.results import write_results
 from pipeline.errors import PipelineError, listed
 from pipeline.images.transforms import without_borders
@@ -39,6 +40,7 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str) -
         raise PipelineError(f"{RAW_ARCHIVE}: no such file; run dvc repro download")
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
         classes, images = read_raw_archive(archive)
+        left_out = read_left_out(archive)
     with replacing(DATASET) as folder:
         folder.mkdir()
         arrays = create_arrays(folder, images, params)
@@ -46,8 +48,11 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str) -
         _check_bad_images(packed.bad, images, on_bad_image)
         plain = arrays.plain_copies()
         compared = (lambda place: without_borders(plain(place))) if params.resize == "pad" else plain
-        found = audit(images, classes, packed.bad, packed.measures, params.image_size, compared, on_leak == "drop")
+        found = audit(
+            images, classes, packed.bad, packed.measures, params.image_size, compared, on_leak == "drop", left_out
+        )
         _check_leaks(found, on_leak)
+        _check_splits(found)
         page = audit_page(found, plain)
         _finish(arrays, found, packed.digests, params.resize)
     write_results("audit", *summarize(found))
@@ -67,19 +72,64 @@ def _check_bad_images(bad: dict[int, str], images: list[RawImage], on_bad_image:
 
 
 def _check_leaks(found: Audit, on_leak: str) -> None:
-    if not found.leaks:
+    if found.dropped:
+        say(f"augment: {len(found.dropped):,} images that are also in a later split were dropped; see {AUDIT_PAGE}")
+    certain, near = map(len, found.leaked)
+    if not certain + near:
         return
-    first = listed([" = ".join(found.images[row].path for row in group.rows[:3]) for group in found.leaks], 3)
-    leaks = f"{len(found.leaks):,} leaks, the same picture in more than one split ({first})"
+    kinds = [kind for kind, count in (("leak", certain), ("near-duplicate in two splits", near)) if count]
+    groups = [group for kind in kinds for group in found.groups[kind]]
+    pairs = [(" = ", " ≈ ")[group.correlation is not None].join(_paths(found, group.rows)) for group in groups]
+    leaks = (
+        f"{certain + near:,} images of valid and test are in an earlier split, too, {certain:,} as the same picture "
+        f"and {near:,} as near-duplicates ({listed(pairs, 3)})"
+    )
     if on_leak == "error":
         raise PipelineError(f"{RAW_ARCHIVE}: {leaks}; remove them, or set data.on_leak to drop or warn")
-    if on_leak == "drop":
-        say(f"augment: {leaks}; {len(found.dropped):,} images were dropped; {AUDIT_PAGE} shows them")
-    else:
-        say(
-            f"augment: warning: {leaks}, so the accuracy will be too high; {AUDIT_PAGE} shows them, "
-            "set data.on_leak to drop to leave them out"
+    advice = "set data.on_leak to drop to leave out the same pictures" if certain else "near-duplicates are not dropped"
+    say(f"augment: warning: {leaks}; the accuracy may be too high; {AUDIT_PAGE} shows them, {advice}")
+
+
+def _paths(found: Audit, rows: tuple[int, ...]) -> list[str]:
+    """The paths of three images at most, of different splits if there are."""
+    first = {found.images[row].split: row for row in reversed(rows)}
+    return [found.images[row].path for row in sorted(first.values())]
+
+
+def _check_splits(found: Audit) -> None:
+    """Check that what is left is enough for a training, and warn of classes without images in a labelled split."""
+    there = Counter(image.split for image in found.images)
+    kept = Counter(found.images[row].split for row in found.kept)
+    labels: dict[str, set[int]] = {split: set() for split in SPLITS}
+    for row in found.kept:
+        image = found.images[row]
+        if image.label is not None:
+            labels[image.split].add(image.label)
+    why = "after bad and leaking images are left out"
+    trained = labels["train"]
+    lost = {image.label for image in found.images if image.split == "train" and image.label is not None} - trained
+    if lost:
+        names = listed([found.classes[label] for label in sorted(lost)], 10)
+        raise PipelineError(
+            f"{RAW_ARCHIVE}: train has no image of {names} {why}; replace the images, or remove the class"
         )
+    if len(trained) < 2:
+        raise PipelineError(
+            f"{RAW_ARCHIVE}: train has images of {len(trained)} classes {why}, allowed are two or more; "
+            "replace the images"
+        )
+    if there["valid"] and not kept["valid"]:
+        raise PipelineError(
+            f"{RAW_ARCHIVE}: none of the {there['valid']:,} images of valid remains {why}; replace them, or, if the "
+            "source has a folder for them, remove it, so that data.valid_fraction of the training images is used"
+        )
+    if there["test"] and not kept["test"]:
+        say(f"augment: warning: none of the {there['test']:,} images of test remains {why}")
+    for split in ("valid", "test"):
+        missing = trained - labels[split] if labels[split] else set()
+        if missing:
+            names = listed([found.classes[label] for label in sorted(missing)], 10)
+            say(f"augment: warning: {split} has no image of {names}, so nothing is known about its accuracy")
 
 
 def _finish(arrays: ArrayFiles, found: Audit, digests: list[bytes], resize: str) -> None:
@@ -93,12 +143,6 @@ def _finish(arrays: ArrayFiles, found: Audit, digests: list[bytes], resize: str)
         if len(rows) < shape[0]:
             keep_rows(arrays.path(split), rows)
         shapes[split] = (len(rows), *shape[1:])
-    labels = {found.images[place].label for place in found.kept if found.images[place].split == "train"}
-    if len(labels) < 2:
-        raise PipelineError(
-            f"{RAW_ARCHIVE}: train has images of {len(labels)} classes after bad and leaking images are left out, "
-            "allowed are two or more; replace the images"
-        )
     kept = [(found.images[place], found.class_name(place)) for place in found.kept]
     index = pd.DataFrame(
         [(image.split, image.id, image.label, name, image.path) for image, name in kept],

@@ -192,10 +192,13 @@ def _limitations(run: Run) -> list[str]:
         f"It was trained on {counts[rarest]:,} images of {rarest}, the rarest class, and {counts[most_frequent]:,} of "
         f"{most_frequent}, the most frequent.",
     ]
-    if audit["leaks"] and not audit["dropped"]:
-        lines.append(f"{audit['leaks']:,} images are in more than one split, so the metrics are too optimistic.")
+    if audit["leaks"]:
+        lines.append(
+            f"{audit['leaks']:,} images of valid and test are in an earlier split, too, as the same picture or as "
+            "near-duplicates, so the metrics may be too optimistic."
+        )
     if audit["contradictory_labels"]:
-        lines.append(f"{audit['contradictory_labels']:,} images have more than one label in the data.")
+        lines.append(f"{audit['contradictory_labels']:,} pictures have more than one label in the data.")
     if audit["bad_files"]:
         lines.append(f"{audit['bad_files']:,} files of the data could not be decoded and were skipped.")
     return lines

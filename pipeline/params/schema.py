@@ -85,7 +85,7 @@ class DataParams(Section):
         description="files that cannot be decoded: error lists them and stops, skip leaves them out (see the audit)"
     )
     on_leak: Literal["warn", "drop", "error"] = Field(
-        description="images in more than one split: warn, drop them from train (or valid), or stop with an error"
+        description="images in several splits: warn, drop identical ones from train (or valid), or stop with an error"
     )
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ FINDINGS = {
     "leaks": "leaks",
     "contradictory_labels": "contradictory labels",
     "duplicates": "duplicates",
+    "near_duplicates": "near-duplicates",
     "dark": "dark",
     "bright": "bright",
     "blurred": "blurred or blank",

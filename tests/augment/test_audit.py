@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.augment.audit import COLUMNS, findings_table, measure, summarize
-from tests.support.audits import SIZE, audited, noise
+from pipeline.augment.audit import COLUMNS, MAX_LEFT_OUT, findings_table, measure, summarize
+from pipeline.images.duplicates import Duplicates
+from tests.support.audits import SIZE, audited, changed, noise, smooth
 
 
 def resized(pixels, size=64):
@@ -62,14 +63,18 @@ def test_moments_give_mean_and_variance(photographs):
     np.testing.assert_allclose(squares / len(plain) - (sums / len(plain)) ** 2, plain.var(0))
 
 
-def test_a_leak_is_a_group_in_more_than_one_split():
+def rows_of(found, kind):
+    return [group.rows for group in found.groups[kind]]
+
+
+def test_a_leak_is_the_same_picture_in_more_than_one_split():
     same, twice = noise(), noise()
     found = audited(
         ("train", 0, same), ("train", 1, twice), ("valid", 0, same), ("train", 1, twice), ("test", 0, noise())
     )
-    assert [group.rows for group in found.leaks] == [(0, 2)]
-    assert [group.rows for group in found.repeats] == [(1, 3)]
-    assert found.contradictions == []
+    assert rows_of(found, "leak") == [(0, 2)]
+    assert rows_of(found, "duplicate") == [(1, 3)]
+    assert rows_of(found, "contradictory labels") == found.duplicates.near == []
 
 
 def test_contradictory_labels_are_found_within_a_split_and_across():
@@ -82,9 +87,58 @@ def test_contradictory_labels_are_found_within_a_split_and_across():
         ("train", 0, unlabelled),
         ("test", None, unlabelled),
     )
-    assert [group.rows for group in found.contradictions] == [(0, 1), (2, 3)]
-    assert [group.rows for group in found.leaks] == [(2, 3), (4, 5)]
-    assert found.repeats == []
+    assert rows_of(found, "contradictory labels") == [(0, 1), (2, 3)]
+    assert rows_of(found, "leak") == [(2, 3), (4, 5)]
+    assert rows_of(found, "duplicate") == []
+
+
+def test_similar_images_are_pairs_of_near_duplicates_and_never_contradictory_or_dropped():
+    pictures = [smooth(seed) for seed in range(3)]
+    found = audited(
+        *(("train", 0, picture) for picture in pictures),
+        ("train", 1, changed(pictures[0])),
+        ("train", 0, changed(pictures[1])),
+        ("valid", 1, changed(pictures[2])),
+        drop=True,
+    )
+    assert rows_of(found, "near-duplicate with two labels") == [(0, 3), (2, 5)]
+    assert rows_of(found, "near-duplicate") == [(1, 4)]
+    assert rows_of(found, "near-duplicate in two splits") == [(2, 5)]
+    assert found.duplicates.identical == []
+    assert found.kept == list(range(6))
+    (pair,) = found.groups["near-duplicate"]
+    assert found.describe_duplicate(pair, 1) == "near-duplicate, correlation 1.000"
+
+
+def test_leaks_count_images_of_valid_and_test_that_are_in_an_earlier_split():
+    same, similar = noise(), smooth(7)
+    images = [
+        ("train", 0, same),
+        ("train", 1, same),
+        ("train", 0, similar),
+        ("valid", 0, same),
+        ("valid", 0, changed(similar)),
+        ("valid", 1, changed(similar)),
+        ("test", 0, same),
+        ("test", 1, noise()),
+    ]
+    assert audited(*images).leaked == ({3, 6}, {4, 5})
+    assert summarize(audited(*images))[0]["leaks"] == 4
+    # The same pictures are dropped from train and valid; near-duplicates stay, and are still leaks.
+    assert audited(*images, drop=True).leaked == (set(), {4, 5})
+
+
+def test_files_that_were_left_out_are_counted_by_reason_and_listed_up_to_a_limit():
+    left_out = {f"notes/{number:04}.txt": "not an image" for number in range(MAX_LEFT_OUT + 5)} | {"z": "empty"}
+    found = audited(("train", 0, noise()), ("train", 1, noise()), left_out=left_out)
+    assert summarize(found)[1]["left_out"] == {"not an image": MAX_LEFT_OUT + 5, "empty": 1}
+    table = findings_table(found)
+    assert len(table) == MAX_LEFT_OUT + 2
+    assert set(table["finding"]) == {"left out"}
+    assert table[["source", "detail"]].to_numpy().tolist()[-2:] == [
+        ["5 more files", "not an image"],
+        ["1 more files", "empty"],
+    ]
 
 
 def test_dropping_leaks_keeps_only_the_images_in_the_last_split():
@@ -106,7 +160,7 @@ def test_dropping_leaks_keeps_only_the_images_in_the_last_split():
 def test_bad_images_are_neither_kept_nor_measured():
     found = audited(("train", 0, noise()), ("train", 1, noise()), ("train", 1, noise()), bad={1: "the file is empty"})
     assert found.kept == [0, 2]
-    assert found.groups == []
+    assert found.duplicates == Duplicates([], [], 0)
     assert found.unfit == {"dark": [], "bright": [], "blurred": [], "tiny": []}
     assert findings_table(found).to_numpy().tolist() == [
         ["bad image", "", "train", "train/1.png", "dog", "the file is empty"]
@@ -137,7 +191,7 @@ def test_the_summary_counts_the_kept_images():
     same = noise()
     found = audited(("train", 0, same), ("train", 1, noise()), ("valid", 0, same), ("valid", 1, noise()), drop=True)
     metrics, details = summarize(found)
-    assert metrics == {"images": 3, "leaks": 1, "bad_files": 0}
+    assert metrics == {"images": 3, "leaks": 0, "bad_files": 0}
     assert details["splits"] == {"train": 1, "valid": 2}
     assert (details["dropped"], details["duplicates"], details["contradictory_labels"]) == (1, 0, 0)
     assert details["classes"] == [{"class": "cat", "train": 0, "valid": 1}, {"class": "dog", "train": 1, "valid": 1}]

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 
 from pipeline.augment.audit_page import MAX_GROUPS, MAX_IMAGES_PER_GROUP, audit_page
-from tests.support.audits import SIZE, audited, noise
+from tests.support.audits import SIZE, audited, changed, noise, smooth
 
 
 class Page(HTMLParser):
@@ -67,6 +67,21 @@ def test_a_group_shows_one_image_of_each_split_first():
     same = noise()
     page = Page(audited(*[("train", 0, same)] * 20, ("test", None, same)))
     assert "test/20.png" in {picture["alt"] for picture in page.pictures}
+
+
+def test_near_duplicates_are_shown_as_pairs_with_their_correlation():
+    picture = smooth(1)
+    page = Page(audited(("train", 0, picture), ("train", 1, changed(picture)), ("valid", 0, noise())))
+    assert "Near-duplicates with two labels: 1" in page.text
+    assert "Contradictory labels: " not in page.text
+    assert "near-duplicate, correlation 1.000" in page.text
+    assert [image["alt"] for image in page.pictures] == ["train/0.png", "train/1.png"]
+
+
+def test_files_that_were_left_out_are_counted():
+    page = Page(audited(("train", 0, noise()), ("train", 1, noise()), left_out={"a": "hidden", "b": "hidden"}))
+    assert "2 other files of the source were left out" in page.text
+    assert "hidden (2)" in page.text
 
 
 def test_a_dataset_without_findings_has_no_pictures():

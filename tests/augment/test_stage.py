@@ -137,21 +137,46 @@ def test_skipped_images_do_not_change_the_others(dataset, photos):
 
 def test_a_dataset_of_only_bad_images_is_rejected(photos):
     for path in photos.rglob("*.jpg"):
-        path.write_bytes(b"")
+        path.write_bytes(str(path).encode())
     download(DataParams(**DATA))
     with pytest.raises(PipelineError, match="48 of 48 images cannot be decoded"):
         pack_photos(on_bad_image="skip")
     assert not DATASET.exists()
 
 
-def test_a_dataset_with_one_remaining_class_is_rejected(photos):
-    for path in photos.rglob("*.jpg"):
-        if path.parent.name != "red":
-            path.write_bytes(b"")
+def test_a_class_without_a_training_image_is_rejected_by_name(photos):
+    for path in photos.glob("red/*.jpg"):
+        path.write_bytes(str(path).encode())
     download(DataParams(**DATA))
-    with pytest.raises(PipelineError, match="train has images of 1 classes after bad and leaking images are left out"):
+    with pytest.raises(PipelineError, match="train has no image of red after bad and leaking images are left out"):
         pack_photos(on_bad_image="skip")
     assert not DATASET.exists()
+
+
+def split_photos(photos, *bad) -> None:
+    """Lay the photos out as train, valid and test, and damage those of these folders."""
+    for number, path in enumerate(sorted(photos.rglob("*.jpg"))):
+        split = ("train", "train", "valid", "test")[number % 4]
+        target = photos.parent / "split" / split / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(
+            b"" if any(f"{split}/{path.parent.name}".startswith(name) for name in bad) else path.read_bytes()
+        )
+    download(DataParams(**{**DATA, "location": "split"}))
+
+
+def test_a_valid_split_of_only_bad_images_is_rejected_with_advice_that_helps(photos):
+    split_photos(photos, "valid")
+    with pytest.raises(PipelineError, match=r"none of the 12 images of valid remains .* folder for them, remove it"):
+        pack_photos(on_bad_image="skip")
+
+
+def test_classes_without_images_in_valid_and_a_lost_test_split_cause_warnings(photos, capsys):
+    split_photos(photos, "valid/red", "test")
+    pack_photos(on_bad_image="skip")
+    out = capsys.readouterr().out
+    assert "warning: valid has no image of red, so nothing is known about its accuracy" in out
+    assert "warning: none of the 12 images of test remains" in out
 
 
 @pytest.fixture
@@ -167,10 +192,13 @@ def leaking(photos):
 
 def test_a_leak_causes_a_warning(leaking, capsys):
     pack_photos()
-    assert "warning: 1 leaks, the same picture in more than one split (train/0_" in capsys.readouterr().out
+    assert (
+        "warning: 2 images of valid and test are in an earlier split, too, 2 as the same picture and 0"
+        in capsys.readouterr().out
+    )
     assert sum(shape[0] for shape in PackedDataset(DATASET).manifest.shapes.values()) == 50
     audit = read_results("audit")
-    assert (audit["leaks"], audit["contradictory_labels"], audit["dropped"]) == (1, 1, 0)
+    assert (audit["leaks"], audit["contradictory_labels"], audit["dropped"]) == (2, 1, 0)
 
 
 def test_a_leak_is_dropped_from_all_splits_except_the_last(leaking):
@@ -184,7 +212,7 @@ def test_a_leak_is_dropped_from_all_splits_except_the_last(leaking):
 
 
 def test_a_leak_can_be_an_error(leaking):
-    with pytest.raises(PipelineError, match=r"1 leaks, the same picture in .*; remove them, or set "):
+    with pytest.raises(PipelineError, match=r"2 images of valid and test are in .*; remove them, or set "):
         pack_photos(on_leak="error")
     assert not DATASET.exists()
 
