@@ -146,8 +146,8 @@ def find_duplicates(
 
     Args:
         prints: one element with the fields of ``FINGERPRINT`` per image.
-        parts: a number per image; near-duplicates are sought in each part, so that those in the part of the image do
-            not hide those in another one.
+        parts: a number per image, in ascending order; near-duplicates are sought in each part, so that those in the
+            part of the image do not hide those in another one.
         thumbnail: returns the thumbnail of a row.
     """
     picture = np.unique(prints["pixels"], return_inverse=True)[1].ravel()
