@@ -260,6 +260,26 @@ def seeds(
 
 
 @app.command()
+def folds(
+    set_param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-S", "--set-param", metavar="KEY=VALUE", help="As for dvc exp run; data.folds is the number of folds."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="CSV file to write, with the out-of-fold predictions; by default in .sweeps."),
+    ] = None,
+) -> None:
+    """Cross-validate: run each fold as a DVC experiment; print mean and standard deviation, write all predictions."""
+    read_params()
+    from pipeline.experiments.folds import run_folds
+
+    run_folds(set_param or [], output)
+
+
+@app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The search space, such as sweeps/learning_rate.yaml.")],
     trials: Annotated[

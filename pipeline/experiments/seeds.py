@@ -1,6 +1,5 @@
 """One configuration with several seeds, each a DVC experiment, and what their spread says about differences."""
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,13 +7,10 @@ import pandas as pd
 from scipy.stats import t
 
 from pipeline.errors import PipelineError
-from pipeline.experiments.comparison import LEVEL, table_lines, wrapped
+from pipeline.experiments.comparison import LEVEL, wrapped
 from pipeline.experiments.dvc_command import overridden_params, override_key
-from pipeline.experiments.revisions import Experiment
-from pipeline.experiments.sandbox import SANDBOXES, digest, open_sandbox, take_snapshot
-from pipeline.progress import say
-
-SEED_METRICS = {"evaluate": ("accuracy", "log_loss", "macro_f1"), "train": ("valid_accuracy",)}
+from pipeline.experiments.sandbox import take_snapshot
+from pipeline.experiments.series import Series, series_lines, statistics
 
 
 def run_seeds(seeds: Sequence[int], overrides: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
@@ -34,36 +30,9 @@ def run_seeds(seeds: Sequence[int], overrides: Sequence[str]) -> tuple[pd.DataFr
             raise PipelineError(f"-S: got {override!r}; --first and --n set the seeds")
     params = overridden_params(overrides)
     snapshot = take_snapshot()
-    identity = digest(snapshot.inputs(params["data"]), {**params, "seed": None})
-    rows, failures = {}, []
-    with open_sandbox(SANDBOXES / "seeds" / identity, snapshot, "the seeds of this configuration") as sandbox:
-        for count, seed in enumerate(seeds, start=1):
-            name, start = f"seed-{seed}-{identity}", time.monotonic()
-            say(f"seed {seed} ({count} of {len(seeds)}): experiment {name}")
-            try:
-                experiment = sandbox.find(name)
-                if experiment:
-                    say("  exists already")
-                else:
-                    sandbox.run(name, [f"seed={seed}", *overrides])
-                    experiment = sandbox.fetch(name)
-                rows[seed] = {"experiment": name, **_metrics(experiment)}
-            except PipelineError as error:
-                failures.append(f"seed {seed}: {error}")
-                say(f"seed {seed}: failed: {error}")
-            else:
-                say(f"seed {seed}: accuracy {rows[seed]['accuracy']:.4f}, {time.monotonic() - start:,.0f} s")
-    return pd.DataFrame.from_dict(rows, orient="index"), failures
-
-
-def _metrics(experiment: Experiment) -> dict[str, float]:
-    metrics = {stage: experiment.results(stage) for stage in SEED_METRICS}
-    return {key: metrics[stage][key] for stage, keys in SEED_METRICS.items() for key in keys if key in metrics[stage]}
-
-
-def seed_statistics(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean, sample standard deviation (n − 1), minimum and maximum of each column; one seed has no deviation."""
-    return results.agg(["mean", "std", "min", "max"])
+    series = Series("seed", "seed", overrides, snapshot, [snapshot.inputs(params["data"]), {**params, "seed": None}])
+    results, _, failures = series.run(seeds)
+    return results, failures
 
 
 def least_between_means(deviation: float, seeds: int) -> float:
@@ -74,13 +43,10 @@ def least_between_means(deviation: float, seeds: int) -> float:
 
 def seed_lines(results: pd.DataFrame) -> list[str]:
     """The results of :func:`run_seeds` as a table, their statistics, and how large a difference is significant."""
-    metrics = results.drop(columns="experiment")
-    statistics = seed_statistics(metrics)
-    rows = pd.concat([results, statistics.assign(experiment="")]).rename_axis("seed").reset_index()
-    lines = table_lines(rows, dict.fromkeys(metrics.columns, "{:.4f}"))
+    lines = series_lines("seed", results)
     if len(results) < 2:
         return lines
-    mean, deviation, least, greatest = statistics["accuracy"]
+    mean, deviation, least, greatest = statistics(results[["accuracy"]])["accuracy"]
     needed = 100 * least_between_means(deviation, len(results))
     return lines + wrapped(
         f"Accuracy {mean:.2%} ± {100 * deviation:.2f} points (mean and standard deviation of {len(results)} seeds), "

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.experiments import seeds, sweep
+from pipeline.experiments import series, sweep
 from tests.support.fake_sandbox import FakeDvc
 from tests.support.small_repository import StagesRepository
 from tests.support.sweep_repository import SweepRepository
@@ -33,8 +33,8 @@ def sweep_repository(sweep_origin, tmp_path):
 
 @pytest.fixture
 def fake_dvc(repository, monkeypatch):
-    """Seeds and sweeps in the small repository run without DVC."""
+    """Seeds, folds and sweeps in the small repository run without DVC."""
     fake = FakeDvc()
-    for module in (seeds, sweep):
+    for module in (series, sweep):
         monkeypatch.setattr(module, "open_sandbox", fake.open_sandbox)
     return fake

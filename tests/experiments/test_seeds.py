@@ -17,7 +17,8 @@ from scipy.stats import ttest_ind_from_stats
 from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.experiments.revisions import read_text
-from pipeline.experiments.seeds import least_between_means, run_seeds, seed_lines, seed_statistics
+from pipeline.experiments.seeds import least_between_means, run_seeds, seed_lines
+from pipeline.experiments.series import statistics as series_statistics
 from tests.support.clones import SMALL, Clone
 from tests.support.small_repository import SmallRepository
 
@@ -197,7 +198,7 @@ def test_ctrl_c_stops_a_training_which_resumes_in_the_next_call(tmp_path):
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=9))
 def test_seeds_have_the_sample_standard_deviation(values):
-    table = seed_statistics(pd.DataFrame({"accuracy": values}))["accuracy"]
+    table = series_statistics(pd.DataFrame({"accuracy": values}))["accuracy"]
     expected = (statistics.mean(values), statistics.stdev(values), min(values), max(values))
     assert tuple(table) == pytest.approx(expected, abs=1e-12)
 
