@@ -111,3 +111,95 @@ def test_no_image_is_lost_and_shares_differ_only_by_rounding(counts, valid_fract
     for label, count in enumerate(counts):
         assert abs(found["test", label] - test_fraction * count) <= 0.5
         assert abs(found["valid", label] - valid_fraction * count) <= 0.5
+
+
+# Images that are added, groups and folds.
+
+
+def placed(assigned):
+    """The split of each path."""
+    return {image.path: image.split for image in assigned}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(40, 300), st.integers(1, 40), st.integers(0, 99))
+def test_images_that_are_added_or_removed_move_few_others(count, added, seed):
+    """The first n units of a class are drawn: the ranks shift by the new images among them, and n by rounding."""
+    pool = images(count + added, 50)
+    more = placed(assign_splits(pool, 0.15, 0.2, seed))
+    fewer = placed(assign_splits([image for image in pool if not _is_added(image, count)], 0.15, 0.2, seed))
+    moved = {path for path, split in fewer.items() if more[path] != split}
+    # Another class does not move at all.
+    assert all(path.startswith("None/0_") for path in moved)
+    # Each new image pushes out at most one of test and one of valid.
+    assert len(moved) <= 2 * added + 2
+
+
+def _is_added(image, count):
+    return image.label == 0 and int(image.name[:4]) >= count
+
+
+def test_twenty_more_images_move_about_as_many_as_rounding_requires():
+    """Twenty more images require 3 more for valid and 4 for test."""
+    moved = 0
+    for seed in range(10):
+        more = placed(assign_splits(images(1020, 50), 0.15, 0.2, seed))
+        fewer = placed(assign_splits(images(1000, 50), 0.15, 0.2, seed))
+        moved += sum(more[path] != split for path, split in fewer.items())
+    assert moved / 10 <= 12
+
+
+@given(st.integers(0, 99), st.sampled_from([None, 2, 5]))
+@settings(max_examples=20, deadline=None)
+def test_neither_names_nor_order_matter_if_the_keys_are_those_of_the_contents(seed, folds):
+    pool = images(40, 30)
+    contents = {image.path: f"content of {image.path}" for image in pool}
+    renamed = [
+        SourceImage(f"x/{len(pool) - row}.png", f"{row}.png", None, image.label) for row, image in enumerate(pool)
+    ]
+    contents |= {new.path: contents[old.path] for new, old in zip(renamed, pool, strict=True)}
+
+    def by_content(of_pool):
+        return [contents[image.path] for image in of_pool]
+
+    results = [
+        {contents[image.path]: image.split for image in assign_splits(given, 0.2, 0.2, seed, folds, keys=by_content)}
+        for given in (pool, random.Random(seed).sample(renamed, len(renamed)))
+    ]
+    assert results[0] == results[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([None, 2, 3, 5]))
+def test_neither_groups_nor_identical_images_are_separated(seed, folds):
+    draw = random.Random(seed)
+    pool, keys = [], {}
+    for row in range(200):
+        group = f"{row % 2}-{draw.randrange(40)}" if draw.random() < 0.4 else None
+        pool.append(SourceImage(f"{row}.png", f"{row}.png", None, row % 2, group))
+        # Some are identical to an image before them, maybe of another class.
+        keys[f"{row}.png"] = keys[f"{draw.randrange(row)}.png"] if row and draw.random() < 0.1 else f"key {row}"
+    assigned = assign_splits(pool, 0.2, 0.2, seed, folds, keys=lambda found: [keys[image.path] for image in found])
+    assert {image.split for image in assigned} == {"train", "valid", "test"}
+    for names in ([image.group for image in assigned], [keys[image.path] for image in assigned]):
+        splits = {}
+        for name, image in zip(names, assigned, strict=True):
+            assert name is None or splits.setdefault(name, image.split) == image.split
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.integers(12, 40), min_size=2, max_size=3),
+    st.integers(2, 6),
+    st.sampled_from([0, 0.2]),
+    st.integers(0, 99),
+)
+def test_each_image_is_validated_in_exactly_one_fold_and_the_test_split_stays(counts, folds, test_fraction, seed):
+    pool = images(*counts)
+    assigned = [placed(assign_splits(pool, 0.15, test_fraction, seed, folds, fold)) for fold in range(folds)]
+    test = {path for path, split in assigned[0].items() if split == "test"}
+    for image in pool:
+        splits = Counter(fold[image.path] for fold in assigned)
+        assert splits == ({"test": folds} if image.path in test else {"valid": 1, "train": folds - 1})
+    sizes = [Counter(fold.values())["valid"] for fold in assigned]
+    assert max(sizes) - min(sizes) <= len(counts)
