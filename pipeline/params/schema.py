@@ -75,7 +75,7 @@ class DataParams(Section):
         description="random seed of the split; separate from seed, so that runs with other seeds stay comparable",
     )
     groups: str | None = Field(
-        description="near_duplicates, or a regular expression for the group in a path; null uses the groups in data.labels"
+        description="near_duplicates, or a regular expression for the group in a path; null uses those in data.labels"
     )
     folds: int | None = Field(
         ge=2, description="number of folds of a cross-validation; null draws one validation split by valid_fraction"
