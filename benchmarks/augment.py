@@ -69,7 +69,13 @@ def augment_params(views: int) -> AugmentParams:
     """The section ``augment`` of the benchmark."""
     preset = "medium" if views else "none"
     return AugmentParams(
-        image_size=IMAGE_SIZE, resize="stretch", views=views, test_views=0, preset=preset, transforms=()
+        image_size=IMAGE_SIZE,
+        resize="stretch",
+        store_size=None,
+        views=views,
+        test_views=0,
+        preset=preset,
+        transforms=(),
     )
 
 

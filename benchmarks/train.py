@@ -175,7 +175,15 @@ def make_photos(folder: Path, count: int = 100, size: int = 512) -> list[Path]:
 
 def augment_params(image_size: int) -> AugmentParams:
     """The section ``augment`` for plain copies without views."""
-    return AugmentParams(image_size=image_size, resize="stretch", views=0, test_views=0, preset="none", transforms=())
+    return AugmentParams(
+        image_size=image_size,
+        resize="stretch",
+        store_size=None,
+        views=0,
+        test_views=0,
+        preset="none",
+        transforms=(),
+    )
 
 
 def pack(photos: list[Path], path: Path, images: int, image_size: int) -> PackedSplit:

@@ -60,9 +60,9 @@ def create_arrays(folder: Path, images: list[RawImage], params: AugmentParams) -
         rows.append(counts[image.split])
         counts[image.split] += 1
     views = dict.fromkeys(SPLITS, params.test_views) | {"train": params.views}
-    size = params.image_size
+    sizes = {split: params.stored_size(split) for split in SPLITS}
     shapes: dict[str, tuple[int, ...]] = {
-        split: (counts[split], 1 + views[split], size, size, 3) for split in SPLITS if counts[split]
+        split: (counts[split], 1 + views[split], sizes[split], sizes[split], 3) for split in SPLITS if counts[split]
     }
     offsets = {split: create_array(folder / f"{split}.npy", shape) for split, shape in shapes.items()}
     return ArrayFiles(folder, images, rows, shapes, offsets)
@@ -123,38 +123,46 @@ class _Worker:
     """A process's open files and transforms."""
 
     def __init__(self, arrays: ArrayFiles, params: AugmentParams, seed: int) -> None:
-        self.arrays, self.seed, self.size = arrays, seed, params.image_size
+        self.arrays, self.seed, self.image_size = arrays, seed, params.image_size
         self.archive = RawReader(RAW_ARCHIVE)
         # Written by position rather than through a memory map, so memory does not grow with the dataset.
         self.files = {split: os.open(arrays.path(split), os.O_WRONLY) for split in arrays.shapes}
-        self.resize, self.draw = plain_copy(params), augmented_view(params)
+        stored = {size: params.model_copy(update={"image_size": size}) for size in self._sizes(params)}
+        self.resize = {size: plain_copy(params) for size, params in stored.items()}
+        self.draw = {size: augmented_view(params) for size, params in stored.items()}
         # Grey borders would hide dark and bright images, and make different images similar.
-        self.whole = plain_copy(params.model_copy(update={"resize": "stretch"})) if params.resize == "pad" else None
+        self.bordered = params.resize == "pad"
+        self.whole = plain_copy(params.model_copy(update={"resize": "stretch"} if self.bordered else {}))
+
+    def _sizes(self, params: AugmentParams) -> set[int]:
+        return {params.stored_size(split) for split in self.arrays.shapes}
 
     def pack(self, places: range) -> Packed:
         result = Packed(np.zeros(len(places), MEASURES), [], {})
         for number, place in enumerate(places):
             image = self.arrays.images[place]
-            content = self.archive.read(image)
+            content, size = self.archive.read(image), self.arrays.shapes[image.split][2]
             try:
-                photo = plain_photo(content, self.size)
+                photo = plain_photo(content, size)
             except ValueError as error:
                 result.bad[place] = str(error)
                 result.digests.append(b"")
                 continue
-            copies = np.stack([self.resize(photo), *self._views(content, photo, image)])
-            result.measures[number] = measure(content, photo, self.whole(photo) if self.whole else copies[0])
+            copies = np.stack([self.resize[size](photo), *self._views(content, photo, image)])
+            # What is measured has the same size in all splits.
+            as_measured = size == self.image_size and not self.bordered
+            result.measures[number] = measure(content, photo, copies[0] if as_measured else self.whole(photo))
             result.digests.append(hashlib.blake2b(copies.data, digest_size=16).digest())
             position = self.arrays.offsets[image.split] + self.arrays.rows[place] * copies.nbytes
             os.pwrite(self.files[image.split], copies.data, position)
         return result
 
     def _views(self, content: bytes, photo: NDArray[np.uint8], image: RawImage) -> Iterator[NDArray[np.uint8]]:
-        count = self.arrays.shapes[image.split][1]
+        _, count, size, *_ = self.arrays.shapes[image.split]
         if count > 1:
-            photo = photo_for_views(content, self.size, photo)
+            photo = photo_for_views(content, size, photo)
         for view in range(1, count):
-            yield self.draw(photo, view_seed(self.seed, image.entry, view))
+            yield self.draw[size](photo, view_seed(self.seed, image.entry, view))
 
 
 _worker: _Worker

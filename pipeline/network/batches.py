@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.common.dataset import PackedSplit
 from pipeline.errors import PipelineError
@@ -30,6 +31,7 @@ class Batches:
         mean, std: of each channel in 0 to 1, for normalisation.
         device: of the batches.
         resident: whether to keep the split on the device; None decides by the free memory.
+        size: height and width of the network's input; None is that of the images.
     """
 
     def __init__(
@@ -39,9 +41,11 @@ class Batches:
         std: tuple[float, ...],
         device: torch.device,
         resident: bool | None = None,
+        size: int | None = None,
     ) -> None:
         self.device = device
         self.shape: tuple[int, ...] = split.images.shape
+        self.size = size or self.shape[2]
         self.labels = torch.tensor(split.labels)
         self.scale = 1 / torch.tensor(std, device=device).view(1, 3, 1, 1)
         self.shift = -torch.tensor(mean, device=device).view(1, 3, 1, 1) * self.scale
@@ -77,6 +81,10 @@ class Batches:
         """Floats in 0 to 1 to the input of the network: mean 0 and standard deviation 1 over the training split."""
         return torch.addcmul(self.shift, pixels, self.scale)
 
+    def as_input(self, images: Tensor) -> Tensor:
+        """``uint8`` ``(n, h, w, 3)`` to the input of the network, ``(n, 3, size, size)``."""
+        return self.normalise(resized(self.as_pixels(images), self.size))
+
     def in_order(
         self, batch_size: int, rank: int = 0, world: int = 1, copy: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -87,7 +95,7 @@ class Batches:
         """
         batches = torch.arange(len(self))[rank::world].split(batch_size)
         for images, labels in self.load((rows, torch.full_like(rows, copy)) for rows in batches):
-            yield self.normalise(self.as_pixels(images)), labels
+            yield self.as_input(images), labels
 
     def _take(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
         """Copy the whole plan to the device at once: a copy per batch would make the host wait at each step."""
@@ -142,6 +150,14 @@ class Batches:
             if os.preadv(file, [image.data], self.offset + (row * self.shape[1] + copy) * size) != size:
                 raise PipelineError(f"{self.file}: ends before image {row}; run dvc repro --force augment")
         return batch
+
+
+def resized(pixels: Tensor, size: int) -> Tensor:
+    """Resize images ``(n, 3, h, w)`` to ``(n, 3, size, size)`` with antialiasing; those of this size are returned."""
+    if pixels.shape[2:] == (size, size):
+        return pixels
+    small = functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    return small.contiguous(memory_format=torch.channels_last)
 
 
 def fits(size: int, device: torch.device) -> bool:

@@ -60,12 +60,12 @@ def run_model(
     ``rows``; ``float32``, ``(images, ...)``."""
     device = choose_device()
     model.to(device).eval()
-    batches = Batches(split, spec.mean, spec.std, device)
+    batches = Batches(split, spec.mean, spec.std, device, size=spec.image_size)
     chosen = torch.arange(len(split)) if rows is None else torch.from_numpy(rows)
     batch_size = forward_batch_size(device, spec.image_size)
     loaded = batches.load((part, torch.full_like(part, copy)) for part in chosen.split(batch_size))
     steps = progress(loaded, len(chosen), label, step=batch_size)
-    inputs = (batches.normalise(batches.as_pixels(images)) for images, _ in steps)
+    inputs = (batches.as_input(images) for images, _ in steps)
     return torch.cat([output(model, images).float() for images in inputs]).cpu().numpy()
 
 

@@ -214,6 +214,9 @@ class AugmentParams(Section):
     resize: Literal["stretch", "crop", "pad"] = Field(
         description="how an image is made square: stretch, crop (to its centre), or pad (borders of grey, RGB 128)"
     )
+    store_size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] | None = Field(
+        description="stored size of the training images, for sharper random crops during training; null for image_size"
+    )
     views: int = Field(ge=0, le=64, description="augmented copies of each training image, in addition to the plain one")
     test_views: int = Field(
         ge=0, le=64, description="augmented copies of each validation and test image, for test-time augmentation"
@@ -235,6 +238,20 @@ class AugmentParams(Section):
                 "augment.transforms, or set it to 0",
             )
         return self
+
+    @model_validator(mode="after")
+    def _nothing_is_enlarged(self) -> Self:
+        if self.store_size is not None and self.store_size < self.image_size:
+            raise ContradictionError(
+                "store_size",
+                f"got {self.store_size}, allowed with augment.image_size {self.image_size} is that or more; raise it, "
+                "or set it to null",
+            )
+        return self
+
+    def stored_size(self, split: str) -> int:
+        """Height and width in pixels of the stored images of a split."""
+        return self.store_size or self.image_size if split == "train" else self.image_size
 
 
 class ModelParams(Section):

@@ -135,7 +135,15 @@ def choose_views(count: int) -> tuple[AugmentParams, int]:
     Raises:
         PipelineError: ``params.yaml`` exists and is invalid.
     """
-    views = AugmentParams(image_size=32, resize="stretch", views=count, test_views=0, preset="light", transforms=())
+    views = AugmentParams(
+        image_size=32,
+        resize="stretch",
+        store_size=None,
+        views=count,
+        test_views=0,
+        preset="light",
+        transforms=(),
+    )
     seed, reason = 0, f"no {PARAMS} in this folder"
     if PARAMS.exists():
         params = load_params(PARAMS)

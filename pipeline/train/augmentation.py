@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Beta
 from torch.nn import functional
 
+from pipeline.network.batches import resized
 from pipeline.params.schema import TrainParams
 
 CROP_RATIO = (3 / 4, 4 / 3)  # as in torchvision's RandomResizedCrop
@@ -18,20 +19,25 @@ ERASED_RATIO = (0.3, 3.3)
 LUMA = (0.299, 0.587, 0.114)
 
 
-def augment_pixels(images: Tensor, params: TrainParams) -> Tensor:
-    """Flip, crop and jitter images ``(n, 3, h, w)`` in 0 to 1, before normalisation."""
+def augment_pixels(images: Tensor, params: TrainParams, size: int) -> Tensor:
+    """Flip, crop and jitter images ``(n, 3, h, w)`` in 0 to 1 to ``(n, 3, size, size)``, before normalisation."""
     if params.hflip:
         chosen = _uniform(images, 0, 1) < params.hflip
         images = torch.where(chosen, images.flip(3), images)
     if params.random_resized_crop < 1:
-        images = random_resized_crop(images, params.random_resized_crop)
+        images = random_resized_crop(images, params.random_resized_crop, size)
+    images = resized(images, size)
     if params.color_jitter:
         images = color_jitter(images, params.color_jitter)
     return images
 
 
-def random_resized_crop(images: Tensor, min_area: float) -> Tensor:
-    """Crop a random box with at least the share ``min_area`` of the area, and resize it bilinearly to the full size."""
+def random_resized_crop(images: Tensor, min_area: float, size: int) -> Tensor:
+    """Crop a random box with at least the share ``min_area`` of the area, and resize it bilinearly to ``size``.
+
+    Of images larger than that, so many points are sampled and averaged for each pixel that none is skipped.
+    """
+    samples = math.ceil(images.shape[2] / size)
     area = _uniform(images, min_area, 1).flatten()
     ratio = torch.exp(_uniform(images, *map(math.log, CROP_RATIO))).flatten()
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
@@ -39,8 +45,9 @@ def random_resized_crop(images: Tensor, min_area: float) -> Tensor:
     top = (_uniform(images, -1, 1)).flatten() * (1 - height)
     zero = torch.zeros_like(width)
     boxes = torch.stack([torch.stack([width, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
-    grid = functional.affine_grid(boxes, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    grid = functional.affine_grid(boxes, [len(images), 3, samples * size, samples * size], align_corners=False)
+    crops = functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return functional.avg_pool2d(crops, samples) if samples > 1 else crops
 
 
 def color_jitter(images: Tensor, strength: float) -> Tensor:

@@ -91,7 +91,9 @@ def open_trainer(
         std=manifest.std,
     )
     model = build_model(spec, model_params.pretrained).to(device)
-    train, valid = (Batches(dataset.split(name), spec.mean, spec.std, device) for name in ("train", "valid"))
+    train, valid = (
+        Batches(dataset.split(name), spec.mean, spec.std, device, size=spec.image_size) for name in ("train", "valid")
+    )
     return Trainer(model, train, valid, len(spec.classes), params, seed, group), spec
 
 

@@ -149,7 +149,7 @@ class Trainer:
 
         No value is read from the device, which would make the host wait for it.
         """
-        inputs = self.train.normalise(augment_pixels(self.train.as_pixels(images), self.params))
+        inputs = self.train.normalise(augment_pixels(self.train.as_pixels(images), self.params, self.train.size))
         if self.params.random_erase:
             inputs = random_erase(inputs, self.params.random_erase)
         inputs, targets = mix(inputs, functional.one_hot(labels, self.classes).float(), self.params)

@@ -307,3 +307,20 @@ def test_grey_borders_count_neither_in_the_audit_nor_in_mean_and_std(photos):
     assert audits[0] == audits[1]
     assert audits[1][0]["dark"] == 2
     assert (PackedDataset(DATASET).split("train").images[:, 0, 0] == 128).any()
+
+
+def test_store_size_changes_the_stored_training_images_only(dataset):
+    before, files = PackedDataset(DATASET), {path.name: path.read_bytes() for path in DATASET.iterdir()}
+    audit = read_results("audit")
+    pack_photos(store_size=32)
+    assert {path.name: path.read_bytes() for path in DATASET.iterdir()} == files
+    pack_photos(store_size=96)
+    stored = PackedDataset(DATASET)
+    assert stored.split("train").images.shape == (24, 3, 96, 96, 3)
+    for name in ("valid.npy", "test.npy", "index.csv"):
+        assert (DATASET / name).read_bytes() == files[name]
+    assert stored.manifest.image_size == 32
+    assert stored.manifest.digest != before.manifest.digest
+    # These photos are small, so that they are decoded at the same scale for both sizes.
+    assert (stored.manifest.mean, stored.manifest.std) == (before.manifest.mean, before.manifest.std)
+    assert read_results("audit") == audit

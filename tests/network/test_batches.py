@@ -74,6 +74,18 @@ def test_normalised_batches_have_mean_0_and_deviation_1_and_are_channels_last(sp
     torch.testing.assert_close(together.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
 
 
+def test_images_that_are_stored_larger_are_resized_to_the_input_of_the_network(split):
+    batches = Batches(split, MEAN, STD, CPU, size=16)
+    [(images, _)] = batches.in_order(23)
+    assert images.shape == (23, 3, 16, 16)
+    # Antialiased: independent noise keeps less than half of its deviation.
+    [(whole, _)] = Batches(split, MEAN, STD, CPU).in_order(23)
+    deviations = [pixels.std(dim=(2, 3)).mean() for pixels in (images, whole)]
+    assert 0.3 < deviations[0] / deviations[1] < 0.5
+    torch.testing.assert_close(images.mean(dim=(2, 3)), whole.mean(dim=(2, 3)), atol=0.03, rtol=0)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_in_order_divides_the_images_among_the_processes(split):
     batches = open_split(split, True)
     whole = torch.cat([images for images, _ in batches.in_order(100)])

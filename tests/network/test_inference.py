@@ -8,6 +8,7 @@ import torch
 from scipy.special import softmax
 
 from pipeline.errors import PipelineError
+from pipeline.network.batches import Batches
 from pipeline.network.device import forward_batch_size
 from pipeline.network.inference import check_fits, extract_features, predict_logits, predict_probabilities
 from pipeline.network.models import build_model, find_layer
@@ -210,3 +211,12 @@ def test_same_classes_in_another_order_are_refused_with_their_names(tmp_path):
     with pytest.raises(PipelineError, match=r"run dvc repro") as error:
         check_fits(spec, write_dataset(tmp_path, train=4))
     assert "contains blue, green, red at 32 pixels, the model was trained on red, green, blue" in str(error.value)
+
+
+def test_images_that_are_stored_larger_than_the_input_are_resized_first(tmp_path):
+    model, spec = build()
+    split = write_split(tmp_path, 6, 1, size=2 * SPEC.image_size)
+    pixels = Batches(split, spec.mean, spec.std, torch.device("cpu"), size=spec.image_size).in_order(6)
+    with torch.inference_mode():
+        [expected] = [model.eval()(images).numpy() for images, _ in pixels]
+    np.testing.assert_allclose(predict_logits(model, spec, split, "test"), expected, atol=1e-5)

@@ -47,6 +47,10 @@ def check(changes):
             "tsne.layers: got 'hidden3', allowed with classifier are auto, blocks, blocks.0,",
         ),
         ({"model.pretrained": True}, "model.pretrained: got true, but classifier has no pretrained weights;"),
+        (
+            {"augment.image_size": 64, "augment.store_size": 32},
+            "augment.store_size: got 32, allowed with augment.image_size 64 is that or more; raise it, or set it to",
+        ),
         ({"augment.transforms": []}, "augment.views: got 8, which needs transforms; set augment.preset"),
         # What a library has to say.
         ({"augment.transforms": [{"name": "Afine"}]}, "augment.transforms.0: got 'Afine', allowed is the name of"),

@@ -274,7 +274,7 @@ def costs_time(params):
         or params.train.compile
         or params.model.pretrained
         or params.model.width > 16
-        or params.augment.image_size > 64
+        or max(params.augment.image_size, params.augment.store_size or 0) > 64
         or max(params.augment.views, params.augment.test_views) > 3
         or (params.evaluate.bootstrap or 0) > 1000
         or params.learning_rates.steps > 50

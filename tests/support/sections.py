@@ -26,6 +26,7 @@ DATA = {
 AUGMENT = {
     "image_size": 32,
     "resize": "stretch",
+    "store_size": None,
     "views": 2,
     "test_views": 0,
     "preset": "none",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipeline.network.batches import resized
 from pipeline.params.schema import TrainParams
 from pipeline.train.augmentation import augment_pixels, color_jitter, mix, random_erase, random_resized_crop
 from tests.support.sections import TRAIN
@@ -19,14 +20,14 @@ def images():
 
 
 def test_everything_off_changes_nothing(images):
-    assert augment_pixels(images, params()) is images
+    assert augment_pixels(images, params(), 32) is images
     mixed, targets = mix(images, torch.eye(64), params())
     assert mixed is images
     assert torch.equal(targets, torch.eye(64))
 
 
 def test_flip_mirrors_some_images_and_leaves_the_others(images):
-    flipped = augment_pixels(images, params(hflip=0.5))
+    flipped = augment_pixels(images, params(hflip=0.5), 32)
     same = (flipped == images).flatten(1).all(1)
     mirrored = (flipped == images.flip(3)).flatten(1).all(1)
     assert (same ^ mirrored).all()
@@ -34,12 +35,12 @@ def test_flip_mirrors_some_images_and_leaves_the_others(images):
 
 
 def test_a_crop_of_the_full_area_differs_only_in_its_shape(images):
-    torch.testing.assert_close(random_resized_crop(images, 1.0).mean(), images.mean(), atol=0.01, rtol=0)
+    torch.testing.assert_close(random_resized_crop(images, 1.0, 32).mean(), images.mean(), atol=0.01, rtol=0)
 
 
 def test_crops_lie_inside_the_image_and_differ_by_sample():
     columns = torch.linspace(0, 1, 32).expand(64, 3, 32, 32)
-    crops = random_resized_crop(columns, 0.3)
+    crops = random_resized_crop(columns, 0.3, 32)
     assert crops.min() >= 0
     assert crops.max() <= 1
     spans = crops[:, 0, 0, -1] - crops[:, 0, 0, 0]
@@ -89,5 +90,35 @@ def test_the_same_random_state_gives_the_same_batch(images):
     results = []
     for _ in range(2):
         torch.manual_seed(3)
-        results.append(augment_pixels(images, every))
+        results.append(augment_pixels(images, every, 32))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("changes", [{}, {"hflip": 0.5}, {"random_resized_crop": 0.5}, {"random_resized_crop": 0.99}])
+@pytest.mark.parametrize("stored", [32, 64, 96, 224])
+def test_images_of_any_stored_size_become_the_input_of_the_network(stored, changes):
+    augmented = augment_pixels(torch.rand(4, 3, stored, stored), params(**changes), 32)
+    assert augmented.shape == (4, 3, 32, 32)
+
+
+@pytest.mark.parametrize("minimum", [1.0, 0.9])
+@pytest.mark.parametrize("stored", [64, 96, 128, 224])
+def test_fine_stripes_of_a_larger_stored_image_do_not_alias(stored, minimum):
+    torch.manual_seed(0)
+    stripes = (torch.arange(stored) % 2).float().expand(64, 3, stored, stored)
+    augmented = augment_pixels(stripes, params(random_resized_crop=minimum), 32)
+    # One sample per pixel has a deviation of up to 0.5, the mean of three pixels one of 1/6.
+    assert augmented.std() < 0.18
+    assert augmented.mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_crop_of_a_larger_stored_image_has_detail_that_the_small_one_has_lost():
+    torch.manual_seed(0)
+    stored = torch.rand(32, 3, 128, 128)
+    crops = []
+    for images in (stored, resized(stored, 32)):
+        torch.manual_seed(1)
+        crops.append(random_resized_crop(images, 0.1, 32))
+    # The same boxes: the crops are similar, but only one of them is sharp.
+    first, second = (torch.diff(crop, dim=3).std() for crop in crops)
+    assert first > 1.5 * second

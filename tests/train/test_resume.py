@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.augment.stage import augment
 from pipeline.common.paths import MODEL
-from pipeline.params.schema import ModelParams, TrainParams
+from pipeline.params.schema import AugmentParams, ModelParams, TrainParams
 from pipeline.train.stage import train
+from tests.support.sections import AUGMENT
 from tests.support.train_runs import (
     COMMAND,
     DROPOUT,
@@ -46,6 +48,19 @@ def test_run_killed_at_random_moments_ends_in_the_same_bits(optimizer, kills):
     assert (whole["killed"], killed["killed"]) == (0, kills)
     assert killed["outputs"] == whole["outputs"]
     assert not Path(".checkpoints").exists()
+
+
+@pytest.mark.parametrize("min_area", [1.0, 0.5])
+def test_run_over_larger_stored_images_learns_and_resumes_to_the_same_bits(min_area):
+    augment(AugmentParams(**AUGMENT | {"store_size": 64}), seed=1, on_bad_image="error", on_leak="warn")
+    params = {**STATEFUL, "random_resized_crop": min_area, "epochs": 5}
+    whole, killed = forked_runs(
+        {"train": params}, {"train": params, "kills": 1, "seed": 1}, PIPELINE_CHECKPOINT_MINUTES="0"
+    )
+    assert (whole["exitcodes"], killed["exitcodes"]) == ([0], [0])
+    assert killed["killed"] == 1
+    assert killed["outputs"] == whole["outputs"]
+    assert whole["steps"]["loss"][-1] < whole["steps"]["loss"][0]
 
 
 def interrupt_after_first_checkpoint(run: Callable[[], None], number: int = signal.SIGINT) -> None:
