@@ -28,7 +28,7 @@ class Manifest:
 
     Attributes:
         classes: the class names in the order of their indices.
-        image_size: height and width in pixels.
+        image_size: height and width of the network's input in pixels; the training images may be larger (``shapes``).
         resize: ``stretch``, ``crop`` or ``pad``: how a photo was made square.
         mean, std: of each channel over the plain training images, in 0 to 1.
         shapes: of each split's array.
