@@ -104,6 +104,7 @@ DATA_ERRORS = [
     r"pair(.zip)?: the folder ",
     r"photos: the folder ",
     r"data: class \d has \d+ images",
+    r"params.yaml: (evaluate|tsne|predict).split: got test, but there are no test images",
     r"data/dataset: has no test split",
     r"data/raw.zip: train has images of",
 ]
