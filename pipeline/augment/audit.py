@@ -84,7 +84,7 @@ class Audit:
     Attributes:
         images: all images of the archive, including bad files.
         classes: the class names.
-        bad: the reason for each row that cannot be decoded.
+        bad: the reason for each row that cannot be decoded or augmented.
         measures: one element of type ``MEASURES`` per image, zeros for a bad file.
         image_size: height and width of the plain copies.
         duplicates: identical images, and pairs of near-duplicates.

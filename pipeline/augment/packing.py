@@ -144,11 +144,11 @@ class _Worker:
             content, size = self.archive.read(image), self.arrays.shapes[image.split][2]
             try:
                 photo = plain_photo(content, size)
+                copies = np.stack([self.resize[size](photo), *self._views(content, photo, image)])
             except ValueError as error:
                 result.bad[place] = str(error)
                 result.digests.append(b"")
                 continue
-            copies = np.stack([self.resize[size](photo), *self._views(content, photo, image)])
             # What is measured has the same size in all splits.
             as_measured = size == self.image_size and not self.bordered
             result.measures[number] = measure(content, photo, copies[0] if as_measured else self.whole(photo))

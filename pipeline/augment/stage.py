@@ -64,11 +64,11 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str) -
 
 def _check_bad_images(bad: dict[int, str], images: list[RawImage], on_bad_image: str) -> None:
     if bad and (on_bad_image == "error" or len(bad) == len(images)):
-        count = f"{len(bad):,} of {len(images):,} images cannot be decoded"
+        count = f"{len(bad):,} of {len(images):,} images cannot be decoded or augmented"
         lines = [f"{RAW_ARCHIVE}: {count}; replace them in the source, or set data.on_bad_image to skip"]
         raise PipelineError("\n".join(lines + [f"{images[row].path}: {reason}" for row, reason in bad.items()]))
     if bad:
-        say(f"augment: {len(bad):,} images cannot be decoded and are left out; {AUDIT_PAGE} lists them")
+        say(f"augment: {len(bad):,} images cannot be decoded or augmented and are left out; {AUDIT_PAGE} lists them")
 
 
 def _check_leaks(found: Audit, on_leak: str) -> None:

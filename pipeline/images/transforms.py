@@ -1,12 +1,16 @@
-"""The albumentations pipelines that make plain copies and augmented views."""
+"""The albumentations transforms that make plain copies and augmented views."""
 
 import hashlib
 import importlib
 import inspect
+import multiprocessing
 import os
+import resource
 import sys
 import warnings
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -39,6 +43,20 @@ cv2.setNumThreads(1)
 Pixels = NDArray[np.uint8]
 # Of the borders of resize pad: the middle of 0 to 255.
 GREY = 128
+
+# Beyond this ratio of the sides, SmallestMaxSize would enlarge a thin picture without a bound: 1×1,000,000 pixels to
+# 32×32,000,000, which are 3 GB.
+MAX_ASPECT = 16
+
+# A transform is tried on images of these heights and widths. The last one is for transforms that need a larger image
+# than the others, such as a crop.
+TRIED_SIZES = ((48, 64), (480, 640), (4500, 6000))
+# What a trial may use, and how many pixels a transform may return; its process is killed at the limits.
+TRIAL_BYTES, TRIAL_SECONDS, TRIAL_PIXELS = 2**31, 20, 100_000_000
+_TOO_MUCH = (
+    f"needs more than {TRIAL_BYTES / 2**30:.0f} GiB of memory or {TRIAL_SECONDS} seconds for an image of "
+    f"{TRIED_SIZES[1][1]}×{TRIED_SIZES[1][0]} pixels; choose smaller arguments"
+)
 
 # The crop comes first, so that the others change fewer pixels. border_mode 4 fills uncovered borders by reflection.
 PRESETS: dict[str, list[dict[str, Any]]] = {
@@ -75,9 +93,22 @@ class Square(Protocol):
 
 
 def plain_copy(params: Square) -> Callable[[Pixels], Pixels]:
-    """Return a function that resizes a photo, ``(h, w, 3)`` to ``(image_size, image_size, 3)``, both ``uint8``."""
+    """Return a function that resizes a photo, ``(h, w, 3)`` to ``(image_size, image_size, 3)``, both ``uint8``.
+
+    If ``resize`` is ``crop``, only the centre of a photo beyond ``MAX_ASPECT`` is used.
+    """
     pipeline = albumentations.Compose(_resizing(params))
+    if params.resize == "crop":
+        return lambda image: pipeline(image=without_far_ends(image))["image"]
     return lambda image: pipeline(image=image)["image"]
+
+
+def without_far_ends(image: Pixels) -> Pixels:
+    """The centre of the long side, at most ``MAX_ASPECT`` times as long as the short side."""
+    height, width = image.shape[:2]
+    kept = MAX_ASPECT * min(height, width)
+    top, left = max(0, height - kept) // 2, max(0, width - kept) // 2
+    return image[top : top + kept, left : left + kept]
 
 
 def without_borders(copy: Pixels) -> Pixels:
@@ -90,23 +121,73 @@ def without_borders(copy: Pixels) -> Pixels:
 def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
     """Return a function that draws a view of a photo from a seed; shapes as in ``plain_copy``.
 
+    Only the centre of a photo beyond ``MAX_ASPECT`` is used. The function raises a ``ValueError`` if a transform fails
+    on the photo; the message names the transform and the reason in one line.
+
     Raises:
-        PipelineError: ``augment.transforms`` names an unknown transform or a wrong argument.
+        PipelineError: ``augment.transforms`` names an unknown transform or a wrong argument, or a transform that fails
+            on every image.
     """
     size = params.image_size
-    preset = [_build(Transform(**keys), f"augment.preset {params.preset}", size) for keys in PRESETS[params.preset]]
-    own = [
-        _build(keys, f"params.yaml: augment.transforms.{number}", size) for number, keys in enumerate(params.transforms)
-    ]
-    pipeline = albumentations.Compose([*preset, *own, *_resizing(params)])
+    keys = [(f"augment.preset {params.preset}", Transform(**keys)) for keys in PRESETS[params.preset]]
+    keys += [(f"params.yaml: augment.transforms.{number}", own) for number, own in enumerate(params.transforms)]
+    steps = [(f"{key}: {transform.name}", _build(transform, key, size)) for key, transform in keys]
+    for (name, built), transform in zip(steps[len(PRESETS[params.preset]) :], params.transforms, strict=True):
+        _try(name, built, f"{size} {transform!r}")
+    resize = plain_copy(params)
 
     def draw(image: Pixels, seed: int) -> Pixels:
-        # Compose ignores the global seeds. Seeding each view makes it independent of the process that draws it.
-        pipeline.set_random_seed(seed)
-        view: Pixels = pipeline(image=image)["image"]
-        return view
+        image = without_far_ends(image)
+        for name, transform in steps:
+            # Transforms ignore the global seeds. Seeding each view makes it independent of the process that draws it.
+            # Compose would also set the same seed for all transforms, but not name the one that fails.
+            transform.set_random_seed(seed)
+            image = _apply(name, transform, image)
+        return resize(image)
 
     return draw
+
+
+def _apply(name: str, transform: Any, image: Pixels) -> Pixels:
+    """Apply one transform.
+
+    Raises:
+        ValueError: it fails, or does not return ``uint8`` pixels; the message begins with ``name``.
+    """
+    height, width = image.shape[:2]
+    try:
+        changed: Pixels = transform(image=image)["image"]
+    except Exception as error:  # a transform raises all kinds of errors for an image that it cannot change
+        reason = _text(error)
+    else:
+        wrong = _wrong_output(changed)
+        if wrong is None:
+            return changed
+        reason = f"returns {wrong}"
+    raise ValueError(f"{name}: the photo has {width}×{height} pixels at this point ({reason})") from None
+
+
+def _text(error: Exception) -> str:
+    if _lacks_memory(error):
+        return "not enough memory"
+    if isinstance(error, KeyError):
+        return f"needs {one_line(str(error))}"
+    return one_line(str(error)) or type(error).__name__
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem)
+
+
+def _wrong_output(image: Any) -> str | None:
+    """What is wrong with the output of a transform; None if it is an image."""
+    if not isinstance(image, np.ndarray):
+        return type(image).__name__
+    if image.dtype != np.uint8:
+        return str(image.dtype)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        return f"the shape {image.shape}"
+    return None
 
 
 def _resizing(params: Square) -> list[Any]:
@@ -143,25 +224,81 @@ def _build(transform: Transform, key: str, image_size: int) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            built = kind(**arguments)
-    except (NotImplementedError, TypeError, ValueError, Warning) as error:
+            return kind(**arguments)
+    except Exception as error:  # of pydantic, of numpy for an argument that is too large, and others
         raise PipelineError(f"{key}: {transform.name}: {_reason(error)}") from None
-    dtype = _output_dtype(kind, arguments)
-    if dtype != np.uint8:
-        raise PipelineError(
-            f"{key}: {transform.name} returns {dtype}, allowed are transforms that return uint8 pixels; remove it, "
-            "training normalises the images itself"
-        )
-    return built
 
 
-def _output_dtype(kind: Any, arguments: dict[str, Any]) -> np.dtype[Any]:
-    """The dtype of a transform's output, tried on a black image."""
+_trials: dict[str, str | None] = {}
+
+
+def _try(name: str, transform: Any, description: str) -> None:
+    """Refuse a transform that fails on every image, or that returns something else than an image of bounded size.
+
+    A process tries each description once: its workers and threads know the result.
+    """
+    if description not in _trials:
+        _trials[description] = _trial(transform)
+    reason = _trials[description]
+    if reason is not None:
+        raise PipelineError(f"{name} {reason}")
+
+
+def _trial(transform: Any) -> str | None:
+    """Try a transform in a process with limits, and return what is wrong; None if it works."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run_trial, args=(transform, sender))
+    process.start()
+    sender.close()
     try:
-        view: NDArray[Any] = kind(**arguments | {"p": 1})(image=np.zeros((640, 640, 3), np.uint8))["image"]
-        return view.dtype
-    except Exception:  # it may need another size or more than an image: only the real photos will show
-        return np.dtype(np.uint8)
+        reason: str | None = receiver.recv()
+    except EOFError:  # it was killed
+        reason = _TOO_MUCH
+    process.join()
+    return reason
+
+
+def _run_trial(transform: Any, sender: Connection) -> None:
+    _set_limits()
+    with warnings.catch_warnings(action="ignore"):
+        sender.send(_trial_reason(transform))
+
+
+def _set_limits() -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for limit, most in ((resource.RLIMIT_AS, used + TRIAL_BYTES), (resource.RLIMIT_CPU, TRIAL_SECONDS)):
+        hard = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _trial_reason(transform: Any) -> str | None:
+    reason, works = "", False
+    for height, width in TRIED_SIZES[:2]:
+        found, wrong = _outcome(transform, height, width)
+        if wrong:
+            return found
+        works, reason = works or found is None, found or reason
+    if works:
+        return None
+    found, _ = _outcome(transform, *TRIED_SIZES[2])
+    return found and f"fails on every image ({reason}); remove it, or change its arguments"
+
+
+def _outcome(transform: Any, height: int, width: int) -> tuple[str | None, bool]:
+    """Apply a transform to an image; return what is wrong, and whether that is the output and not an error."""
+    transform.set_random_seed(0)
+    try:
+        image = np.resize(np.arange(251, dtype=np.uint8), (height, width, 3))
+        changed = transform(image=image, force_apply=True)["image"]
+    except Exception as error:
+        return (_TOO_MUCH, True) if _lacks_memory(error) else (_text(error), False)
+    wrong = _wrong_output(changed)
+    if wrong is not None:
+        return f"returns {wrong}, allowed are RGB images of uint8 pixels; remove it (train normalizes the images)", True
+    if changed.size > 3 * TRIAL_PIXELS:
+        return f"returns {changed.size // 3:,} pixels, allowed are {TRIAL_PIXELS:,}; choose smaller arguments", True
+    return None, False
 
 
 def _reason(error: Exception) -> str:

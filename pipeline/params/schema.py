@@ -82,7 +82,7 @@ class DataParams(Section):
     )
     fold: int = Field(ge=0, description="fold used for validation, from 0 to folds - 1; 0 without folds")
     on_bad_image: Literal["error", "skip"] = Field(
-        description="files that cannot be decoded: error lists them and stops, skip leaves them out (see the audit)"
+        description="images that cannot be decoded or augmented: error lists them and stops, skip leaves them out"
     )
     on_leak: Literal["warn", "drop", "error"] = Field(
         description="images in several splits: warn, drop identical ones from train (or valid), or stop with an error"

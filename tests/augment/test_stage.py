@@ -1,8 +1,11 @@
 """Tests of the stage ``augment``."""
 
 import hashlib
+import os
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -109,7 +112,7 @@ def break_two(photos) -> None:
 def test_all_images_that_cannot_be_decoded_are_reported_and_the_old_dataset_stays(dataset, photos):
     before = digest(DATASET)
     break_two(photos)
-    with pytest.raises(PipelineError, match="2 of 48 images cannot be decoded; ") as refusal:
+    with pytest.raises(PipelineError, match="2 of 48 images cannot be decoded or augmented; ") as refusal:
         pack_photos()
     assert len(str(refusal.value).splitlines()) == 3
     assert "blue/07.jpg: the file is empty" in str(refusal.value)
@@ -135,11 +138,66 @@ def test_skipped_images_do_not_change_the_others(dataset, photos):
     assert set(bad["detail"]) == {"the file is empty", "is a web page (HTML), not an image"}
 
 
+def write_noise(folder: Path, sizes: dict[str, tuple[int, int]]) -> None:
+    """Write noise as images of the given widths and heights."""
+    random = np.random.default_rng(0)
+    for name, (width, height) in sizes.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)).save(folder / name)
+
+
+def test_a_transform_that_fails_on_a_photo_is_reported_like_a_file_that_cannot_be_decoded(photos):
+    for path in photos.rglob("*.jpg"):
+        path.unlink()
+    sizes = {f"{name}/{number}.png": (50, 60) for name in ("blue", "red") for number in range(6)}
+    write_noise(photos, sizes | {"red/2.png": (40, 44)})
+    download(DataParams(**{**DATA, "test_fraction": 0.0}))
+    crop = [{"name": "RandomCrop", "height": 48, "width": 48}]
+    with pytest.raises(PipelineError) as refusal:
+        pack_photos(transforms=crop, views=1, test_views=1)
+    assert str(refusal.value).splitlines() == [
+        "data/raw.zip: 1 of 12 images cannot be decoded or augmented; replace them in the source, or set "
+        "data.on_bad_image to skip",
+        "red/2.png: params.yaml: augment.transforms.0: RandomCrop: the photo has 40×44 pixels at this point (Crop "
+        "size (height, width) exceeds image dimensions (height, width): (48, 48) vs (44, 40))",
+    ]
+    pack_photos(transforms=crop, views=1, test_views=1, on_bad_image="skip")
+    packed = PackedDataset(DATASET)
+    kept = {source for name in ("train", "valid") for source in packed.split(name).sources}
+    assert kept == sizes.keys() - {"red/2.png"}
+    table = pd.read_csv(AUDIT_TABLE)
+    assert list(table[table["finding"] == "bad image"]["source"]) == ["red/2.png"]
+
+
+_WITH_LIMITED_MEMORY = """
+import resource, sys
+from pipeline.augment.stage import augment
+from pipeline.params.schema import AugmentParams
+resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
+params = AugmentParams.model_validate_json(sys.argv[1])
+for resize in ("stretch", "crop", "pad"):
+    augment(params.model_copy(update={"resize": resize}), 1, "error", "warn")
+"""
+
+
+def test_pictures_of_extreme_aspect_are_packed_with_little_memory(photos):
+    shutil.rmtree(photos / "green")
+    write_noise(photos, {"red/thin.png": (1_000_000, 1), "red/high.png": (1, 1_000_000), "blue/flat.png": (500_000, 3)})
+    download(DataParams(**DATA))
+    transforms = [{"name": "SmallestMaxSize", "max_size": 64}, {"name": "Rotate", "p": 1}]
+    changes = {"image_size": 96, "preset": "strong", "transforms": transforms, "views": 2, "test_views": 1}
+    command = [sys.executable, "-c", _WITH_LIMITED_MEMORY, AugmentParams(**{**AUGMENT, **changes}).model_dump_json()]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("contains 35 images of 96×96 pixels") == 3
+
+
 def test_a_dataset_of_only_bad_images_is_rejected(photos):
     for path in photos.rglob("*.jpg"):
         path.write_bytes(str(path).encode())
     download(DataParams(**DATA))
-    with pytest.raises(PipelineError, match="48 of 48 images cannot be decoded"):
+    with pytest.raises(PipelineError, match="48 of 48 images cannot be decoded or augmented"):
         pack_photos(on_bad_image="skip")
     assert not DATASET.exists()
 

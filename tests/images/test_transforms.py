@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.errors import PipelineError
-from pipeline.images.transforms import GREY, PRESETS, augmented_view, plain_copy, without_borders
-from pipeline.params.schema import AugmentParams
+from pipeline.images.transforms import (
+    GREY,
+    MAX_ASPECT,
+    PRESETS,
+    _build,
+    _resizing,
+    albumentations,
+    augmented_view,
+    plain_copy,
+    without_borders,
+)
+from pipeline.params.schema import AugmentParams, Transform
 from tests.support.sections import AUGMENT
 
 TRANSFORMS = [
@@ -197,15 +207,70 @@ def test_a_view_is_resized_after_the_transforms(transform, height):
 
 
 @pytest.mark.parametrize(
-    "transform",
-    [{"name": "ToFloat", "p": 1}, {"name": "Normalize", "p": 1}, {"name": "ChannelDropout", "p": 1}],
-    ids=lambda transform: transform["name"],
+    ("transform", "reason"),
+    [
+        ({"name": "ToFloat"}, "ToFloat returns float32, allowed are RGB images of uint8 pixels; remove it ("),
+        ({"name": "Normalize", "p": 0.1}, "Normalize returns float32, "),
+        ({"name": "ToGray", "num_output_channels": 1}, "ToGray returns the shape (48, 64), "),
+        ({"name": "Mosaic"}, "Mosaic fails on every image (Mosaic requires ['mosaic_metadata'] missing keys"),
+        ({"name": "MaskDropout"}, "MaskDropout fails on every image (MaskDropout requires ['mask'] missing"),
+        ({"name": "CenterCrop3D", "size": [8, 8, 8]}, "CenterCrop3D fails on every image (needs 'volume'); remove it"),
+        ({"name": "Lambda", "image": "lambda x: x"}, "Lambda fails on every image ('str' object is not callable)"),
+        ({"name": "RandomCrop", "height": 10**9, "width": 8}, "RandomCrop fails on every image (Crop size (height"),
+        ({"name": "Resize", "height": 10**9, "width": 10**9}, "Resize needs more than 2 GiB of memory or 20 seconds"),
+        ({"name": "Resize", "height": 30_000, "width": 30_000}, "Resize needs more than 2 GiB of memory or 20 sec"),
+        ({"name": "Pad", "padding": 20_000}, "Pad needs more than 2 GiB of memory or 20 seconds for an image of"),
+        ({"name": "RandomScale", "scale_limit": [24, 25]}, "RandomScale returns "),
+        ({"name": "CoarseDropout", "num_holes_range": [10**9, 10**9]}, "CoarseDropout needs more than 2 GiB of"),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
-def test_transforms_that_do_not_return_uint8_are_rejected(transform):
-    try:
-        view = augmented_view(params(transforms=[transform]))(photo(), 1)
-    except PipelineError as error:
-        assert str(error).startswith("params.yaml: augment.transforms.0: ")
-    else:
-        assert view.dtype == np.uint8
-        assert view.shape == (32, 32, 3)
+def test_a_transform_that_can_never_work_is_refused_before_any_photo(transform, reason):
+    with pytest.raises(PipelineError) as error:
+        augmented_view(params(transforms=[TRANSFORMS[1], transform]))
+    assert str(error.value).startswith(f"params.yaml: augment.transforms.1: {reason}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("side", [48, 400, 4000])
+def test_a_crop_that_only_some_photos_are_large_enough_for_names_the_transform_and_the_size_of_others(side):
+    draw = augmented_view(params(transforms=[TRANSFORMS[1], {"name": "RandomCrop", "height": side, "width": side}]))
+    with pytest.raises(ValueError, match="RandomCrop") as error:
+        draw(photo(40, 41), 3)
+    assert str(error.value) == (
+        "params.yaml: augment.transforms.1: RandomCrop: the photo has 41×40 pixels at this point (Crop size (height, "
+        f"width) exceeds image dimensions (height, width): ({side}, {side}) vs (40, 41))"
+    )
+    assert draw(photo(side, side), 3).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_views_have_the_bits_of_one_albumentations_pipeline(preset, resize):
+    chosen = params(preset=preset, resize=resize)
+    draw = augmented_view(chosen)
+    transforms = [*(Transform(**keys) for keys in PRESETS[preset]), *chosen.transforms]
+    built = [_build(transform, "", chosen.image_size) for transform in transforms]
+    together = albumentations.Compose([*built, *_resizing(chosen)])
+    for seed, (height, width) in enumerate(product([1, 32, 50, 90], [1, 16, 70, 200])):
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            continue
+        together.set_random_seed(seed)
+        np.testing.assert_array_equal(
+            draw(photo(height, width), seed), together(image=photo(height, width))["image"], f"{height}×{width}"
+        )
+
+
+@pytest.mark.parametrize("short", [1, 3, 20])
+@pytest.mark.parametrize("upright", [False, True])
+def test_of_a_photo_beyond_the_aspect_the_centre_is_used(short, upright):
+    image = photo(short, 30 * short)
+    centre = image[:, 7 * short : 23 * short]
+    if upright:
+        image, centre = image.transpose(1, 0, 2), centre.transpose(1, 0, 2)
+    np.testing.assert_array_equal(plain_copy(params(resize="crop"))(image), plain_copy(params(resize="crop"))(centre))
+    for resize in ("stretch", "crop"):
+        draw = augmented_view(params(resize=resize))
+        np.testing.assert_array_equal(draw(image, 4), draw(centre, 4))
+    stretched = plain_copy(params())(image), plain_copy(params())(centre)
+    assert not np.array_equal(*stretched)
