@@ -44,9 +44,9 @@ Pixels = NDArray[np.uint8]
 # Of the borders of resize pad: the middle of 0 to 255.
 GREY = 128
 
-# Beyond this ratio of the sides, SmallestMaxSize would enlarge a thin picture without a bound: 1×1,000,000 pixels to
-# 32×32,000,000, which are 3 GB.
-MAX_ASPECT = 16
+# SmallestMaxSize enlarges a thin picture before it is cropped, 1×1,000,000 pixels to 32×32,000,000, which are 3 GB. So
+# the far ends of a picture are cut off that would have more pixels than this with a short side of image_size.
+RESIZED_PIXELS = 16 * 1024**2
 
 # A transform is tried on images of these heights and widths. The last one is for transforms that need a larger image
 # than the others, such as a crop.
@@ -95,18 +95,18 @@ class Square(Protocol):
 def plain_copy(params: Square) -> Callable[[Pixels], Pixels]:
     """Return a function that resizes a photo, ``(h, w, 3)`` to ``(image_size, image_size, 3)``, both ``uint8``.
 
-    If ``resize`` is ``crop``, only the centre of a photo beyond ``MAX_ASPECT`` is used.
+    If ``resize`` is ``crop``, the far ends of very thin photos are cut off first.
     """
     pipeline = albumentations.Compose(_resizing(params))
     if params.resize == "crop":
-        return lambda image: pipeline(image=without_far_ends(image))["image"]
+        return lambda image: pipeline(image=_without_far_ends(image, params.image_size))["image"]
     return lambda image: pipeline(image=image)["image"]
 
 
-def without_far_ends(image: Pixels) -> Pixels:
-    """The centre of the long side, at most ``MAX_ASPECT`` times as long as the short side."""
+def _without_far_ends(image: Pixels, size: int) -> Pixels:
+    """The centre of the long side, at most ``RESIZED_PIXELS`` when the short side is resized to ``size``."""
     height, width = image.shape[:2]
-    kept = MAX_ASPECT * min(height, width)
+    kept = RESIZED_PIXELS // size**2 * min(height, width)
     top, left = max(0, height - kept) // 2, max(0, width - kept) // 2
     return image[top : top + kept, left : left + kept]
 
@@ -121,8 +121,8 @@ def without_borders(copy: Pixels) -> Pixels:
 def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
     """Return a function that draws a view of a photo from a seed; shapes as in ``plain_copy``.
 
-    Only the centre of a photo beyond ``MAX_ASPECT`` is used. The function raises a ``ValueError`` if a transform fails
-    on the photo; the message names the transform and the reason in one line.
+    The far ends of very thin photos are cut off first. The function raises a ``ValueError`` if a transform fails on the
+    photo; the message names the transform and the reason in one line.
 
     Raises:
         PipelineError: ``augment.transforms`` names an unknown transform or a wrong argument, or a transform that fails
@@ -137,7 +137,7 @@ def augmented_view(params: AugmentParams) -> Callable[[Pixels, int], Pixels]:
     resize = plain_copy(params)
 
     def draw(image: Pixels, seed: int) -> Pixels:
-        image = without_far_ends(image)
+        image = _without_far_ends(image, size)
         for name, transform in steps:
             # Transforms ignore the global seeds. Seeding each view makes it independent of the process that draws it.
             # Compose would also set the same seed for all transforms, but not name the one that fails.
