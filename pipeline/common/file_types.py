@@ -3,9 +3,10 @@
 import html
 import posixpath
 import re
+from collections import defaultdict
 from enum import Enum
 
-from pipeline.errors import one_line
+from pipeline.errors import one_line, shown_name
 
 HEAD = 4096  # bytes; enough for the format, and for the title of a web page
 
@@ -159,6 +160,15 @@ def other_reason(path: str, head: bytes) -> str | None:
     if kind in _IMAGES:
         return None
     return kind.value if kind else "not an image"
+
+
+def reasons(left_out: dict[str, str]) -> str:
+    """Count the files that were left out by reason, each with the first path: ``a video: 2 (cat/a.mp4, ...)``."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for path, reason in sorted(left_out.items()):
+        by_reason[reason].append(shown_name(path))
+    ordered = sorted(by_reason.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+    return "; ".join(f"{reason}: {len(paths):,} ({paths[0]}{', ...' * (len(paths) > 1)})" for reason, paths in ordered)
 
 
 def archive_stem(path: str) -> str:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from pipeline.common.file_types import IMAGE_ENDINGS, is_text, junk_reason
+from pipeline.common.file_types import IMAGE_ENDINGS, is_text, junk_reason, reasons
 from pipeline.common.raw_archive import CLASSES_FILE, LABELLED
 from pipeline.download.trees import FileTree
-from pipeline.errors import PipelineError, listed, shown_name
+from pipeline.errors import PipelineError, listed
 from pipeline.progress import say
 
 SPLIT_FOLDERS = {
@@ -128,15 +128,6 @@ def image_paths(source: str, tree: FileTree) -> list[str]:
         endings = ", ".join(sorted(IMAGE_ENDINGS))
         raise PipelineError(f"{source}: contains no images; allowed endings are {endings}{found}")
     return paths
-
-
-def reasons(left_out: dict[str, str]) -> str:
-    """Count the files that were left out by reason, each with the first path: ``a video: 2 (cat/a.mp4, ...)``."""
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for path, reason in sorted(left_out.items()):
-        by_reason[reason].append(shown_name(path))
-    ordered = sorted(by_reason.items(), key=lambda pair: (-len(pair[1]), pair[0]))
-    return "; ".join(f"{reason}: {len(paths):,} ({paths[0]}{', ...' * (len(paths) > 1)})" for reason, paths in ordered)
 
 
 def texts_left_out(tree: FileTree, *used: str | None) -> dict[str, str]:

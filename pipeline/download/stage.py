@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from pipeline.common.file_types import reasons
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, entry_name, write_raw_archive
 from pipeline.download.groups import content_keys, grouped_by_path, separated_groups
-from pipeline.download.layout import ImageSet, SourceImage, reasons
+from pipeline.download.layout import ImageSet, SourceImage
 from pipeline.download.sources import SOURCES
 from pipeline.download.splits import assign_splits
 from pipeline.errors import PipelineError, listed

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.common.file_types import IMAGE_ENDINGS, is_image, is_junk
+from pipeline.common.file_types import HEAD, IMAGE_ENDINGS, is_image, junk_reason, other_reason, reasons
 from pipeline.common.paths import PARAMS
 from pipeline.errors import PipelineError, listed, shown_name
 from pipeline.images.decoding import photo_for_views, plain_photo
@@ -52,7 +52,9 @@ def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Pa
     """
     if output is not None and (output.suffix.lower() != ".csv" or output.is_dir()):
         raise PipelineError(f"--output: got {str(output)!r}, allowed is the name of a file that ends in .csv")
-    files, failures = find_images(paths)
+    files, failures, left_out = find_images(paths)
+    if left_out:
+        say(f"predict: left out {len(left_out):,} other files: {reasons(left_out)}")
     models = load_models(model_files)
     views, seed = choose_views(tta) if tta else (None, 0)
     # Only the table goes into a pipe; a progress bar is printed to stderr.
@@ -73,12 +75,13 @@ def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Pa
         raise PipelineError("\n".join(lines if len(lines) == 1 else [f"predict: {count}", *lines]))
 
 
-def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """List the files to predict, each once, and the reason for each path without any.
+def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str], dict[str, str]]:
+    """List the files to predict, each once, and the reasons for each path without any and for each file left out.
 
-    In a folder and its subfolders, files with the extension of an image are taken; hidden files and links to folders
-    are not.
+    In a folder and its subfolders, images are recognised by their extension or their first bytes; hidden files and
+    links to folders are left out.
     """
+    left_out: dict[str, str] = {}
     files: dict[str, Path] = {}
     failures: dict[Path, str] = {}
     for path in paths:
@@ -87,23 +90,43 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
         except OSError as error:
             failures[path] = error.strerror or str(error)
             continue
-        found = _images_below(path, failures) if is_folder else [path]
+        found = _images_below(path, failures, left_out) if is_folder else [path]
         for file in found:
             files.setdefault(os.path.abspath(file), file)  # noqa: PTH100  (resolve() would follow links)
         if not found and path not in failures:
             failures[path] = f"contains no images; allowed extensions are {', '.join(sorted(IMAGE_ENDINGS))}"
-    return list(files.values()), failures
+    return list(files.values()), failures, left_out
 
 
-def _images_below(root: Path, failures: dict[Path, str]) -> list[Path]:
+def _images_below(root: Path, failures: dict[Path, str], left_out: dict[str, str]) -> list[Path]:
     def add_failure(error: OSError) -> None:
         failures[Path(error.filename)] = error.strerror or str(error)
 
     found = []
-    for folder, _, names in os.walk(root, onerror=add_failure):
-        files = (Path(folder) / name for name in names)
-        found += [file for file in files if is_image(file.name) and not is_junk(file.relative_to(root).as_posix())]
+    for folder, folders, names in os.walk(root, onerror=add_failure):
+        links = [Path(folder) / name for name in folders if (Path(folder) / name).is_symlink()]
+        left_out |= {str(link): "a link to a folder" for link in links}
+        for file in (Path(folder) / name for name in names):
+            reason = _other_reason(file, file.relative_to(root).as_posix())
+            if reason is None:
+                found.append(file)
+            else:
+                left_out[str(file)] = reason
     return sorted(found)
+
+
+def _other_reason(file: Path, path: str) -> str | None:
+    """Why a file of a folder is not an image, by its path in the folder or its first bytes; None if it is."""
+    reason = junk_reason(path)
+    if reason is not None or is_image(path):
+        return reason
+    try:
+        if not file.is_file():
+            return "not a regular file"
+        with file.open("rb") as opened:
+            return other_reason(path, opened.read(HEAD))
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def load_models(paths: Sequence[Path]) -> list[tuple[PixelClassifier, ModelSpec]]:
@@ -176,6 +199,8 @@ def predict_files(
     """
     # Models with the same input share the decoding.
     specs = {(spec.image_size, spec.resize): spec for _, spec in models}
+    for spec in specs.values():
+        _make_reader(spec, views, seed)  # report an invalid transform once, not from every thread
     largest = max(spec.image_size for spec in specs.values())
     batch_size = forward_batch_size(models[0][0].scale.device, largest, MAX_BATCH_SIZE)
     predicted: list[Path] = []

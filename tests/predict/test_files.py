@@ -190,15 +190,49 @@ def test_images_of_a_folder_are_sorted_and_a_named_file_is_always_predicted():
         path = Path("photos") / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    files, failures = find_images([Path("photos/notes.txt"), Path("photos"), Path("photos/.hidden")])
-    names = ["notes.txt", "a.JPG", "b.png", "deep/er/c.webp", ".hidden/x.png"]
+    write_image("photos/scan.png", 1).rename("photos/scan")
+    files, failures, left_out = find_images([Path("photos/notes.txt"), Path("photos"), Path("photos/.hidden")])
+    names = ["notes.txt", "a.JPG", "b.png", "deep/er/c.webp", "scan", ".hidden/x.png"]
     assert files == [Path("photos") / name for name in names]
     assert failures == {}
+    assert left_out == {
+        "photos/.hidden/x.png": "hidden, since a name begins with a dot",
+        "photos/Thumbs.db": "created by an operating system",
+        "photos/__MACOSX/._a.png": "created by an operating system",
+        "photos/notes.txt": "not an image",
+    }
+
+
+def test_what_a_folder_contains_besides_images_is_counted_by_reason(capsys):
+    write_model()
+    write_image("photos/a.png")
+    for name in ("b.txt", "c.md", "Thumbs.db"):
+        (Path("photos") / name).write_text("text")
+    predict_paths([Path("photos")], [Path("model.safetensors")], Path("out.csv"), 3, 0)
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "predict: left out 3 other files: not an image: 2 (photos/b.txt, ...); created by an operating system: 1 "
+        "(photos/Thumbs.db)"
+    )
+    assert [row[0] for row in read_csv()] == ["path", "photos/a.png"]
+
+
+def test_a_transform_that_fails_on_a_photo_is_the_reason_of_its_file():
+    write_model()
+    write_image("small.png", size=(40, 36))
+    write_image("large.png", size=(60, 60))
+    crop = [{"name": "RandomCrop", "height": 48, "width": 48}]
+    views = AugmentParams(**{**AUGMENT, "views": 1, "transforms": crop})
+    models = load_models([Path("model.safetensors")])
+    found = predict_files([Path("small.png"), Path("large.png")], models, views)
+    assert found.paths == [Path("large.png")]
+    assert found.failures[Path("small.png")].startswith(
+        "params.yaml: augment.transforms.0: RandomCrop: the photo has 40×36 pixels at this point (Crop size"
+    )
 
 
 def test_a_file_is_predicted_once_even_if_it_is_named_twice():
     photo = write_image("photos/a.png")
-    files, _ = find_images([photo, Path("photos"), photo.absolute(), Path("photos/../photos/a.png")])
+    files, _, _ = find_images([photo, Path("photos"), photo.absolute(), Path("photos/../photos/a.png")])
     assert files == [photo]
 
 
@@ -229,7 +263,7 @@ def test_unreadable_files_are_reported_after_the_others_are_predicted(capsys):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
 def test_a_folder_without_permission_is_reported():
     Path("closed").mkdir(mode=0)
-    assert find_images([Path("closed")]) == ([], {Path("closed"): "Permission denied"})
+    assert find_images([Path("closed")]) == ([], {Path("closed"): "Permission denied"}, {})
 
 
 def test_if_no_file_can_be_read_nothing_is_written():
