@@ -104,12 +104,15 @@ def read_raw_archive(archive: zipfile.ZipFile) -> tuple[tuple[str, ...], list[Ra
 
 
 def read_left_out(archive: zipfile.ZipFile) -> dict[str, str]:
-    """Return the reason for each file of the source that is not in the archive, by its path in the source."""
+    """Return the reason for each file of the source that is not in the archive, by its path in the source.
+
+    Bytes of a path that are not UTF-8 are shown as escapes.
+    """
     return {row["path"]: row["reason"] for row in _files(archive) if not row["entry"]}
 
 
 def _files(archive: zipfile.ZipFile) -> "csv.DictReader[str]":
-    return csv.DictReader(io.StringIO(archive.read(FILES_TABLE).decode("utf-8", "surrogateescape"), newline=""))
+    return csv.DictReader(io.StringIO(archive.read(FILES_TABLE).decode("utf-8", "backslashreplace"), newline=""))
 
 
 def _of_split(split: str, members: Iterable[zipfile.ZipInfo], paths: dict[str, str]) -> list[RawImage]:

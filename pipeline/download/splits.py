@@ -46,6 +46,7 @@ def assign_splits(
     folds: int | None = None,
     fold: int = 0,
     keys: Callable[[Sequence[SourceImage]], Sequence[str]] = by_path,
+    classes: Sequence[str] = (),
 ) -> list[SourceImage]:
     """Return the images sorted by path, each with a split; splits that the source has stay as they are.
 
@@ -64,6 +65,7 @@ def assign_splits(
         folds: 2 or more; None draws a validation split.
         fold: 0 to ``folds`` - 1.
         keys: returns a key for each image; images with the same key stay together. It is called at most once.
+        classes: the class names for messages; without them, these contain the indices.
 
     Raises:
         PipelineError: a class has too few images for the splits.
@@ -79,7 +81,7 @@ def assign_splits(
     pool = [image for image in images if image.split == "train" and image.label is not None]
     units = _ranked_units(pool, keys(pool), seed)
     wanted = [split for split, drawn in (("test", test), ("valid", valid or folds)) if drawn]
-    _check_enough(units, bool(test) + (folds or 1 + bool(valid)), f"{folds} folds" if folds else "", wanted)
+    _check_enough(units, bool(test) + (folds or 1 + bool(valid)), f"{folds} folds" if folds else "", wanted, classes)
     splits: dict[str, str] = {}
     for label, members in _by_label(units).items():
         size = sum(map(len, members))
@@ -93,7 +95,7 @@ def assign_splits(
         for split, drawn in (("test", tested), ("valid", validated)):
             splits |= {image.path: split for unit in drawn for image in unit.images}
     assigned = [replace(image, split=splits.get(image.path, image.split)) for image in images]
-    _check_classes(assigned, {image.label for image in pool}, wanted)
+    _check_classes(assigned, {image.label for image in pool}, wanted, classes)
     return assigned
 
 
@@ -156,7 +158,11 @@ def _cut(units: list[Unit], folds: int) -> list[list[Unit]]:
     return [*cut, units]
 
 
-def _check_enough(units: Iterable[Unit], parts: int, folds: str, wanted: Sequence[str]) -> None:
+def _name(label: int | None, classes: Sequence[str]) -> str:
+    return classes[label] if classes and label is not None else str(label)
+
+
+def _check_enough(units: Iterable[Unit], parts: int, folds: str, wanted: Sequence[str], classes: Sequence[str]) -> None:
     """Refuse a class with fewer units than parts into which it is cut."""
     of_class: dict[int, list[Unit]] = defaultdict(list)
     for unit in units:
@@ -168,16 +174,19 @@ def _check_enough(units: Iterable[Unit], parts: int, folds: str, wanted: Sequenc
             together = f" in {len(found)} groups that stay together" if len(found) < len(paths) else ""
             goal = f"a test split and {folds}" if folds and "test" in wanted else folds
             raise PipelineError(
-                f"data: class {label} has {len(paths)} images{together} ({paths[0]} ...), too few for "
+                f"data: class {_name(label, classes)} has {len(paths)} images{together} ({paths[0]} ...), too few for "
                 f"{goal or ' and '.join(['train', *wanted])}; add images, or remove the class"
                 f"{', or lower data.folds' if folds else ''}"
             )
 
 
-def _check_classes(images: Sequence[SourceImage], labels: set[int | None], wanted: Sequence[str]) -> None:
+def _check_classes(
+    images: Sequence[SourceImage], labels: set[int | None], wanted: Sequence[str], classes: Sequence[str]
+) -> None:
     """Refuse splits in which a class has no training images, which groups of several classes can cause."""
     for split in ("train", *wanted):
-        missing = sorted(map(str, labels - {image.label for image in images if image.split == split}))
+        without = labels - {image.label for image in images if image.split == split}
+        missing = sorted(_name(label, classes) for label in without)
         if missing and split == "train":
             raise PipelineError(
                 f"data: no image of the classes {listed(missing)} is in train, since each group stays together; try "

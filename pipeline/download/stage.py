@@ -58,6 +58,7 @@ def _with_splits(source: ImageSet, params: DataParams) -> tuple[list[SourceImage
         params.folds,
         params.fold,
         lambda pool: content_keys(pool, source.read, params.groups),
+        source.classes,
     )
     return assigned, separated
 
