@@ -148,9 +148,9 @@ def test_an_error_before_the_stages_ends_the_sweep_and_is_not_recorded(sweep, fa
 
 
 def test_parameters_that_exclude_each_other_fail_before_any_training(sweep, fake_dvc):
-    output = sweep("sampler: grid\nspace:\n  train.loss: [bce, mse]\n  train.lr: [0.01, 0.1]\n", 9)
+    output = sweep("sampler: grid\nspace:\n  model.pretrained: [true, false]\n  train.lr: [0.01, 0.1]\n", 9)
     assert "its grid has 4 points; each is tried once" in output
-    assert output.count("failed: params.yaml: train.label_smoothing: got 0.1, allowed with train.loss bce is 0") == 2
+    assert output.count("failed: params.yaml: model.pretrained: got true, but classifier has no pretrained") == 2
     assert len(fake_dvc.ran) == 2
 
 

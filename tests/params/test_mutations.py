@@ -103,7 +103,7 @@ DATA_ERRORS = [
     r"data.location: the (folder|archive) ",
     r"pair(.zip)?: the folder ",
     r"photos: the folder ",
-    r"data: class \d has \d+ images",
+    r"data: class \w+ has \d+ images",
     r"params.yaml: (evaluate|tsne|predict).split: got test, but there are no test images",
     r"data/dataset: has no test split",
     r"data/raw.zip: train has images of",
@@ -351,7 +351,7 @@ def outcome(work, sound, content):
 
 
 @pytest.mark.parametrize(
-    "numbers", [pytest.param(range(25), id="some"), pytest.param(range(FIRST, END), id="all", marks=pytest.mark.slow)]
+    "numbers", [pytest.param(range(12), id="some"), pytest.param(range(FIRST, END), id="all", marks=pytest.mark.slow)]
 )
 def test_every_mutation_runs_or_is_refused_in_one_line_before_any_work(work, numbers):
     outcomes, failures = Counter(), []

@@ -76,7 +76,7 @@ def test_values_given_on_the_command_line_are_read_as_meant(repository):
     assert shown["data.location"] == (None, "a: b/größe #1")
 
 
-@pytest.mark.parametrize("setting", ["train.lr=fast", "train.epochs=1", "tsne.layers=[a]", "data.source='größe'"])
+@pytest.mark.parametrize("setting", ["train.lr=fast", "train.epochs=0", "tsne.layers=[a]", "data.source='größe'"])
 def test_a_wrong_value_on_the_command_line_is_one_line(repository, setting):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(
