@@ -21,10 +21,9 @@ Measured (2 CPU cores without other load, DVC 3.67.1, ext4, hard links; medians 
     --temp 7.2 (12.2) with 9.5 MB on disk; the dataset has 819 MB.
 
 These are from before the stage ``source``, which lists the folder each time. Its cost, ``dvc repro download`` with
-nothing to do and 16,643 photos of 609 MB, medians of five rounds before and with it: 1.07 and 1.83 CPU seconds; 0.54
-of the difference are the stage (0.15 ``stat`` of all files, 0.15 reading ``params.yaml``), the rest is DVC, which
-reads and writes ``dvc.lock`` after a stage. Wall seconds on a machine with a load of 5 on 2 cores (six rounds): 1.9
-(1.4 to 2.7) before, 3.2 (2.6 to 4.2) with it.
+nothing to do and 16,643 photos of 609 MB, medians of five rounds before and with it on an idle machine with 2 cores:
+0.80 and 1.37 s. The stage takes 0.5 s of that (0.15 ``stat`` of all files, 0.15 reading ``params.yaml``); the rest is
+DVC, which reads and writes ``dvc.lock`` after a stage.
 """
 
 import os
