@@ -107,11 +107,12 @@ def test_a_photo_decoded_at_half_scale_is_rotated_too(orientation):
 
 
 def as_pillow_turns_it(content: bytes) -> np.ndarray:
-    """The pixels after ``ImageOps.exif_transpose``, or, if that fails at damaged tags, without it."""
+    """The pixels after ``ImageOps.exif_transpose``, or, if that fails to read damaged tags, without it."""
     with warnings.catch_warnings(action="ignore"):
         image = Image.open(io.BytesIO(content))
         with contextlib.suppress(Exception):
-            image = ImageOps.exif_transpose(image)
+            # It turns the pixels before it writes the tags back, which fails if another one has the wrong type.
+            ImageOps.exif_transpose(image, in_place=True)
         return np.asarray(image.convert("RGB"))
 
 
