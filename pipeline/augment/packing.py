@@ -89,7 +89,8 @@ def pack(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Packed:
     Raises:
         PipelineError: a transform is invalid.
     """
-    augmented_view(params)  # report an invalid transform once, not from every worker
+    for stored in _by_size(arrays, params).values():
+        augmented_view(stored)  # report an invalid transform once, not from every worker
     result = Packed(np.zeros(len(arrays.images), MEASURES), [], {})
     with _worker_processes(arrays, params, seed) as workers:
         starts = range(0, len(arrays.images), CHUNK)
@@ -99,6 +100,12 @@ def pack(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Packed:
             result.digests += chunk.digests
             result.bad |= chunk.bad
     return result
+
+
+def _by_size(arrays: ArrayFiles, params: AugmentParams) -> dict[int, AugmentParams]:
+    """The parameters for each size of the stored images."""
+    sizes = {params.stored_size(split) for split in arrays.shapes}
+    return {size: params.model_copy(update={"image_size": size}) for size in sizes}
 
 
 def _worker_processes(arrays: ArrayFiles, params: AugmentParams, seed: int) -> ProcessPoolExecutor:
@@ -127,15 +134,12 @@ class _Worker:
         self.archive = RawReader(RAW_ARCHIVE)
         # Written by position rather than through a memory map, so memory does not grow with the dataset.
         self.files = {split: os.open(arrays.path(split), os.O_WRONLY) for split in arrays.shapes}
-        stored = {size: params.model_copy(update={"image_size": size}) for size in self._sizes(params)}
+        stored = _by_size(arrays, params)
         self.resize = {size: plain_copy(params) for size, params in stored.items()}
         self.draw = {size: augmented_view(params) for size, params in stored.items()}
         # Grey borders would hide dark and bright images, and make different images similar.
         self.bordered = params.resize == "pad"
         self.whole = plain_copy(params.model_copy(update={"resize": "stretch"} if self.bordered else {}))
-
-    def _sizes(self, params: AugmentParams) -> set[int]:
-        return {params.stored_size(split) for split in self.arrays.shapes}
 
     def pack(self, places: range) -> Packed:
         result = Packed(np.zeros(len(places), MEASURES), [], {})

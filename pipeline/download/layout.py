@@ -96,16 +96,17 @@ def read_layout(
     depth = _enclosing_folders([PurePosixPath(path).parts for path in paths])
     above = PurePosixPath(paths[0]).parts[:depth]
     by_split = _by_split(source, {path: PurePosixPath(path).parts[depth:] for path in paths})
-    _check_split_folders(source, tree, above, by_split)
+    empty = _folders_without_images(tree, above)
+    _check_split_folders(source, tree, above, by_split, empty)
     unlabelled = _remove_unlabelled(by_split)
-    names, names_file = class_names(source, tree, classes)
-    if class_depth is None and any(len(parts) == 1 for parts in _training(by_split).values()):
-        _check_order(source, classes, names_file, tree)
+    has_indices = class_depth is None and any(len(parts) == 1 for parts in _training(by_split).values())
+    names, names_file = class_names(source, tree, classes, ordered=has_indices)
+    if has_indices:
         names, images = _by_prefix(source, by_split, names)
     else:
         class_depth = _class_depth(source, _training(by_split), class_depth)
         names, images = _by_folder(source, by_split, class_depth, names)
-        _warn_of_empty_folders(source, tree, above, by_split, class_depth)
+        _warn_of_empty_folders(source, by_split, class_depth, empty)
     _check_classes(source, names, images)
     left_out = tree.left_out | dict.fromkeys(outside, "a picture outside the folders of the splits")
     left_out |= dict.fromkeys(unlabelled, "an unlabelled training image")
@@ -119,9 +120,9 @@ def image_paths(source: str, tree: FileTree) -> list[str]:
     Raises:
         PipelineError: there are none, or a name is not printable.
     """
-    unprintable = [path for path in sorted(tree.sizes) if not path.isprintable()]
-    if unprintable:
-        raise PipelineError(f"{source}: the name {unprintable[0]!r} is not printable UTF-8; rename the file")
+    unprintable = min((path for path in tree.sizes if not path.isprintable()), default=None)
+    if unprintable is not None:
+        raise PipelineError(f"{source}: the name {unprintable!r} is not printable UTF-8; rename the file")
     paths = sorted(path for path in tree.sizes if tree.is_image(path))
     if not paths:
         found = f"; other files are {reasons(tree.left_out)}" if tree.left_out else ""
@@ -246,9 +247,9 @@ def _with_parents(folder: str) -> tuple[PurePosixPath, ...]:
     return (path, *path.parents)
 
 
-def _check_split_folders(source: str, tree: FileTree, above: Parts, by_split: BySplit) -> None:
+def _check_split_folders(source: str, tree: FileTree, above: Parts, by_split: BySplit, empty: set[Parts]) -> None:
     """Refuse a folder of a split without images: otherwise the split would be drawn from train."""
-    for parts in sorted(_folders_without_images(tree, above)):
+    for parts in sorted(empty):
         if len(parts) == 1 and SPLIT_FOLDERS.get(parts[0].lower()) not in {None, *by_split}:
             folder = "/".join((*above, parts[0])) + "/"
             inside = {path: reason for path, reason in tree.left_out.items() if path.startswith(folder)}
@@ -258,20 +259,25 @@ def _check_split_folders(source: str, tree: FileTree, above: Parts, by_split: By
             )
 
 
-def _warn_of_empty_folders(source: str, tree: FileTree, above: Parts, by_split: BySplit, class_depth: int) -> None:
+def _warn_of_empty_folders(source: str, by_split: BySplit, class_depth: int, empty: set[Parts]) -> None:
     depth = class_depth + (None not in by_split)
-    empty = sorted({parts[-1] for parts in _folders_without_images(tree, above) if len(parts) == depth})
-    if empty:
-        say(f"download: warning: {source}: no images in the folders {listed(empty)}, so they are no classes")
+    names = sorted({parts[-1] for parts in empty if len(parts) == depth})
+    if names:
+        say(f"download: warning: {source}: no images in the folders {listed(names)}, so they are no classes")
 
 
 def class_names(
-    source: str, tree: FileTree, classes: tuple[str, ...] | None
+    source: str, tree: FileTree, classes: tuple[str, ...] | None, ordered: bool = False
 ) -> tuple[tuple[str, ...] | None, str | None]:
     """The names in ``data.classes`` or in the outermost ``classes.txt``, one per line, and the path of that file.
 
+    Args:
+        source, tree, classes: as for ``read_layout``.
+        ordered: whether the files have class indices, so that another order would give them other names.
+
     Raises:
-        PipelineError: both exist and name different classes, or the file is not UTF-8 or names a class twice.
+        PipelineError: both exist and name different classes, or order them differently although they are ``ordered``;
+            or the file is not UTF-8 or names a class twice.
     """
     found = [path for path in tree.sizes if PurePosixPath(path).name == CLASSES_FILE]
     if not found:
@@ -282,6 +288,11 @@ def class_names(
         raise PipelineError(
             f"data.classes: names {len(classes)} classes ({listed(classes, 3)}), but {path} in {source} names "
             f"{len(names)} ({listed(names, 3)}); set data.classes to null"
+        )
+    if ordered and names and classes and names != classes:
+        raise PipelineError(
+            f"data.classes: orders the classes {listed(classes, 3)}, but {path} in {source} orders them "
+            f"{listed(names, 3)}; set data.classes to null"
         )
     return classes or names or None, path
 
@@ -298,16 +309,6 @@ def _read_names(tree: FileTree, path: str) -> tuple[str, ...]:
         if not name.isprintable():
             raise PipelineError(f"{path}: contains the class {name!r}; allowed are printable names: correct it")
     return names
-
-
-def _check_order(source: str, classes: tuple[str, ...] | None, names_file: str | None, tree: FileTree) -> None:
-    """Refuse another order than that of ``classes.txt``, which names the class indices of the files."""
-    named = _read_names(tree, names_file) if classes and names_file else ()
-    if named and classes != named:
-        raise PipelineError(
-            f"data.classes: orders the classes {listed(classes or (), 3)}, but {names_file} in {source} orders them "
-            f"{listed(named, 3)}; set data.classes to null"
-        )
 
 
 def _check_classes(source: str, names: tuple[str, ...], images: list[SourceImage]) -> None:

@@ -149,22 +149,28 @@ def _parents(name: str) -> Iterator[str]:
 
 def _walk(root: Path, left_out: dict[str, str]) -> Iterator[tuple[Path, list[str], list[str]]]:
     """``os.walk`` through links to folders, except those to a folder that contains the link."""
-    above: dict[str, frozenset[tuple[int, int]]] = {}
+    chains = {root: {_identity(root)}}  # each folder to come with those that contain it
     for name, folders, names in os.walk(root, onerror=_raise, followlinks=True):
-        state = Path(name).stat()
-        chain = above.pop(name, frozenset()) | {(state.st_dev, state.st_ino)}
+        folder = Path(name)
+        chain = chains.pop(folder)
         for inner in list(folders):
-            path = os.path.join(name, inner)  # noqa: PTH118 - as os.walk joins them
-            state = Path(path).stat()
-            if (state.st_dev, state.st_ino) in chain:
-                left_out[Path(path).relative_to(root).as_posix()] = "a link to a folder that contains it"
-                folders.remove(inner)
+            path, reason = folder / inner, None
+            identity = _identity(path)
+            if identity in chain:
+                reason = "a link to a folder that contains it"
             elif inner in VERSION_CONTROL:
-                left_out[Path(path).relative_to(root).as_posix()] = "a folder of version control"
+                reason = "a folder of version control"
+            if reason:
+                left_out[path.relative_to(root).as_posix()] = reason
                 folders.remove(inner)
             else:
-                above[path] = chain
-        yield Path(name), folders, names
+                chains[path] = chain | {identity}
+        yield folder, folders, names
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    state = folder.stat()
+    return state.st_dev, state.st_ino
 
 
 def _head(file: Path) -> bytes:

@@ -7,12 +7,11 @@ photo. Up to the rounding of a level, the result is that of ``pipeline.images.tr
 import torch
 from torch import Tensor, nn
 
+from pipeline.images.decoding import GREY
 from pipeline.network.inference import PixelClassifier
 
 # OpenCV's coefficient of cubic convolution.
 CUBIC = -0.75
-# Of the borders of resize pad, as in pipeline.images.transforms.
-GREY = 128
 
 
 class PhotoClassifier(nn.Module):

@@ -36,6 +36,8 @@ MAX_PIXELS = 178_956_970
 # crop of a quarter of the photo still has full detail.
 PLAIN_DETAIL = 1.25
 VIEW_DETAIL = 2
+# The borders of a plain copy with resize pad: the middle of 0 to 255.
+GREY = 128
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

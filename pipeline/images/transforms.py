@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipeline.errors import PipelineError, one_line
+from pipeline.images.decoding import GREY
 from pipeline.params.schema import AugmentParams, Transform
 
 
@@ -41,8 +42,6 @@ albumentations = _import_albumentations()
 # The worker processes already use all cores.
 cv2.setNumThreads(1)
 Pixels = NDArray[np.uint8]
-# Of the borders of resize pad: the middle of 0 to 255.
-GREY = 128
 
 # SmallestMaxSize enlarges a thin picture before it is cropped, 1×1,000,000 pixels to 32×32,000,000, which are 3 GB. So
 # the far ends of a picture are cut off that would have more pixels than this with a short side of image_size.
