@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import explained, listed, one_line, printable, shown_name
+from pipeline.common.text import listed, one_line, printable, shown_name
+from pipeline.errors import explained
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from pipeline.common.files import replacing, write_table, write_text
 from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, PLOTS, RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, RawImage, read_left_out, read_raw_archive
 from pipeline.common.results import write_results
-from pipeline.errors import PipelineError, listed
+from pipeline.common.text import listed
+from pipeline.errors import PipelineError
 from pipeline.images.transforms import without_borders
 from pipeline.params.schema import AugmentParams
 from pipeline.plots.style import saved_figure

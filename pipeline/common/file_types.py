@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from enum import Enum
 
-from pipeline.errors import one_line, shown_name
+from pipeline.common.text import one_line, shown_name
 
 HEAD = 4096  # bytes; enough for the format, and for the title of a web page
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.common.paths import expanded
+from pipeline.common.text import listed, one_line
 from pipeline.doctor.finding import ERROR, NOTE, OK, Finding, ask, check, complaint, shell_path
-from pipeline.errors import PipelineError, listed, one_line
+from pipeline.errors import PipelineError
 from pipeline.machine import (
     VARIABLES,
     checkpoint_folder,

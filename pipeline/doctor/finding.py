@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.errors import one_line
+from pipeline.common.text import one_line
 
 OK, NOTE, ERROR = "ok", "note", "error"
 

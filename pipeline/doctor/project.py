@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.common.paths import PARAMS, user_path
+from pipeline.common.text import listed
 from pipeline.doctor.environment import installing
 from pipeline.doctor.finding import ERROR, NOTE, OK, Finding, ask, check, complaint, shell_path
-from pipeline.errors import PipelineError, listed
+from pipeline.errors import PipelineError
 from pipeline.git import git
 from pipeline.machine import checkpoint_folder
 

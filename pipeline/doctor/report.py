@@ -10,10 +10,11 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+from pipeline.common.text import one_line
+
 # Importing these modules adds their checks, in this order.
 from pipeline.doctor import environment, project
 from pipeline.doctor.finding import CHECKS, ERROR, NOTE, OK, Check, Finding, shareable
-from pipeline.errors import one_line
 from pipeline.progress import set_up_output
 
 SYMBOLS = {OK: "✓", NOTE: "!", ERROR: "✗"}

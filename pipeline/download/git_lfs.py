@@ -11,9 +11,10 @@ from io import BytesIO
 from pathlib import Path
 
 from pipeline.common.file_types import HEAD, is_part
+from pipeline.common.text import listed, printable
 from pipeline.download.cache import CachedFile, FetchError, locked, require_space
 from pipeline.download.trees import FileTree, Sorter
-from pipeline.errors import PipelineError, listed, printable
+from pipeline.errors import PipelineError
 from pipeline.progress import say
 
 HUB_CLIENT = "pip install 'image-classification-pipeline[modelscope]'"

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from pipeline.common.raw_archive import SPLITS
+from pipeline.common.text import listed
 from pipeline.download.layout import SourceImage
-from pipeline.errors import PipelineError, listed
+from pipeline.errors import PipelineError
 from pipeline.params.schema import NEAR_DUPLICATES, DataParams
 from pipeline.progress import progress, say
 

@@ -14,8 +14,9 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from pipeline.common.file_types import HEAD, Kind, describe, kind_of
+from pipeline.common.text import printable
 from pipeline.download.cache import cache_folder, file_sha256, locked
-from pipeline.errors import PipelineError, printable
+from pipeline.errors import PipelineError
 from pipeline.progress import byte_progress, say
 
 CHUNK = 256 * 1024  # bytes

@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pipeline.common.files import write_json
+from pipeline.common.text import listed, printable
 from pipeline.download.cache import CachedFile, FetchError, locked, require_space
 from pipeline.download.safety import safe_path
 from pipeline.download.trees import FileTree, Sorter
-from pipeline.errors import PipelineError, listed, printable
+from pipeline.errors import PipelineError
 from pipeline.progress import say
 
 if TYPE_CHECKING:

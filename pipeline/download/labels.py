@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.common.paths import user_path
+from pipeline.common.text import listed
 from pipeline.download.layout import (
     SPLIT_FOLDERS,
     ImageSet,
@@ -24,7 +25,7 @@ from pipeline.download.layout import (
     unlabelled_images,
 )
 from pipeline.download.trees import FileTree
-from pipeline.errors import PipelineError, listed
+from pipeline.errors import PipelineError
 from pipeline.progress import say
 
 # The names that datasets give to the columns, the preferred ones first.

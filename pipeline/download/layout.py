@@ -15,8 +15,9 @@ from pathlib import PurePosixPath
 
 from pipeline.common.file_types import IMAGE_ENDINGS, is_text, junk_reason, reasons
 from pipeline.common.raw_archive import CLASSES_FILE, LABELLED
+from pipeline.common.text import listed
 from pipeline.download.trees import FileTree
-from pipeline.errors import PipelineError, listed
+from pipeline.errors import PipelineError
 from pipeline.progress import say
 
 SPLIT_FOLDERS = {

@@ -24,7 +24,8 @@ from pathlib import PurePosixPath
 from typing import IO, Self, TypeVar
 
 from pipeline.common.file_types import is_archive
-from pipeline.errors import PipelineError, listed
+from pipeline.common.text import listed
+from pipeline.errors import PipelineError
 from pipeline.progress import say
 
 MOST_MEMBERS = 10_000_000

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.paths import user_path
+from pipeline.common.text import printable
 from pipeline.download.archives import archive_tree, with_archives
 from pipeline.download.cache import FetchError, cache_folder, file_sha256
 from pipeline.download.git_lfs import HUB_CLIENT, git_tree, resolve
@@ -19,7 +20,7 @@ from pipeline.download.hub import hub_tree
 from pipeline.download.labels import read_labels
 from pipeline.download.layout import ImageSet, SourceImage, read_layout
 from pipeline.download.trees import FileTree, folder_tree
-from pipeline.errors import PipelineError, printable
+from pipeline.errors import PipelineError
 from pipeline.params.schema import DataParams, is_url
 from pipeline.progress import say
 

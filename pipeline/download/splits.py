@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from scipy.cluster.hierarchy import DisjointSet
 
+from pipeline.common.text import listed
 from pipeline.download.layout import SourceImage
-from pipeline.errors import PipelineError, listed
+from pipeline.errors import PipelineError
 from pipeline.progress import say
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pipeline.common.file_types import reasons
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, entry_name, write_raw_archive
+from pipeline.common.text import listed
 from pipeline.download.groups import content_keys, grouped_by_path, separated_groups
 from pipeline.download.layout import ImageSet, SourceImage
 from pipeline.download.sources import SOURCES
 from pipeline.download.splits import assign_splits
-from pipeline.errors import PipelineError, listed
+from pipeline.errors import PipelineError
 from pipeline.params.schema import NEAR_DUPLICATES, DataParams
 from pipeline.progress import say
 

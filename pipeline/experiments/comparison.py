@@ -16,7 +16,8 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, bootstrap
 from sklearn.metrics import recall_score
 
-from pipeline.errors import PipelineError, listed
+from pipeline.common.text import listed
+from pipeline.errors import PipelineError
 
 LEVEL = 0.95
 POWER = 0.8

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.common.paths import PARAMS
-from pipeline.errors import PipelineError, listed, one_line
+from pipeline.common.text import listed, one_line
+from pipeline.errors import PipelineError
 from pipeline.experiments import guardian
 from pipeline.params.file import check_params, read_yaml
 from pipeline.params.names import unknown_keys

@@ -9,7 +9,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from pipeline.common.files import write_table
 from pipeline.common.paths import DATASET, RAW_ARCHIVE, SWEEPS
-from pipeline.errors import PipelineError, listed
+from pipeline.common.text import listed
+from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import wrapped
 from pipeline.experiments.dvc_command import overridden_params, override_key
 from pipeline.experiments.revisions import PREDICTIONS, Experiment

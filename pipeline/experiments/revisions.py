@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline.common.paths import DETAILS, EVALUATION, METRICS
-from pipeline.errors import PipelineError, listed, one_line
+from pipeline.common.text import listed, one_line
+from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import OWN_COLUMNS, SHARED_COLUMNS, Comparison, compare, pair
 from pipeline.git import git
 

@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from pipeline.common.code import code_folders
 from pipeline.common.files import replacing
 from pipeline.common.paths import PARAMS, SOURCE
-from pipeline.errors import PipelineError, listed
+from pipeline.common.text import listed
+from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import DvcError, run_dvc
 from pipeline.experiments.guardian import SECONDS_TO_END
 from pipeline.experiments.revisions import Experiment, require_root

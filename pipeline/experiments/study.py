@@ -22,7 +22,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.errors import PipelineError, one_line
+from pipeline.common.text import one_line
+from pipeline.errors import PipelineError
 from pipeline.experiments.sweep_file import Dimension, Halving, Median, Range, Sweep, Tpe, Value, tidy
 
 # Enough for any search, and short enough to read in a table and in params.yaml.

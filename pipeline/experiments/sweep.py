@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.common.files import write_json, write_table
 from pipeline.common.paths import PARAMS, SWEEPS
-from pipeline.errors import PipelineError, one_line
+from pipeline.common.text import one_line
+from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import DvcError, overridden_params
 from pipeline.experiments.revisions import Experiment
 from pipeline.experiments.sandbox import SANDBOXES, Sandbox, digest, open_sandbox, take_snapshot

@@ -15,7 +15,7 @@ import jinja2
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from pipeline.errors import listed
+from pipeline.common.text import listed
 from pipeline.images.decoding import PLAIN_DETAIL
 from pipeline.network.models import ModelSpec
 from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams, is_url

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pipeline.errors import PipelineError, one_line
+from pipeline.common.text import one_line
+from pipeline.errors import PipelineError
 from pipeline.images.decoding import GREY
 from pipeline.params.schema import AugmentParams, Transform
 

@@ -12,7 +12,8 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from pipeline.common.dataset import PackedDataset, PackedSplit
-from pipeline.errors import PipelineError, listed
+from pipeline.common.text import listed
+from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches
 from pipeline.network.device import choose_device, forward_batch_size
 from pipeline.network.models import ModelSpec, class_logits

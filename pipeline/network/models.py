@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import PipelineError, listed
+from pipeline.common.text import listed
+from pipeline.errors import PipelineError
 
 SHOWN_LAYERS = 12
 

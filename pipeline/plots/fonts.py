@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from pipeline.errors import listed
+from pipeline.common.text import listed
 from pipeline.progress import say
 
 # Fonts with a placeholder for every character, or with glyphs of other characters.

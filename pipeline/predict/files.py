@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.common.file_types import HEAD, IMAGE_ENDINGS, is_image, junk_reason, other_reason, reasons
 from pipeline.common.paths import PARAMS
-from pipeline.errors import PipelineError, listed, shown_name
+from pipeline.common.text import listed, shown_name
+from pipeline.errors import PipelineError
 from pipeline.images.decoding import photo_for_views, plain_photo
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.machine import worker_count

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.common.dataset import PackedSplit
 from pipeline.common.files import replacing, write_table
 from pipeline.common.paths import DATASET, MODEL, PREDICTIONS
-from pipeline.errors import listed, shown_name
+from pipeline.common.text import listed, shown_name
 from pipeline.network.inference import open_trained, predict_probabilities
 from pipeline.params.schema import PredictParams
 from pipeline.predict.table import probability_columns

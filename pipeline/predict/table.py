@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.common.files import replacing
-from pipeline.errors import shown_name
+from pipeline.common.text import shown_name
 
 COLUMNS = ["path", "predicted", "confidence"]
 

@@ -9,7 +9,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.common.paths import METRICS, PARAMS
-from pipeline.errors import PipelineError, one_line
+from pipeline.common.text import one_line
+from pipeline.errors import PipelineError
 from pipeline.git import git
 
 # Outputs of the pipeline do not matter for whether the code and the parameters are those of the commit.
