@@ -230,9 +230,11 @@ class TrainingProgress:
         """The run starts from a checkpoint."""
         self._say(f"resumes from {checkpoint}, epoch {epoch}, step {step}")
 
-    def damaged(self, checkpoint: Path) -> None:
+    def damaged(self, checkpoint: Path, renamed: Path) -> None:
         """The checkpoint was changed after it was written."""
-        self._say(f"{checkpoint} is damaged (its checksum is wrong) and was removed; starts from the beginning")
+        self._say(
+            f"{checkpoint} is damaged (its checksum is wrong) and was renamed to {renamed.name}; starts from the beginning"
+        )
 
     def stopped(self, checkpoint: Path, epoch: int) -> None:
         """A signal ends the run; its checkpoint is written."""

@@ -86,18 +86,29 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def resume(trainer: Trainer, path: Path) -> None:
-    """Load the run's checkpoint into its trainer, if there is one; remove one that is damaged."""
+    """Load the run's checkpoint into its trainer, if there is one; a damaged one is renamed, and not used."""
     # Read by the process that wrote it: the others may run on hosts with their own disks.
     state = None
     if trainer.group.is_main and path.exists():
         state = load_checkpoint(path)
         if state is None:
-            path.unlink()
-            trainer.progress.damaged(path)
+            path.replace(set_aside(path))
+            trainer.progress.damaged(path, set_aside(path))
     state = trainer.group.broadcast(state)
     if state is not None:
+        threads = torch.get_num_threads()
         trainer.load_state_dict(state)
         trainer.progress.resumed(path, trainer.epoch, trainer.step)
+        if torch.get_num_threads() != threads:
+            trainer.progress.note(
+                f"uses {torch.get_num_threads()} threads instead of {threads}, as before it was stopped: another number "
+                f"would end in other weights; to train with {threads} from the beginning, remove {path}"
+            )
+
+
+def set_aside(path: Path) -> Path:
+    """The new path of a checkpoint that turned out to be damaged."""
+    return path.with_suffix(".damaged")
 
 
 class Checkpointer:
@@ -170,7 +181,8 @@ def exclusive(path: Path, group: ProcessGroup, progress: TrainingProgress) -> It
     try:
         yield
         if group.is_main and not lock.has_waiter():
-            path.unlink(missing_ok=True)
+            for file in (path, set_aside(path)):
+                file.unlink(missing_ok=True)
     finally:
         if group.is_main:
             lock.release()

@@ -218,6 +218,7 @@ class Trainer:
             "schedules": [schedule.state_dict() for schedule in self.schedules],
             "scaler": self.scaler.state_dict(),
             "random": self.group.gather(random),
+            "threads": torch.get_num_threads(),
             "history": vars(self.history),
             "position": (self.epoch, self.step),
             "log": self.log,
@@ -237,6 +238,9 @@ class Trainer:
         self.history = History(**state["history"])
         self.epoch, self.step = state["position"]
         self.log, self.rates = state["log"].to(self.device), state["rates"]
+        if self.device.type == "cpu":
+            # The order of a sum depends on the number of threads.
+            torch.set_num_threads(state["threads"])
         random = state["random"][self.group.rank]
         torch.set_rng_state(random["cpu"])
         if self.device.type in random and self.device.type != "cpu":

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.augment.stage import augment
 from pipeline.common.paths import MODEL
@@ -108,10 +109,33 @@ def test_run_with_a_damaged_checkpoint_says_so_and_starts_from_the_beginning(cap
     capsys.readouterr()
     train(model, params, seed=1)
     output = capsys.readouterr().out
-    assert f"{path} is damaged (its checksum is wrong) and was removed; starts from the beginning\n" in output
+    renamed = f"and was renamed to {path.stem}.damaged; starts from the beginning\n"
+    assert f"{path} is damaged (its checksum is wrong) {renamed}" in output
     assert "resumes from" not in output
     assert outputs() == expected
     assert not Path(".checkpoints").exists()
+
+
+def test_run_resumes_with_the_number_of_threads_that_it_was_started_with(capsys):
+    model, params = ModelParams(**DROPOUT), TrainParams(**STATEFUL)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (2, 1):
+            torch.set_num_threads(threads)
+            train(model, params, seed=1)
+            results.append(outputs())
+        assert results[0] != results[1]
+        torch.set_num_threads(2)
+        with pytest.raises(KeyboardInterrupt):
+            interrupt_after_first_checkpoint(lambda: train(model, params, seed=1))
+        capsys.readouterr()
+        torch.set_num_threads(1)
+        train(model, params, seed=1)
+    finally:
+        torch.set_num_threads(before)
+    assert "train: note: uses 2 threads instead of 1, as before it was stopped" in capsys.readouterr().out
+    assert outputs() == results[0]
 
 
 @pytest.mark.slow
