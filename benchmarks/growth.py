@@ -75,7 +75,7 @@ def write_photos(folder: Path, count: int) -> None:
 
 def write_params(folder: Path) -> None:
     """Write ``params.yaml`` of the default run for the photos, with as little work for the network as possible."""
-    from pipeline.params.file import read_yaml
+    from pipeline.common.yaml_file import read_yaml
 
     params = read_yaml(ROOT / "params.yaml")
     params["data"] |= {"source": "folder", "location": "photos"}

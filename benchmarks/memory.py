@@ -65,10 +65,10 @@ def train(folder: Path, resident: bool, steps: int) -> int:
     import torch
 
     from pipeline.common.dataset import PackedDataset
+    from pipeline.common.yaml_file import read_yaml
     from pipeline.network.batches import Batches, shuffled_plan
     from pipeline.network.device import set_up_torch
     from pipeline.network.models import ModelSpec, build_model
-    from pipeline.params.file import read_yaml
     from pipeline.params.schema import TrainParams
     from pipeline.train.distributed import ProcessGroup
     from pipeline.train.trainer import Trainer

@@ -41,13 +41,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from pipeline.common.dataset import PackedSplit, create_array
+from pipeline.common.yaml_file import read_yaml
 from pipeline.images.decoding import decode
 from pipeline.images.transforms import plain_copy
 from pipeline.machine import worker_count
 from pipeline.network.batches import Batches, shuffled_plan
 from pipeline.network.device import choose_device, describe_device, set_up_torch
 from pipeline.network.models import ModelSpec, build_model
-from pipeline.params.file import read_yaml
 from pipeline.params.schema import AugmentParams, TrainParams
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.trainer import Trainer

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
-from pipeline.params.file import check_params, read_yaml
+from pipeline.params.file import check_params
 from pipeline.preflight import check_images
 
 CONTENT = read_yaml(Path(__file__).parents[1] / "params.yaml")

@@ -17,9 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ruamel.yaml import YAML
-
 from pipeline.common.files import write_text
+from pipeline.common.yaml_file import parse_yaml
 from pipeline.errors import PipelineError
 from pipeline.params.file import check_params
 from pipeline.params.reference import Parameter, parameters, sections_by_name
@@ -43,18 +42,14 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     """
     texts = {name: (root / name).read_text("utf-8") for name in ("dvc.yaml", "params.yaml", "recipes/digits.yaml")}
     params = commented(texts["params.yaml"])
-    content = _load(params)
+    content = parse_yaml(params, "params.yaml")
     if check_params(content, root / "params.yaml").data.source != "digits":
         raise PipelineError("params.yaml: data.source is not digits; run python -m pipeline recipe apply digits first")
     return {
         root / "params.yaml": params,
         root / "recipes/digits.yaml": with_values(texts["recipes/digits.yaml"], params),
-        root / "docs/parameters.md": page(parameters(content, _load(texts["dvc.yaml"]))),
+        root / "docs/parameters.md": page(parameters(content, parse_yaml(texts["dvc.yaml"], "dvc.yaml"))),
     }
-
-
-def _load(text: str) -> Any:
-    return YAML(typ="safe", pure=True).load(text)
 
 
 def commented(text: str) -> str:

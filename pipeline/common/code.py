@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from ruamel.yaml import YAML
+from pipeline.common.yaml_file import read_yaml
 
 # The repository of the running code; in the workspace of a DVC experiment this is its own copy.
 ROOT = Path(__file__).parents[2]
@@ -12,7 +12,7 @@ PACKAGE = "pipeline/"
 
 def code_folders(*stages: str, root: Path = ROOT) -> list[str]:
     """The folders of code that the stages list in ``dvc.yaml``, relative to the repository, sorted."""
-    workflow = YAML(typ="safe", pure=True).load((root / "dvc.yaml").read_text("utf-8"))
+    workflow = read_yaml(root / "dvc.yaml")
     return sorted({dep for stage in stages for dep in workflow["stages"][stage]["deps"] if dep.startswith(PACKAGE)})
 
 

@@ -5,12 +5,13 @@ import glob
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import unnamed_full_disk
+from pipeline.errors import PipelineError, unnamed_full_disk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,3 +101,18 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(item) for item in value]
     return round(value, 6) if isinstance(value, float) else value
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """Read a file that a user wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        PipelineError: it has more than ``most`` bytes, or is a folder or a pipe, whose end may never come.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise PipelineError(f"{path}: is not a regular file; replace it by one")
+    if state.st_size > most:
+        raise PipelineError(f"{path}: {state.st_size:,} bytes, allowed are {most:,}; shorten it")
+    return path.read_bytes()

@@ -15,9 +15,10 @@ from typing import Any
 
 from pipeline.common.paths import PARAMS
 from pipeline.common.text import listed, one_line
+from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.experiments import guardian
-from pipeline.params.file import check_params, read_yaml
+from pipeline.params.file import check_params
 from pipeline.params.names import unknown_keys
 from pipeline.progress import say
 

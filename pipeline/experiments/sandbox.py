@@ -19,12 +19,12 @@ from pipeline.common.code import code_folders
 from pipeline.common.files import replacing
 from pipeline.common.paths import PARAMS, SOURCE
 from pipeline.common.text import listed
+from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import DvcError, run_dvc
 from pipeline.experiments.guardian import SECONDS_TO_END
 from pipeline.experiments.revisions import Experiment, require_root
 from pipeline.git import git
-from pipeline.params.file import read_yaml
 from pipeline.progress import say
 from pipeline.source.listing import current_summary, find_source
 

@@ -10,9 +10,10 @@ from pydantic import Field, SkipValidation, ValidationError
 
 from pipeline.common.paths import DETAILS, LIVE, PARAMS
 from pipeline.common.paths import METRICS as METRICS_FOLDER
+from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import override_key
-from pipeline.params.file import error_lines, find_field, read_yaml, refusal
+from pipeline.params.file import error_lines, find_field, refusal
 from pipeline.params.names import parameter_names, suggestion
 from pipeline.params.schema import Section
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from pipeline.common.text import listed
+from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.params.names import parameter_names, suggestion
 from pipeline.params.schema import ContradictionError, Params
 
+MAX_LINES = 20
 # The layers of network.models.Classifier by name: importing torch to look them up would take seconds.
 _BLOCKS = [name for b in range(5) for name in (f"blocks.{b}", *(f"blocks.{b}.{layer}" for layer in range(4)))]
 _HIDDEN = [name for h in ("hidden1", "hidden2") for name in (h, *(f"{h}.{layer}" for layer in range(3)))]
@@ -29,27 +30,6 @@ def load_params(path: Path) -> Params:
     return check_params(read_yaml(path), path)
 
 
-def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
-    """Read a YAML 1.2 file: DVC writes ``3e-05``, which is a string in YAML 1.1."""
-    try:
-        return (yaml or YAML(typ="safe", pure=True)).load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file; run the command in the repository's root folder") from None
-    except UnicodeDecodeError as error:
-        raise PipelineError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = " ".join((getattr(error, "problem", None) or str(error)).split())
-        raise PipelineError(f"{path}: {where}{problem}; fix the YAML there") from None
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # The constructors of dates, numbers and keys raise errors of their own.
-        problem = " ".join(str(error).split())
-        raise PipelineError(f"{path}: a value cannot be read ({problem}); fix the YAML") from None
-
-
 def check_params(content: Any, path: Path) -> Params:
     """Validate the content of ``path``.
 
@@ -58,17 +38,23 @@ def check_params(content: Any, path: Path) -> Params:
     """
     if not isinstance(content, dict):
         raise PipelineError(f"{path}: contains no keys; restore it with git checkout {path}")
-    unnamed = [f"{path}: {key}: unknown key, allowed are plain names; remove it" for key in _invalid_keys(content)]
+    unnamed = list(_invalid_keys(content))
     if unnamed:
-        raise PipelineError("\n".join(unnamed))
+        raise PipelineError(f"{path}: {listed(unnamed)}: unknown key, allowed are plain names; remove it")
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
-        raise PipelineError("\n".join(f"{path}: {line}" for line in error_lines(error, content).values())) from None
-    problems = [f"{path}: {line}" for line in contradictions(params)]
+        problems = list(error_lines(error, content).values())
+    else:
+        problems = list(contradictions(params))
     if problems:
-        raise PipelineError("\n".join(problems))
+        raise PipelineError("\n".join(f"{path}: {_short_line(problem)}" for problem in problems))
     return params
+
+
+def _short_line(problem: str) -> str:
+    """The line without its middle if it contains a value of any size; it ends with how to fix the problem."""
+    return problem if len(problem) <= 900 else f"{problem[:500]} … {problem[-300:]}"
 
 
 def refusal(content: dict[str, Any], keys: tuple[str, ...]) -> str | None:
@@ -83,18 +69,23 @@ def refusal(content: dict[str, Any], keys: tuple[str, ...]) -> str | None:
 def error_lines(
     error: ValidationError, content: dict[str, Any], schema: type[BaseModel] = Params
 ) -> dict[tuple[int | str, ...], str]:
-    """One line for each invalid key of ``content``, which was validated by ``schema``."""
+    """One line for each invalid key of ``content``, which was validated by ``schema``; at the end the number of those
+    beyond ``MAX_LINES``."""
     # Pydantic reports each member of a union, and a list as well as its items; one line per key is enough.
-    lines = {_key(problem["loc"], schema): _error_line(problem, content, schema) for problem in error.errors()}
-    of_items = {keys[:-1] for keys in lines if isinstance(keys[-1], int)}
-    return {keys: line for keys, line in lines.items() if keys not in of_items}
+    problems = {_key(problem["loc"], schema): problem for problem in error.errors()}
+    of_items = {keys[:-1] for keys in problems if isinstance(keys[-1], int)}
+    found = [keys for keys in problems if keys not in of_items]
+    lines = {keys: _error_line(problems[keys], content, schema) for keys in found[:MAX_LINES]}
+    return lines | ({(): f"and {len(found) - MAX_LINES:,} more problems"} if len(found) > MAX_LINES else {})
 
 
 def _invalid_keys(content: dict[Any, Any]) -> Iterator[str]:
     """The keys that are not text, or cannot be printed on one line."""
     sections = [(f"{name}.", section) for name, section in content.items() if isinstance(section, dict)]
     for prefix, section in [("", content), *((prefix, keys) for prefix, keys in sections if prefix[:-1] in _SECTIONS)]:
-        yield from (f"{prefix}{key!r}" for key in section if not (isinstance(key, str) and key and key.isprintable()))
+        yield from (
+            f"{prefix}{_short.repr(key)}" for key in section if not (isinstance(key, str) and key and key.isprintable())
+        )
 
 
 _SECTIONS = set(Params.model_fields)
@@ -111,7 +102,7 @@ def _error_line(problem: Any, content: dict[str, Any], schema: type[BaseModel]) 
     # A typing error can produce a key of any length.
     name = ".".join(str(key) if len(str(key)) <= 80 else f"{str(key)[:80]}…" for key in keys)
     if problem["type"] == "extra_forbidden":
-        hint = suggestion(".".join(map(str, keys)), tuple(parameter_names(schema)))
+        hint = suggestion(name, tuple(parameter_names(schema)))
         if hint:
             return f"{name}: unknown key; {hint}"
         allowed = (_section(keys[:-1], schema) or schema).model_fields
@@ -190,8 +181,9 @@ def _in_words(schema: dict[str, Any]) -> str:
     multiple = f"a multiple of {schema['multipleOf']}, " if "multipleOf" in schema else ""
     if schema.get("type") == "array":
         items = schema.get("items", {}).get("type")
-        least = f"at least {schema['minItems']} " if "minItems" in schema else ""
-        return f"a list of {least}{'strings' if items == 'string' else 'mappings, each with a name'}"
+        limit = f"at least {schema['minItems']} " if "minItems" in schema else ""
+        limit += f"at most {schema['maxItems']} " if "maxItems" in schema else ""
+        return f"a list of {limit}{'strings' if items == 'string' else 'mappings, each with a name'}"
     return kind + (f" ({multiple}{' and '.join(bounds)})" if bounds or multiple else "")
 
 
@@ -218,9 +210,11 @@ def contradictions(params: Params) -> Iterator[str]:
         if section.tta and not getattr(params.augment, key):
             yield f"{name}.tta: got true, but augment.{key} is 0; raise that, or set {name}.tta to false"
     if params.model.name == "classifier":
-        for layer in () if params.tsne.layers == "auto" else params.tsne.layers:
-            if layer not in CLASSIFIER_LAYERS:
-                yield f"tsne.layers: got {layer!r}, allowed with classifier are auto, {', '.join(CLASSIFIER_LAYERS)}"
+        layers = () if params.tsne.layers == "auto" else params.tsne.layers
+        unknown = [_short.repr(layer) for layer in layers if layer not in CLASSIFIER_LAYERS]
+        if unknown:
+            allowed = f"auto, {', '.join(CLASSIFIER_LAYERS)}"
+            yield f"tsne.layers: got {listed(unknown)}, allowed with classifier are {allowed}"
 
 
 def in_yaml(value: Any) -> str:

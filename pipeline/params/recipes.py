@@ -10,8 +10,9 @@ from ruamel.yaml import YAML
 
 from pipeline.common.files import write_text
 from pipeline.common.paths import RECIPES
+from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
-from pipeline.params.file import check_params, read_yaml
+from pipeline.params.file import check_params
 from pipeline.params.names import unknown_keys
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
-from pipeline.params.file import allowed_values, check_params, in_yaml, read_yaml
+from pipeline.params.file import allowed_values, check_params, in_yaml
 from pipeline.params.names import suggestion
 from pipeline.params.schema import Params
 

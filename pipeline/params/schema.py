@@ -5,6 +5,8 @@ It validates and never changes a result. The descriptions are also the comments 
 """
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -30,6 +32,11 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """The first name that is there twice; None if there is none."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 DIGITS = 10
@@ -168,9 +175,9 @@ class DataParams(Section):
 
     def _check_classes(self) -> None:
         names = self.classes or ()
+        if (twice := repeated(names)) is not None:
+            raise ContradictionError("classes", f"contains {twice!r} twice; make the names unique")
         for name in names:
-            if names.count(name) > 1:
-                raise ContradictionError("classes", f"contains {name!r} twice; make the names unique")
             if not name.strip() or not name.isprintable():
                 raise ContradictionError(
                     "classes", f"contains {name!r}, allowed are printable names on one line; change it"
@@ -224,7 +231,7 @@ class AugmentParams(Section):
     preset: Preset = Field(
         description="predefined set of transforms for the augmented copies: none, light, medium or strong"
     )
-    transforms: Annotated[tuple[Transform, ...], Field(strict=False)] = Field(
+    transforms: Annotated[tuple[Transform, ...], Field(strict=False, max_length=32)] = Field(
         description="albumentations transforms to apply after those of the preset, in order, with their arguments"
     )
 
@@ -393,9 +400,8 @@ class TsneParams(Section):
     def _layers_differ(cls, layers: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not layers:
             raise ValueError("contains no layer; add one, such as hidden2, or set it to auto")
-        for name in () if isinstance(layers, str) else layers:
-            if layers.count(name) > 1:
-                raise ValueError(f"contains {name!r} twice; remove one of them")
+        if not isinstance(layers, str) and (twice := repeated(layers)) is not None:
+            raise ValueError(f"contains {twice!r} twice; remove one of them")
         return layers
 
 

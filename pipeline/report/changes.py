@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from pipeline.common.paths import METRICS, PARAMS
 from pipeline.common.text import one_line
+from pipeline.common.yaml_file import parse_yaml
 from pipeline.errors import PipelineError
 from pipeline.git import git
 
@@ -94,18 +92,11 @@ def _problem(message: str) -> str:
 def _at_head(path: Path) -> dict[str, Any] | None:
     """The mapping in a file at HEAD; None if there is no such file, or it cannot be parsed."""
     try:
-        content = read_mapping(git("show", f"HEAD:./{path.as_posix()}"))
-    except (PipelineError, YAMLError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+        text = git("show", f"HEAD:./{path.as_posix()}")
+        content = parse_yaml(text, path.name) if path == PARAMS else json.loads(text)
+    except (PipelineError, RecursionError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def read_mapping(text: str) -> Any:
-    """Parse JSON or YAML 1.2."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return YAML(typ="safe", pure=True).load(text)
 
 
 def changed_values(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

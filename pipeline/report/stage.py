@@ -3,9 +3,10 @@
 from pipeline.common.dataset import PackedDataset
 from pipeline.common.files import write_text
 from pipeline.common.paths import DATASET, EVALUATION, PARAMS, PLOTS, REPORT
+from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.progress import say
-from pipeline.report.changes import changes_since_head, read_mapping
+from pipeline.report.changes import changes_since_head
 from pipeline.report.inputs import read_inputs, read_metrics
 from pipeline.report.page import report_page
 from pipeline.report.plots import plot_curves
@@ -17,7 +18,7 @@ def report() -> None:
     Raises:
         PipelineError: a file of another stage is missing, or they are not from the same run.
     """
-    params = read_mapping(PARAMS.read_text("utf-8"))
+    params = read_yaml(PARAMS)
     inputs = read_inputs()
     split = PackedDataset(DATASET).split(inputs.results["evaluate"]["split"])
     if set(inputs.images["id"]) != set(split.ids):

@@ -331,7 +331,7 @@ def outcome(work, sound, content):
         if any(re.match(pattern, complaint) for pattern in DATA_ERRORS):
             return "data error"
         for line in complaint.splitlines():
-            assert re.match(r"params\.yaml: [\w.]+: .", line), line
+            assert re.match(r"params\.yaml: (line \d+, column \d+|[\w.]+): .", line), line
             assert line.isprintable()
             assert len(line) < 1000, line
         assert work.call("train") == complaint

@@ -15,13 +15,13 @@ from PIL import Image
 from rich.cells import cell_len
 
 from pipeline.common.file_types import IMAGE_ENDINGS
+from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.images.decoding import VIEW_DETAIL, decode
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.network import device
 from pipeline.network.models import build_model
 from pipeline.network.weights import load_model, save_model
-from pipeline.params.file import read_yaml
 from pipeline.params.schema import AugmentParams, Params
 from pipeline.predict import files as file_prediction
 from pipeline.predict.files import (
