@@ -343,7 +343,9 @@ class TrainParams(Section):
         description="alpha of cutmix (Yun et al. 2019); 0 disables it; with mixup, each image gets one at random",
     )
     ema_decay: float = Field(
-        ge=0, lt=1, description="decay of the exponential moving average of the weights; 0 disables it"
+        ge=0,
+        lt=1,
+        description="decay of the exponential moving average of the weights, lower in the first steps; 0 disables it",
     )
     patience: int = Field(
         ge=0,

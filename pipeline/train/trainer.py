@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches, shuffled_plan, steps_per_epoch
@@ -18,6 +17,7 @@ from pipeline.params.schema import TrainParams
 from pipeline.progress import TrainingProgress
 from pipeline.train.augmentation import augment_pixels, mix, random_erase
 from pipeline.train.distributed import ProcessGroup
+from pipeline.train.moving_average import MovingAverage
 from pipeline.train.optimization import build_loss, build_optimizers, build_schedule, class_weights
 
 Row = dict[str, float]
@@ -76,8 +76,7 @@ class Trainer:
         self.optimizers = build_optimizers(model, params, self.device)
         self.steps = steps_per_epoch(len(train), params.batch_size)
         self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]
-        average = get_ema_multi_avg_fn(params.ema_decay)
-        self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if params.ema_decay else None
+        self.ema = MovingAverage(model, params.ema_decay) if params.ema_decay else None
         self.dtype = choose_precision(params.precision, self.device)
         # When it is disabled, its methods only pass through.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -166,7 +165,7 @@ class Trainer:
             self.scaler.step(optimizer)
         self.scaler.update()
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.ema.update()
         hits = (class_logits(outputs.detach()).argmax(1) == targets.argmax(1)).float().mean()
         return torch.stack([loss.detach(), hits, norm.detach()])
 

@@ -91,18 +91,30 @@ def test_clip_norm_limits_the_norm_of_the_gradient_that_is_applied(tmp_path, cli
     assert loss > 0
 
 
-def test_moving_average_of_the_weights_follows_its_formula_and_is_evaluated(tmp_path):
-    trainer = build(tmp_path, ema_decay=0.7)
-    expected = {}
-    for images, labels in batches_of(trainer, epochs=2):
+def test_moving_average_follows_its_formula_and_is_evaluated(tmp_path):
+    trainer = build(tmp_path, ema_decay=0.4)
+    expected = {name: values.double() for name, values in trainer.model.state_dict().items()}
+    decays = []
+    for updates, (images, labels) in enumerate(batches_of(trainer, epochs=2), start=1):
         trainer.train_step(images, labels)
-        for name, weights in trainer.model.named_parameters():
-            now = weights.detach().double()
-            expected[name] = 0.7 * expected[name] + 0.3 * now if name in expected else now
+        decays.append(min(0.4, (1 + updates) / (10 + updates)))
+        for name, now in trainer.model.state_dict().items():
+            expected[name] = decays[-1] * expected[name] + (1 - decays[-1]) * now.double()
+    assert decays[0] == 2 / 11
+    assert decays[-1] == 0.4
     average = trainer.evaluated_model.state_dict()
-    for name, weights in expected.items():
-        torch.testing.assert_close(average[name].double(), weights, rtol=1e-5, atol=1e-6)
-        assert not torch.equal(average[name], trainer.model.state_dict()[name])
+    for name, now in trainer.model.state_dict().items():
+        if now.is_floating_point():
+            torch.testing.assert_close(average[name].double(), expected[name], rtol=1e-5, atol=1e-6)
+            assert not torch.equal(average[name], now)
+        else:
+            assert average[name].item() == now.item() == 6
+
+
+def test_moving_average_of_a_short_run_is_about_as_accurate_as_its_weights(tmp_path):
+    # With a constant decay of 0.999 the average would be 97 % initial weights after the 30 steps.
+    averaged, plain = (fit(build(tmp_path, epochs=10, lr=0.01, ema_decay=decay)) for decay in (0.999, 0.0))
+    assert averaged.best["valid_accuracy"] >= 0.9 * plain.best["valid_accuracy"] > 0.8
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(0, 6), (1, 2), (3, 4), (9, 6)])
