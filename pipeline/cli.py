@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from pipeline.common.paths import MODEL, PARAMS
 from pipeline.errors import PipelineError, explained
-from pipeline.progress import set_up_output
+from pipeline.progress import say, say_json, set_up_output
 
 if TYPE_CHECKING:
     from pipeline.params.schema import Params
@@ -45,16 +45,19 @@ app.add_typer(recipe_app, name="recipe")
 
 
 def main() -> None:
-    """Run a command; exit with 1 and one line per error on bad input, and with 130 on Ctrl-C."""
+    """Run a command; exit with 1 and one line per error on bad input, 2 on wrong options, and 130 on Ctrl-C."""
     # Torch reads it when it starts: huge pages for large tensors, a tenth more images per second on a CPU with Linux.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     set_up_output()
     try:
         try:
-            app()
+            sys.exit(app(standalone_mode=False))
         except PipelineError as error:
-            print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+            say("\n".join(f"error: {line}" for line in str(error).splitlines()), sys.stderr)
             sys.exit(1)
+        except typer.TyperException as error:
+            say_usage(error)
+            sys.exit(2)
         except KeyboardInterrupt:
             sys.exit(130)
         finally:
@@ -63,8 +66,15 @@ def main() -> None:
         # Python would try to write the rest of the output once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # that of `| head`, which needs no more output
-            print(f"error: standard output: {explained(error)}", file=sys.stderr)
+            say(f"error: standard output: {explained(error)}", sys.stderr)
         sys.exit(1)
+
+
+def say_usage(error: typer.TyperException) -> None:
+    """Say in one line which argument or option is wrong; a command that needs a subcommand has printed its help."""
+    command = getattr(getattr(error, "ctx", None), "command_path", "python -m pipeline")
+    if problem := error.format_message().removesuffix("."):
+        say(f"error: {problem}; {command} --help shows what is allowed", sys.stderr)
 
 
 def read_params() -> "Params":
@@ -230,12 +240,14 @@ def compare(
 ) -> None:
     """Test whether B is better than A: paired difference, McNemar's test, and the classes and images that changed."""
     from pipeline.common.files import write_table
-    from pipeline.experiments.comparison import changed_images, comparison_json, comparison_lines
+    from pipeline.experiments.comparison import changed_images, comparison_facts, comparison_lines
     from pipeline.experiments.revisions import compare_revisions
 
     comparison, pairs, split = compare_revisions(a, b)
-    lines = comparison_lines((a, b), split, comparison, pairs, top)
-    typer.echo(comparison_json((a, b), split, comparison) if as_json else "\n".join(lines))
+    if as_json:
+        say_json(comparison_facts((a, b), split, comparison))
+    else:
+        say("\n".join(comparison_lines((a, b), split, comparison, pairs, top)))
     if csv:
         write_table(csv, changed_images(pairs))
 
@@ -254,7 +266,7 @@ def seeds(
 
     results, failures = run_seeds(range(first, first + n), set_param or [])
     if len(results):
-        typer.echo("\n".join(seed_lines(results)))
+        say("\n".join(seed_lines(results)))
     if failures:
         raise PipelineError("\n".join(failures))
 
@@ -337,7 +349,7 @@ def recipe_list() -> None:
     from pipeline.params.recipes import list_recipes
 
     for recipe in list_recipes():
-        typer.echo(f"{recipe.name:<14} {recipe.title}\n{'':<14} {recipe.measured}")
+        say(f"{recipe.name:<14} {recipe.title}\n{'':<14} {recipe.measured}")
 
 
 @recipe_app.command("show")
@@ -345,7 +357,7 @@ def recipe_show(name: str) -> None:
     """Print a recipe."""
     from pipeline.params.recipes import recipe_path
 
-    typer.echo(recipe_path(name).read_text("utf-8"), nl=False)
+    say(recipe_path(name).read_text("utf-8").rstrip("\n"))
 
 
 @recipe_app.command("apply")
@@ -354,4 +366,4 @@ def recipe_apply(name: str) -> None:
     from pipeline.params.recipes import apply_recipe
 
     for line in apply_recipe(name, PARAMS):
-        typer.echo(line)
+        say(line)

@@ -1,22 +1,32 @@
-"""Progress of long work: a bar on a terminal, a line every ten seconds in a log file; and the messages of ``train``.
+"""All that people see: messages, tables, JSON; the progress of long work as a bar on a terminal, or as a line every ten
+seconds in a log file; and the messages of ``train``.
+
+Nothing else in the package prints: what :func:`say` and the functions below it write cannot change the terminal, and
+shows no secrets (see ``pipeline.common.text``).
 
 Nothing here changes a result, so no stage depends on this module: editing a message reruns nothing.
 """
 
 import io
+import json
+import logging
 import math
 import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO, TypeVar
+
+from pipeline.common.text import one_line, shown, without_secrets
 
 if TYPE_CHECKING:
     import torch
+    from rich.table import Column
     from tqdm import tqdm
 
 
@@ -27,21 +37,69 @@ BAR_COLUMNS = 10
 
 
 def set_up_output() -> None:
-    """Print a character that the encoding of the output lacks as a question mark; an output that is closed is none."""
+    """Print a character that the encoding of the output lacks as a question mark; an output that is closed is none.
+
+    Warnings, and what libraries log, are printed by ``say``, too.
+    """
     # Of a process that is started without them, as by `>&-`, these are None.
     sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    logging.lastResort = _LOG
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(_LOG)
 
 
-def say(line: str) -> None:
-    """Print a line and flush it, also into a pipe or a log file; a bar on the terminal moves below it."""
+class _Log(logging.Handler):
+    """Prints warnings, and what libraries log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record).rstrip("\n"), sys.stderr)
+
+
+_LOG = _Log(logging.WARNING)
+
+
+def say(text: str, stream: TextIO | None = None, mark: str = "") -> None:
+    """Print one or more lines without secrets and control characters; a bar on the terminal moves below them.
+
+    They are flushed, also into a pipe or a log file.
+
+    Args:
+        text: may contain anything.
+        stream: standard output by default.
+        mark: printed before the text as it is, so it may contain colours, but nothing that is not ours.
+    """
     loaded = sys.modules.get("tqdm")
-    if loaded is None:
-        print(line, flush=True)
-        return
-    with loaded.tqdm.external_write_mode():
-        print(line, flush=True)
+    with loaded.tqdm.external_write_mode() if loaded else nullcontext():
+        print(f"{mark}{shown(text)}", file=stream or sys.stdout, flush=True)
+
+
+def say_json(content: Any) -> None:
+    """Print JSON without secrets; control characters are escaped."""
+    text = json.dumps(_without_secrets(content), indent=2, ensure_ascii=False)
+    escaped = (char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
+    print("".join(escaped), flush=True)
+
+
+def _without_secrets(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {without_secrets(str(key)): _without_secrets(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_secrets(value) for value in content]
+    return without_secrets(content) if isinstance(content, str) else content
+
+
+def say_table(rows: Iterable[Sequence[str]], columns: Sequence["Column | str"], **style: Any) -> None:
+    """Print a table that is as wide as the terminal; ``style`` as for rich's ``Table``."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, **style)
+    for row in rows:
+        table.add_row(*(Text(shown(cell)) for cell in row))
+    Console(highlight=False).print(table)
 
 
 def on_terminal() -> bool:
@@ -70,7 +128,7 @@ class Display:
     """
 
     def __init__(self, label: str, total: int | None, quiet: bool = False) -> None:
-        self.label, self.total = label, total
+        self.label, self.total = one_line(label), total
         self.start = self.now = self.last = time.monotonic()
         self.bars = not quiet and on_terminal()
         self.interval = math.inf if quiet else SECONDS_BETWEEN_DRAWINGS if self.bars else SECONDS_BETWEEN_LINES

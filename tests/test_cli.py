@@ -232,3 +232,35 @@ def test_an_error_of_the_machine_is_one_line(folder, monkeypatch, error, line):
     assert result.code == 1
     assert result.stderr.startswith(f"error: {line}")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["trian"], "error: No such command 'trian'. Did you mean 'train'?; "),
+        (["train", "a\x1b[31m\x9b"], "error: Got unexpected extra argument(s) (a"),
+        (["predict", "--top", "a\x1b[31m"], "error: Invalid value for '--top': "),
+        (["sweep", "--\x1b]0;x\x07"], "error: No such option: --"),
+        (
+            ["compare", "A", "B", "https://ann:s3cr3t@host/?token=s3cr3t"],
+            "error: Got unexpected extra argument(s) (https",
+        ),
+        (["params", "a\x1b[31m\u202e\nb"], "error: params: got 'a"),
+        (["recipe", "show", "https://ann:s3cr3t@host/\x1b"], "error: recipe: got 'https://***@host/"),
+    ],
+)
+def test_wrong_arguments_are_one_printable_line_without_secrets(folder, arguments, line):
+    result = run_command(*arguments)
+    assert result.code == (1 if arguments[0] in ("params", "recipe") else 2)
+    assert result.stderr.startswith(line)
+    assert result.stderr[:-1].isprintable()
+    assert result.stderr.endswith("\n")
+    assert "s3cr3t" not in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["recipe"]])
+def test_a_command_without_a_subcommand_prints_its_help(folder, arguments):
+    result = run_command(*arguments)
+    assert result.code == 2
+    assert "Usage: " in result.stdout
+    assert result.stderr.strip() == ""

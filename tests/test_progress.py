@@ -1,7 +1,11 @@
-"""Progress: a bar on a terminal, lines in a log file, and the messages of a training run."""
+"""Messages that change no terminal and show no secret; progress as a bar on a terminal or lines in a log file; and the
+messages of a training run."""
 
+import ast
 import io
+import json
 import re
+import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -12,7 +16,7 @@ import pytest
 import torch
 
 from pipeline import progress as module
-from pipeline.progress import TrainingProgress, byte_progress, duration, on_terminal, progress, say
+from pipeline.progress import TrainingProgress, byte_progress, duration, on_terminal, progress, say, say_json, say_table
 from tests.support.terminals import bars, screens
 from tests.support.trainers import build, fit
 
@@ -341,3 +345,50 @@ def test_log_file_gets_one_line_per_short_epoch(tmp_path, capsys):
         assert re.fullmatch(rf"{END}, [\d,]+ images a second, {LEFT}", line)
     assert re.fullmatch(rf"{END}, [\d,]+ images a second", third)
     assert errors == ""
+
+
+PRINTING = re.compile(r"(typer\.|click\.)?(secho|echo)|print|pprint|sys\.(stdout|stderr)\.write|Console")
+
+
+def test_nothing_else_in_the_package_prints():
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / "pipeline").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and PRINTING.fullmatch(ast.unparse(node.func))
+    ]
+    assert {line.partition(":")[0] for line in found} == {"pipeline/progress.py"}, found
+
+
+HOSTILE = "a\x1b[2J\x9b\u202e https://ann:s3cr3t@host/?token=s3cr3t"
+
+
+def test_messages_change_no_terminal_and_show_no_secret(capsys):
+    say(f"{HOSTILE}\ntwo", mark="\x1b[1mours\x1b[0m ")
+    say(HOSTILE, sys.stderr)
+    output, errors = capsys.readouterr()
+    assert output == "\x1b[1mours\x1b[0m a?[2J?? https://***@host/?***\ntwo\n"
+    assert errors == "a?[2J?? https://***@host/?***\n"
+
+
+def test_json_has_the_same_texts_with_escapes_and_without_secrets(capsys):
+    say_json({"a": [HOSTILE, 1, None], "größe\x85": "two\nlines"})
+    text = capsys.readouterr().out
+    assert text.replace("\n", "").isprintable()
+    assert json.loads(text) == {"a": ["a\x1b[2J\x9b\u202e https://***@host/?***", 1, None], "größe\x85": "two\nlines"}
+    assert "größe" in text
+
+
+def test_the_cells_of_a_table_change_no_terminal_and_show_no_secret(capsys):
+    say_table([[HOSTILE, "[bold]b"]], ["", ""], box=None)
+    assert capsys.readouterr().out.split() == ["a?[2J??", "https://***@host/?***", "[bold]b"]
+
+
+def test_warnings_and_what_libraries_log_are_shown_likewise():
+    code = (
+        "import logging, warnings; from pipeline.progress import set_up_output; set_up_output()\n"
+        f"warnings.warn({HOSTILE!r}); logging.getLogger('urllib3').warning({HOSTILE!r})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stderr.count("a?[2J?? https://***@host/?***") == 2
+    assert "s3cr3t" not in result.stderr

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.common.text import one_line
+from pipeline.common.text import one_line, shown
 
 OK, NOTE, ERROR = "ok", "note", "error"
 
@@ -55,33 +55,12 @@ def complaint(answer: subprocess.CompletedProcess[str]) -> str:
     return one_line(text.replace("ERROR: ", ""))[:400] or f"exit code {answer.returncode}"
 
 
-# Up to the next white space, because a password may contain any other character.
-_URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)(\S+)")
-_SECRET = re.compile(
-    r"(?i)\b((?:[\w-]*?(?:password|passwd|secret|token|credential|signature|api_?key|access_?key|account_?key))[\w-]*"
-    r"""["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;"']+)"""
-)
-
-
 def shareable(text: str) -> str:
-    """Remove what does not belong in public: user, password, query and fragment of URLs, and values that are named as
-    secrets; the home folder becomes ``~``, and control characters, which could change a terminal, become spaces."""
-    text = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in text.splitlines())
-    text = _SECRET.sub(r"\1***", _URL.sub(_address, text))
+    """Make text fit for a public bug report: as :func:`shown` does, and with ``~`` for the home folder."""
+    text = shown(text)
     for home in _homes():
         text = re.sub(rf"{re.escape(home)}(?=$|[^\w.-])", "~", text)
     return text
-
-
-def _address(match: re.Match[str]) -> str:
-    """The address in a URL; nothing of it if an @ after a ? or # leaves open where the password ends."""
-    scheme, rest = match.groups()
-    punctuation = re.search(r"[`'\")\].,;:]*$", rest)
-    end = punctuation[0] if punctuation else ""
-    address, *query = re.split(r"[?#]", rest, maxsplit=1)
-    if query and "@" in query[0]:
-        return f"{scheme}***{end}"
-    return scheme + address.rpartition("@")[2] + (f"?***{end}" if query else "")
 
 
 def _homes() -> list[str]:

@@ -1,6 +1,5 @@
 """Runs the checks and prints what they find, as lines of text or as JSON."""
 
-import json
 import os
 import platform
 import sys
@@ -15,7 +14,7 @@ from pipeline.common.text import one_line
 # Importing these modules adds their checks, in this order.
 from pipeline.doctor import environment, project
 from pipeline.doctor.finding import CHECKS, ERROR, NOTE, OK, Check, Finding, shareable
-from pipeline.progress import set_up_output
+from pipeline.progress import say, say_json, set_up_output
 
 SYMBOLS = {OK: "✓", NOTE: "!", ERROR: "✗"}
 COLOURS = {OK: "\x1b[32m", NOTE: "\x1b[33m", ERROR: "\x1b[1;31m"}
@@ -40,21 +39,21 @@ def doctor(as_json: bool = False) -> int:
         "python": platform.python_version(),
     }
     if not as_json:
-        print(f"{head['project']} {head['version']}, commit {head['commit'][:12] or 'none'}")
-        print(f"{head['platform']}, Python {head['python']}")
+        say(f"{head['project']} {head['version']}, commit {head['commit'][:12] or 'none'}")
+        say(f"{head['platform']}, Python {head['python']}")
     rows: list[dict[str, str]] = []
     for (heading, name), check in CHECKS.items():
         for finding in run_check(check):
             if not as_json:
                 if not rows or rows[-1]["heading"] != heading:
-                    print(f"\n{heading}")
+                    say(f"\n{heading}")
                 _print_finding(name, finding)
             rows.append({"heading": heading, "name": name, **finding._asdict()})
     counts = {status: sum(row["status"] == status for row in rows) for status in SYMBOLS}
     if as_json:
-        print(json.dumps({**head, "counts": counts, "checks": rows}, indent=2, ensure_ascii=False))
+        say_json({**head, "counts": counts, "checks": rows})
     else:
-        print("\nok: {ok}, notes: {note}, errors: {error}".format(**counts))
+        say("\nok: {ok}, notes: {note}, errors: {error}".format(**counts))
     return int(counts[ERROR] > 0)
 
 
@@ -92,4 +91,4 @@ def _print_finding(name: str, finding: Finding) -> None:
     lines = finding.found.splitlines() + ([f"fix: {finding.fix}"] if finding.fix else [])
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         mark = f"{COLOURS[finding.status]}{mark}\x1b[0m"
-    print(f"  {mark} {name:<11} {indent.join(lines)}", flush=True)
+    say(f" {name:<11} {indent.join(lines)}", mark=f"  {mark}")

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 from pipeline.common.file_types import HEAD, is_part
-from pipeline.common.text import listed, printable
+from pipeline.common.text import listed, one_line
 from pipeline.download.cache import CachedFile, FetchError, locked, require_space
 from pipeline.download.trees import FileTree, Sorter
 from pipeline.errors import PipelineError
@@ -60,7 +60,7 @@ def resolve(url: str, revision: str) -> str:
             return refs[ref]
     known = sorted(found[1] for found in (re.fullmatch(r"refs/(?:heads|tags)/(.*[^}])", ref) for ref in refs) if found)
     raise PipelineError(
-        f"data.revision: {printable(url)} has no branch or tag {revision}; allowed are {listed(known)}, or the 40 "
+        f"data.revision: {one_line(url)} has no branch or tag {revision}; allowed are {listed(known)}, or the 40 "
         "digits of a commit"
     )
 
@@ -120,7 +120,7 @@ def _reason(output: str) -> str:
     ignored = re.compile(r"\s*$|warning:|hint:|error: failed to fetch some objects")
     lines = [line for line in output.splitlines() if not ignored.match(line)]
     lines = lines or [*output.splitlines(), "git printed no reason"]
-    return printable(next((line for line in lines if line.startswith("fatal:")), lines[0]))[:500]
+    return one_line(next((line for line in lines if line.startswith("fatal:")), lines[0]))[:500]
 
 
 def _fetch_commit(repository: Path, url: str, commit: str) -> None:
@@ -129,7 +129,7 @@ def _fetch_commit(repository: Path, url: str, commit: str) -> None:
         _git(None, "init", "--quiet", "--bare", "--template=", str(repository))
     if _has(repository, pinned):
         return
-    say(f"download: fetching the commit {commit[:12]} of {printable(url)} into {repository}")
+    say(f"download: fetching the commit {commit[:12]} of {one_line(url)} into {repository}")
     fetch = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"]
     try:
         _git(repository, *fetch, "--depth=1", url, f"+{commit}:{pinned}")

@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from pipeline.common.file_types import HEAD, Kind, describe, kind_of
-from pipeline.common.text import printable
+from pipeline.common.text import one_line
 from pipeline.download.cache import cache_folder, file_sha256, locked
 from pipeline.errors import PipelineError
 from pipeline.progress import byte_progress, say
@@ -83,7 +83,7 @@ class _MirrorError(Exception):
     advice: str = "check the address and the network, or set it to a file that you downloaded yourself"
 
     def __post_init__(self) -> None:
-        self.reason = printable(self.reason)[:300]
+        self.reason = one_line(self.reason)[:300]
 
 
 @dataclass
@@ -98,7 +98,7 @@ class _Mirror:
     ranges: bool = True  # ask for what is missing, not for the whole file
 
     def __str__(self) -> str:
-        return printable(self.url)
+        return one_line(self.url)
 
 
 @dataclass

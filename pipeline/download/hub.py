@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pipeline.common.files import write_json
-from pipeline.common.text import listed, printable
+from pipeline.common.text import listed, one_line
 from pipeline.download.cache import CachedFile, FetchError, locked, require_space
 from pipeline.download.safety import safe_path
 from pipeline.download.trees import FileTree, Sorter
@@ -110,7 +110,7 @@ def _reason(error: BaseException) -> str:
     failed = getattr(error, "failed_files", None)
     if failed:
         return f"{listed(failed)}: {_reason(next(iter(failed.values())))}"
-    return printable((str(error).splitlines() or [type(error).__name__])[0])[:300]
+    return one_line((str(error).splitlines() or [type(error).__name__])[0])[:300]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.paths import user_path
-from pipeline.common.text import printable
+from pipeline.common.text import one_line
 from pipeline.download.archives import archive_tree, with_archives
 from pipeline.download.cache import FetchError, cache_folder, file_sha256
 from pipeline.download.git_lfs import HUB_CLIENT, git_tree, resolve
@@ -83,7 +83,7 @@ def open_archive(params: DataParams) -> Iterator[ImageSet]:
     location = params.location or ""
     if is_url(location):
         path = fetch([location, *params.mirrors], params.sha256 or "")
-        location = printable(location)  # messages about the archive show the URL without its password
+        location = one_line(location)  # messages about the archive show the URL without its password
     else:
         path = user_path(location)
         if not path.is_file():
@@ -130,7 +130,7 @@ def open_modelscope(params: DataParams) -> Iterator[ImageSet]:
             yield read_images(dataset, tree, params)
     except FetchError as error:
         raise PipelineError(
-            f"data.location: {dataset} could not be fetched from {printable(endpoint)} ({error}); check data.location, "
+            f"data.location: {dataset} could not be fetched from {one_line(endpoint)} ({error}); check data.location, "
             "data.revision and the network, and run the command again: it resumes the download"
         ) from None
 
@@ -142,7 +142,7 @@ def _commit(dataset: str, url: str, revision: str, has_client: bool) -> str | No
     except FetchError as error:
         if not has_client:
             raise PipelineError(
-                f"data.location: {dataset} could not be found at {printable(url)} ({error}); check data.location and "
+                f"data.location: {dataset} could not be found at {one_line(url)} ({error}); check data.location and "
                 f"the network; a dataset that is not public needs the hub's own client: {HUB_CLIENT}"
             ) from None
         say(f"download: the commit of {dataset} {revision} is unknown ({error}); its images may change later")

@@ -4,10 +4,10 @@ A comparison is about two trained networks. How much another training run with t
 unknown (Dietterich 1998); ``seeds.py`` measures it.
 """
 
-import json
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -194,9 +194,9 @@ def changed_images(pairs: pd.DataFrame) -> pd.DataFrame:
     return changed.assign(change=np.array(CHANGES, dtype=object)[kind]).iloc[order].reset_index(drop=True)
 
 
-def comparison_json(names: tuple[str, str], split: str, comparison: Comparison) -> str:
-    """The figures as JSON, with the names of what was compared."""
-    return json.dumps({"a": names[0], "b": names[1], "split": split, **asdict(comparison)}, indent=2)
+def comparison_facts(names: tuple[str, str], split: str, comparison: Comparison) -> dict[str, Any]:
+    """The figures, with the names of what was compared."""
+    return {"a": names[0], "b": names[1], "split": split, **asdict(comparison)}
 
 
 def comparison_lines(

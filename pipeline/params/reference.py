@@ -12,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.params.file import allowed_values, check_params, in_yaml
 from pipeline.params.names import suggestion
 from pipeline.params.schema import Params
+from pipeline.progress import say_table
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,6 @@ def print_parameters(path: Path, key: str | None) -> None:
     Raises:
         PipelineError: the file is invalid, or there is no such parameter.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     content = read_yaml(path)
     check_params(content, path)
     rows = parameters(content, read_yaml(path.with_name("dvc.yaml")))
@@ -78,16 +75,11 @@ def print_parameters(path: Path, key: str | None) -> None:
     if not chosen:
         hint = suggestion(str(key)) or "python -m pipeline params lists all"
         raise PipelineError(f"params: got {key!r}, allowed is a parameter or a section; {hint}")
-    table = Table("parameter", "is", "allowed", "meaning", "read by", show_lines=False)
+    columns = ("parameter", "is", "allowed", "meaning", "read by")
     if len(chosen) == 1:
-        table = Table.grid(padding=(0, 2))
-        (row,) = chosen
-        for name, cell in zip(("parameter", "is", "allowed", "meaning", "read by"), _cells(row), strict=True):
-            table.add_row(name, Text(cell))
+        say_table(zip(columns, _cells(chosen[0]), strict=True), ("", ""), box=None, show_header=False, pad_edge=False)
     else:
-        for row in chosen:
-            table.add_row(*map(Text, _cells(row)))
-    Console().print(table)
+        say_table(map(_cells, chosen), columns)
 
 
 def _cells(row: Parameter) -> tuple[str, ...]:

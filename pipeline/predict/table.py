@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.table import Column
 
 from pipeline.common.files import replacing
 from pipeline.common.text import shown_name
+from pipeline.progress import say, say_table
 
 COLUMNS = ["path", "predicted", "confidence"]
 
@@ -66,14 +65,12 @@ def print_table(found: Predictions, top: int) -> None:
         next_best = ", ".join(f"{classes[index]} {row[index]:.1%}" for index in others)
         rows.append([shown_name(path), classes[best], f"{row[best]:.1%}", *([next_best] if others else [])])
     if sys.stdout.isatty():
-        table = Table(box=None, pad_edge=False)
-        for name in header:
-            table.add_column(name, overflow="fold", no_wrap=name == "probability", justify="left")
-        for cells in rows:
-            table.add_row(*map(Text, cells))
-        Console(highlight=False).print(table)
+        columns = [Column(name, overflow="fold", no_wrap=name == "probability") for name in header]
+        say_table(rows, columns, box=None, pad_edge=False)
         return
     widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
-    for cells in [header, *rows]:
-        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
-        print("  ".join(padded).rstrip())
+    padded = (
+        [cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
+        for cells in [header, *rows]
+    )
+    say("\n".join("  ".join(cells).rstrip() for cells in padded))

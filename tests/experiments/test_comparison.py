@@ -1,6 +1,5 @@
 """The statistics of a comparison, against sums and simulations of their own."""
 
-import json
 import math
 import warnings
 
@@ -17,7 +16,7 @@ from pipeline.experiments.comparison import (
     changed_images,
     class_changes,
     compare,
-    comparison_json,
+    comparison_facts,
     comparison_lines,
     detectable,
     least_significant,
@@ -274,6 +273,6 @@ def test_a_report_fits_a_terminal_and_json_holds_the_figures():
     ]
     assert max(map(len, lines)) <= 80
     assert sum(line.startswith("0") for line in lines) <= 6
-    figures = json.loads(comparison_json(("main", "exp-1"), "test", result))
+    figures = comparison_facts(("main", "exp-1"), "test", result)
     assert (figures["a"], figures["images"], figures["p_value"]) == ("main", 600, result.p_value)
     assert figures["accuracy"]["low"] == result.accuracy.low
