@@ -78,10 +78,13 @@ def say_usage(error: typer.TyperException) -> None:
 
 
 def read_params() -> "Params":
-    """Validate the whole of ``params.yaml`` before anything else."""
+    """Validate the whole of ``params.yaml``, and the environment variables, before anything else."""
+    from pipeline.machine import check_variables
     from pipeline.params.file import load_params
 
-    return load_params(PARAMS)
+    params = load_params(PARAMS)
+    check_variables()
+    return params
 
 
 @app.command()
@@ -119,10 +122,11 @@ def augment() -> None:
 def train() -> None:
     """Train the network and save the weights of the best epoch."""
     params = read_params()
-    from pipeline.preflight import check_ahead, check_dataset
+    from pipeline.preflight import check_ahead, check_dataset, check_devices
 
     check_ahead(params)
     check_dataset(params)
+    check_devices()
     start_processes()
     from pipeline.train.stage import train as stage
 
@@ -204,8 +208,10 @@ def predict(
 ) -> None:
     """Classify images and folders; without any, write submission.csv and probabilities.csv for a split."""
     if paths:
+        from pipeline.machine import check_variables
         from pipeline.predict.files import predict_paths
 
+        check_variables()
         return predict_paths(paths, model or [MODEL], output, top or 3, tta or 0)
     if (model, output, top, tta) != (None,) * 4:
         raise PipelineError(

@@ -7,30 +7,65 @@
 - ``PIPELINE_CHECKPOINTS``: folder for checkpoints (default: ``.checkpoints`` in the repository).
 - ``PIPELINE_PROCESSES``: number of processes that train together on this machine (default: 1).
 - ``PIPELINE_TENSORBOARD``: folder for TensorBoard's files, relative to the repository (default: none are written).
+
+Each is read by a function of this module; ``cli`` calls :func:`check_variables` before any work.
 """
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipeline.common.paths import expanded, repository_root
 from pipeline.errors import PipelineError
 
+FOLDERS = ("PIPELINE_CACHE", "PIPELINE_CHECKPOINTS", "PIPELINE_TENSORBOARD")
 VARIABLES = (
     "PIPELINE_WORKERS",
     "PIPELINE_DEVICE",
-    "PIPELINE_CACHE",
     "PIPELINE_CHECKPOINT_MINUTES",
-    "PIPELINE_CHECKPOINTS",
     "PIPELINE_PROCESSES",
-    "PIPELINE_TENSORBOARD",
+    *FOLDERS,
 )
+# Those of torchrun, which are also read here.
+RANKS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+MOST_PROCESSES, MOST_MINUTES = 1024, 1_000_000
+
+
+def check_variables() -> None:
+    """Check all variables, also whether the folders can be written to.
+
+    Raises:
+        PipelineError: a value is not allowed. One line for each variable.
+    """
+    problems = list(variable_problems())
+    if problems:
+        raise PipelineError("\n".join(problems))
+
+
+def variable_problems() -> Iterator[str]:
+    """One line for each variable whose value is not allowed."""
+    for read in (worker_count, process_count, world_size, checkpoint_minutes, device_name):
+        try:
+            read()
+        except PipelineError as error:
+            yield str(error)
+    for name in FOLDERS:
+        try:
+            folder = folder_variable(name)
+            if folder is not None:
+                _check_writable(repository_root() / folder, name)
+        except PipelineError as error:
+            yield str(error)
 
 
 def worker_count() -> int:
     """The number of worker processes, which never changes a result.
 
     Raises:
-        PipelineError: ``PIPELINE_WORKERS`` is not a whole number ≥ 1.
+        PipelineError: ``PIPELINE_WORKERS`` is not such a number.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return _whole_number("PIPELINE_WORKERS", cores)
@@ -40,42 +75,119 @@ def process_count() -> int:
     """The number of processes that train together on this machine.
 
     Raises:
-        PipelineError: ``PIPELINE_PROCESSES`` is not a whole number ≥ 1.
+        PipelineError: ``PIPELINE_PROCESSES`` is not such a number.
     """
     return _whole_number("PIPELINE_PROCESSES", 1)
 
 
-def _whole_number(name: str, default: int) -> int:
+def world_size() -> int:
+    """The number of processes that train together, on all machines; 1 unless torchrun started this one.
+
+    Raises:
+        PipelineError: ``WORLD_SIZE`` is not such a number, or other variables of torchrun are not set.
+    """
+    world = _whole_number("WORLD_SIZE", 1, 2**20)
+    missing = [name for name in RANKS if not os.environ.get(name)]
+    if world > 1 and missing:
+        raise PipelineError(f"WORLD_SIZE: got {world}, but {missing[0]} is not set; unset it, or start with torchrun")
+    if world > 1:
+        local_rank()
+    return world
+
+
+def local_rank() -> int:
+    """The number of this process among those of this machine.
+
+    Raises:
+        PipelineError: ``LOCAL_RANK`` is not such a number.
+    """
+    return _whole_number("LOCAL_RANK", 0, MOST_PROCESSES, least=0)
+
+
+def _whole_number(name: str, default: int, most: int = MOST_PROCESSES, least: int = 1) -> int:
     value = os.environ.get(name, str(default))
-    if not value.isdecimal() or int(value) < 1:
-        raise PipelineError(f"{name}: got {value!r}, allowed is a whole number ≥ 1; unset it for {default}")
-    return int(value)
+    number = int(value) if re.fullmatch(r"[0-9]{1,9}", value) else -1
+    if not least <= number <= max(most, default):
+        raise PipelineError(
+            f"{name}: got {_shown(value)}, allowed is a whole number from {least} to {most:,}; unset it for {default}"
+        )
+    return number
 
 
 def checkpoint_minutes() -> float:
     """Minutes between two checkpoints within an epoch; each epoch ends with one in any case.
 
     Raises:
-        PipelineError: ``PIPELINE_CHECKPOINT_MINUTES`` is not a number ≥ 0.
+        PipelineError: ``PIPELINE_CHECKPOINT_MINUTES`` is not such a number.
     """
-    value = os.environ.get("PIPELINE_CHECKPOINT_MINUTES", "10")
-    try:
-        minutes = float(value)
-    except ValueError:
-        minutes = -1.0
-    if not minutes >= 0:  # also if it is NaN
-        raise PipelineError(f"PIPELINE_CHECKPOINT_MINUTES: got {value!r}, allowed is a number ≥ 0; unset it for 10")
+    name = "PIPELINE_CHECKPOINT_MINUTES"
+    value = os.environ.get(name, "10")
+    minutes = float(value) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?", value) else -1.0
+    if not 0 <= minutes <= MOST_MINUTES:
+        raise PipelineError(
+            f"{name}: got {_shown(value)}, allowed is a number from 0 to {MOST_MINUTES:,}; unset it for 10"
+        )
     return minutes
+
+
+def device_name() -> str | None:
+    """What ``PIPELINE_DEVICE`` names; only torch knows whether this machine has it.
+
+    Raises:
+        PipelineError: it is no name of a device.
+    """
+    value = os.environ.get("PIPELINE_DEVICE")
+    if value is not None and not re.fullmatch(r"[a-z]{1,20}(:[0-9]{1,4})?", value):
+        raise PipelineError(
+            f"PIPELINE_DEVICE: got {_shown(value)}, allowed is a device of this machine such as cpu or cuda:0; unset "
+            "it for the best one"
+        )
+    return value
+
+
+def folder_variable(name: str) -> Path | None:
+    """The folder that a variable names; None if it is not set.
+
+    Raises:
+        PipelineError: it is empty, or in a home folder that does not exist.
+    """
+    value = os.environ.get(name)
+    if value == "":
+        raise PipelineError(f"{name}: got '', allowed is a folder; unset it for the default")
+    return None if value is None else expanded(value, name)
+
+
+def _check_writable(folder: Path, name: str) -> None:
+    """Check that a folder can be written to, or created.
+
+    Raises:
+        PipelineError: it cannot, as in ``/proc``, below a file, or with a name that is too long.
+    """
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    try:
+        with suppress(FileNotFoundError):
+            folder.stat()
+        TemporaryDirectory(prefix=".pipeline-", dir=existing).cleanup()
+    except OSError as error:
+        raise PipelineError(
+            f"{name}: got {_shown(str(folder))}, where nothing can be written ({error.strerror}); set it to another "
+            "folder, or unset it for the default"
+        ) from None
+
+
+def _shown(value: str) -> str:
+    """The value on one line of any terminal."""
+    return repr(value if len(value) <= 80 else f"{value[:80]}…")
 
 
 def checkpoint_folder(root: Path) -> Path:
     """The folder for checkpoints: ``PIPELINE_CHECKPOINTS``, or ``.checkpoints`` in the repository at ``root``.
 
     Raises:
-        PipelineError: ``PIPELINE_CHECKPOINTS`` is in a home folder that does not exist.
+        PipelineError: see :func:`folder_variable`.
     """
-    value = os.environ.get("PIPELINE_CHECKPOINTS")
-    return expanded(value, "PIPELINE_CHECKPOINTS").absolute() if value else root / ".checkpoints"
+    folder = folder_variable("PIPELINE_CHECKPOINTS")
+    return root / ".checkpoints" if folder is None else folder.absolute()
 
 
 def tensorboard_folder(run: str) -> Path | None:
@@ -85,11 +197,7 @@ def tensorboard_folder(run: str) -> Path | None:
         run: the name of the folder within ``PIPELINE_TENSORBOARD``, unless ``dvc exp run`` has named the experiment.
 
     Raises:
-        PipelineError: ``PIPELINE_TENSORBOARD`` is empty, or in a home folder that does not exist.
+        PipelineError: see :func:`folder_variable`.
     """
-    value = os.environ.get("PIPELINE_TENSORBOARD")
-    if value is None:
-        return None
-    if not value:
-        raise PipelineError("PIPELINE_TENSORBOARD: got '', allowed is a folder; unset it for no files")
-    return repository_root() / expanded(value, "PIPELINE_TENSORBOARD") / os.environ.get("DVC_EXP_NAME", run)
+    folder = folder_variable("PIPELINE_TENSORBOARD")
+    return None if folder is None else repository_root() / folder / os.environ.get("DVC_EXP_NAME", run)

@@ -3,12 +3,14 @@
 A t-SNE of a layer that the network does not have should not fail after an hour of training.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
+from pipeline.machine import device_name, process_count, world_size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,16 +28,48 @@ def check_ahead(params: "Params") -> None:
     Torch is imported only for networks of torchvision; the schema knows what ``classifier`` allows.
 
     Raises:
-        PipelineError: a transform is invalid; or torchvision has no such network, or the network does not fit the image
-            size, the stem, the layers of ``tsne.layers`` or the optimizer. One line for each problem.
+        PipelineError: the batch cannot be divided among the processes; a transform is invalid; or torchvision has no
+            such network, or the network does not fit the image size, the stem, the layers of ``tsne.layers`` or the
+            optimizer. One line for each problem.
     """
     from pipeline.images.transforms import augmented_view
 
-    problems = _refusals(augmented_view, params.augment)
+    problems = _refusals(_check_processes, params.train.batch_size) + _refusals(augmented_view, params.augment)
     if params.model.name != "classifier":
         problems += _network_problems(params)
     if problems:
         raise PipelineError("\n".join(problems))
+
+
+def _check_processes(batch_size: int) -> None:
+    processes = world_size() if "WORLD_SIZE" in os.environ else process_count()
+    if batch_size % processes:
+        raise PipelineError(
+            f"params.yaml: train.batch_size: got {batch_size}, allowed is a multiple of the {processes} processes"
+        )
+
+
+def check_devices() -> None:
+    """Check that each process that ``PIPELINE_PROCESSES`` starts can have a device, before they are started.
+
+    Raises:
+        PipelineError: there are more processes than GPUs, or they would share a device that only one can use.
+    """
+    processes, name = process_count(), device_name()
+    if processes == 1 or name == "cpu":
+        return
+    if name not in (None, "cuda"):
+        raise PipelineError(
+            f"PIPELINE_DEVICE: got {name}, allowed with {processes} processes (PIPELINE_PROCESSES) are cuda and cpu"
+        )
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if processes > gpus and (gpus or name):
+        raise PipelineError(
+            f"PIPELINE_PROCESSES: got {processes}, but this machine has {gpus} GPUs; lower it, or set PIPELINE_DEVICE "
+            "to cpu"
+        )
 
 
 def check_images(params: "Params", classes: int, labelled: Mapping[str, bool]) -> None:

@@ -264,3 +264,17 @@ def test_a_command_without_a_subcommand_prints_its_help(folder, arguments):
     assert result.code == 2
     assert "Usage: " in result.stdout
     assert result.stderr.strip() == ""
+
+
+STAGES = ("source", "download", "augment", "train", "evaluate", "tsne", "predict", "export", "report", "learning_rates")
+
+
+@pytest.mark.parametrize("command", [*STAGES, "lr-find", "seeds", "folds", "sweep x.yaml", "predict x.png"])
+def test_a_variable_with_a_wrong_value_is_refused_before_any_work(folder, monkeypatch, command):
+    monkeypatch.setenv("PIPELINE_CHECKPOINTS", "/proc")
+    before = sorted(folder.rglob("*"))
+    result = run_command(*command.split())
+    assert (result.code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: PIPELINE_CHECKPOINTS: got '/proc', where nothing can be written")
+    assert result.stderr.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before

@@ -1,13 +1,22 @@
 """Settings that come from the environment."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from pipeline.download.cache import cache_folder
 from pipeline.errors import PipelineError
-from pipeline.machine import checkpoint_folder, checkpoint_minutes, process_count, tensorboard_folder, worker_count
+from pipeline.machine import (
+    check_variables,
+    checkpoint_folder,
+    checkpoint_minutes,
+    process_count,
+    tensorboard_folder,
+    worker_count,
+    world_size,
+)
 
 FUNCTIONS = {
     "PIPELINE_WORKERS": worker_count,
@@ -51,8 +60,8 @@ def test_a_variable_overrides_the_default(monkeypatch, name, value, expected):
     assert FUNCTIONS[name]() == expected
 
 
-WHOLE = ["0", "-1", "1.5", "", "two", "²", "nan"]
-MINUTES = ["-1", "nan", "", "ten", "-inf"]
+WHOLE = ["0", "-1", "1.5", "", "two", "²", "nan", "٣", "1e30", "1" * 30, "9" * 5000, "1_0", " 1", "1\n", "1025"]
+MINUTES = ["-1", "nan", "", "ten", "-inf", "inf", "1e30", "٣", "1_0", "9" * 5000, "1000001", "0x1", "1\x1b[31m"]
 
 
 @pytest.mark.parametrize(
@@ -66,9 +75,10 @@ def test_any_other_value_is_one_line_that_names_the_variable(monkeypatch, name, 
     monkeypatch.setenv(name, value)
     with pytest.raises(PipelineError) as error:
         FUNCTIONS[name]()
-    assert str(error.value).startswith(f"{name}: got {value!r}, allowed is a ")
-    assert "; unset it for " in str(error.value)
-    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{name}: got {value[:80]!r}"[:-1])
+    assert re.search(r", allowed is a .*; unset it for ", str(error.value))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
 
 
 FOLDERS = {
@@ -97,3 +107,63 @@ def test_a_user_without_a_home_folder_has_to_name_that_of_downloads(monkeypatch)
     monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # of no user, as in many containers
     with pytest.raises(PipelineError, match=r"^PIPELINE_CACHE: not set, and there is no home folder; set it to a fold"):
         cache_folder()
+
+
+UNWRITABLE = {
+    "empty": ("", "allowed is a folder"),
+    "file": ("file", "Not a directory"),
+    "below a file": ("file/inside", "Not a directory"),
+    "proc": ("/proc", "No such file or directory"),
+    "below proc": ("/proc/pipeline/inside", "No such file or directory"),
+    "pipe": ("pipe", "Not a directory"),
+    "broken link": ("link", "No such file or directory"),
+    "link to itself": ("loop", "Too many levels of symbolic links"),
+    "long name": ("x" * 256, "File name too long"),
+    "long path": ("x/" * 2500, "File name too long"),
+    "escape": ("/proc/\x1b[31m", "No such file or directory"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize(("value", "reason"), UNWRITABLE.values(), ids=UNWRITABLE)
+def test_a_folder_that_cannot_be_written_to_is_one_line_before_any_work(workspace, monkeypatch, name, value, reason):
+    Path("file").touch()
+    os.mkfifo("pipe")
+    Path("link").symlink_to("nothing")
+    Path("loop").symlink_to("loop")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(PipelineError, match=f"^{name}: got .*{reason}.*; .*unset it for the default$") as error:
+        check_variables()
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("value", ["here", "new/folders", "~", "größe ☃"])
+def test_a_folder_that_can_be_written_to_is_not_changed_by_the_check(workspace, monkeypatch, tmp_path, name, value):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("here").mkdir()
+    monkeypatch.setenv(name, value)
+    before = sorted(Path().rglob("*"))
+    check_variables()
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_each_variable_that_is_wrong_has_a_line(workspace, monkeypatch):
+    wrong = {"PIPELINE_WORKERS": "0", "PIPELINE_DEVICE": "cuda: 1", "PIPELINE_CACHE": "/proc", "WORLD_SIZE": "²"}
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(PipelineError) as error:
+        check_variables()
+    assert {line.partition(":")[0] for line in str(error.value).splitlines()} == set(wrong)
+
+
+@pytest.mark.parametrize("rank", [None, "", "-1", "one"])
+def test_several_processes_without_a_rank_are_refused(monkeypatch, rank):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "::1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(PipelineError, match=r"^(WORLD_SIZE: got 2, but LOCAL_RANK is|LOCAL_RANK: got '.*', allowed)"):
+        world_size()

@@ -1,5 +1,6 @@
 """What the classes and the splits of the images do not allow; ``tests/params/test_consistency.py`` has the rest."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.params.file import check_params
-from pipeline.preflight import check_images
+from pipeline.preflight import check_ahead, check_devices, check_images
 
 CONTENT = read_yaml(Path(__file__).parents[1] / "params.yaml")
 ALL = {"train": True, "valid": True, "test": True}
@@ -68,3 +69,35 @@ def test_what_the_images_do_not_allow_has_a_line_each(changes, classes, labelled
 )
 def test_what_the_images_allow_passes(changes, classes, labelled):
     check(changes, classes, labelled)
+
+
+@pytest.mark.parametrize("variables", [{"PIPELINE_PROCESSES": "3"}, {"WORLD_SIZE": "3", "PIPELINE_PROCESSES": "2"}])
+def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch, variables):
+    torchrun = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "::1", "MASTER_PORT": "1"}
+    for name, value in (variables | torchrun).items():
+        monkeypatch.setenv(name, value)
+    params = check_params(CONTENT | {"train": CONTENT["train"] | {"batch_size": 64}}, Path("params.yaml"))
+    with pytest.raises(PipelineError, match=r"^params.yaml: train.batch_size: got 64, allowed is a multiple of the 3 "):
+        check_ahead(params)
+
+
+@pytest.mark.parametrize(
+    ("processes", "device", "gpus", "problem"),
+    [
+        ("3", None, 2, "PIPELINE_PROCESSES: got 3, but this machine has 2 GPUs"),
+        ("2", "cuda", 0, "PIPELINE_PROCESSES: got 2, but this machine has 0 GPUs"),
+        ("2", "cuda:1", 2, "PIPELINE_DEVICE: got cuda:1, allowed with 2 processes"),
+        ("2", None, 2, None),
+        ("2", None, 0, None),
+        ("9", "cpu", 2, None),
+        ("1", "cuda:1", 2, None),
+    ],
+)
+def test_each_process_needs_a_gpu_of_its_own(monkeypatch, processes, device, gpus, problem):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setenv("PIPELINE_PROCESSES", processes)
+    monkeypatch.delenv("PIPELINE_DEVICE", raising=False)
+    if device:
+        monkeypatch.setenv("PIPELINE_DEVICE", device)
+    with pytest.raises(PipelineError, match=f"^{problem}") if problem else nullcontext():
+        check_devices()

@@ -11,20 +11,16 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common.paths import expanded
 from pipeline.common.text import listed, one_line
 from pipeline.doctor.finding import ERROR, NOTE, OK, Finding, ask, check, complaint, shell_path
 from pipeline.errors import PipelineError
 from pipeline.machine import (
     VARIABLES,
-    checkpoint_folder,
-    checkpoint_minutes,
     process_count,
-    tensorboard_folder,
+    variable_problems,
     worker_count,
 )
 
@@ -127,14 +123,9 @@ def variables() -> Iterator[Finding]:
             yield Finding(ERROR, line, f"{hint}`unset {name}`")
         elif (name.startswith("GIT_") and OTHER_VARIABLES.fullmatch(name)) or name == "DVC_ROOT":
             yield Finding(NOTE, f"{name}: git or DVC works on another repository than this one", f"`unset {name}`")
-    cache_folder = partial(expanded, os.environ.get("PIPELINE_CACHE", ""), "PIPELINE_CACHE")
-    folders = (partial(checkpoint_folder, Path()), partial(tensorboard_folder, ""), cache_folder)
-    for read in (worker_count, process_count, checkpoint_minutes, *folders):
-        try:
-            read()
-        except PipelineError as problem:
-            line, _, fix = str(problem).partition("; ")
-            yield Finding(ERROR, line, f"{fix}: `unset {line.partition(':')[0]}`")
+    for problem in variable_problems():
+        line, _, fix = problem.partition("; ")
+        yield Finding(ERROR, line, f"{fix}: `unset {line.partition(':')[0]}`")
     shown = [name for name in sorted(os.environ) if name in VARIABLES or OTHER_VARIABLES.fullmatch(name)]
     yield Finding(OK, ", ".join(f"{name}={os.environ[name]}" for name in shown) or "none is set")
 

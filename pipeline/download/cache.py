@@ -1,7 +1,6 @@
 """The cache of fetched files, which all clones of the project share."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ from typing import BinaryIO
 import filelock
 import platformdirs
 
-from pipeline.common.paths import expanded
 from pipeline.errors import PipelineError
+from pipeline.machine import folder_variable
 from pipeline.progress import say
 
 
@@ -27,10 +26,8 @@ def cache_folder() -> Path:
     Raises:
         PipelineError: it is in a home folder that does not exist.
     """
-    if value := os.environ.get("PIPELINE_CACHE"):
-        return expanded(value, "PIPELINE_CACHE")
     try:
-        return Path(platformdirs.user_cache_dir("image-classification-pipeline"))
+        return folder_variable("PIPELINE_CACHE") or Path(platformdirs.user_cache_dir("image-classification-pipeline"))
     except RuntimeError as error:
         raise PipelineError("PIPELINE_CACHE: not set, and there is no home folder; set it to a folder") from error
 

@@ -5,6 +5,7 @@ import os
 import torch
 
 from pipeline.errors import PipelineError
+from pipeline.machine import device_name, local_rank
 
 PIXELS_AT_ONCE = {"cpu": 16 * 128**2}
 PIXELS_AT_ONCE_ELSEWHERE = 256 * 128**2
@@ -18,13 +19,12 @@ def choose_device() -> torch.device:
     Raises:
         PipelineError: the device does not exist, or cannot compute.
     """
-    name = os.environ.get("PIPELINE_DEVICE")
+    name = device_name()
     if name is None:
         best = torch.accelerator.current_accelerator(check_available=True)
         name = best.type if best is not None else "cpu"
     try:
-        rank = int(os.environ.get("LOCAL_RANK", "0"))
-        device = torch.device("cuda", rank) if name == "cuda" else torch.device(name)
+        device = torch.device("cuda", local_rank()) if name == "cuda" else torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

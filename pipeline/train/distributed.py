@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
+from pipeline.machine import world_size
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -75,7 +76,7 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     Raises:
         PipelineError: torchrun may restart processes in a way that can hang.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     if world == 1:
         yield ProcessGroup()
         return
@@ -90,8 +91,8 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
 def _refuse_restarts_that_hang() -> None:
     # The store that torchrun keeps across a restart still contains the addresses of dead processes. A new process that
     # reads them before they are overwritten waits for ever (https://github.com/pytorch/pytorch/issues/135712).
-    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
-    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise PipelineError(
             f"torchrun: got --max-restarts={restarts} with a store that is kept across restarts, after which a process "
             "can wait for a dead one; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on each host, with "

@@ -99,7 +99,9 @@ def test_batch_that_cannot_be_divided_among_the_processes_is_refused(tmp_path):
 
 def test_restarts_after_which_processes_can_wait_for_dead_ones_are_refused(monkeypatch):
     # What torchrun --max-restarts=1 sets.
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "::1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "1")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     with pytest.raises(PipelineError) as error, process_group(torch.device("cpu")):
