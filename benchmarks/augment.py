@@ -31,6 +31,7 @@ Measured:
 
 import io
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -39,12 +40,14 @@ import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import chdir
 from pathlib import Path
 from typing import Annotated
 
 import cv2
 import numpy as np
 import typer
+from inputs import CLASSES, NAMES, Photos, augment_params, photo_files, with_quick_mode
 from peak_memory import watch_memory
 
 from pipeline.augment.packing import CHUNK, create_arrays, pack
@@ -54,56 +57,28 @@ from pipeline.images.decoding import PLAIN_DETAIL, decode
 from pipeline.images.transforms import PRESETS, albumentations, plain_copy
 from pipeline.params.schema import AugmentParams
 
-ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
 BATCH_SIZE = 64
 IMAGE_SIZE = 128
 VIEWS = 4
-CLASSES = 10
 PLAIN_LEAST = round(PLAIN_DETAIL * IMAGE_SIZE)
 
+ZIP = Annotated[Path | None, typer.Argument(help="photos; without it, noise")]
+
 app = typer.Typer(add_completion=False)
+with_quick_mode(app, lambda: (speed(None, 8, 1), growth(None, "8"), quality(None, 4)))
 
 
-def augment_params(views: int) -> AugmentParams:
+def views_params(views: int) -> AugmentParams:
     """The section ``augment`` of the benchmark."""
-    preset = "medium" if views else "none"
-    return AugmentParams(
-        image_size=IMAGE_SIZE,
-        resize="stretch",
-        store_size=None,
-        views=views,
-        test_views=0,
-        preset=preset,
-        transforms=(),
-    )
+    return augment_params(image_size=IMAGE_SIZE, views=views, preset="medium" if views else "none")
 
 
-def repeat_photos(photos: Path, count: int) -> None:
+def repeat_photos(photos: list[Path], count: int) -> None:
     """Write ``data/raw.zip`` with ``count`` photos, all in the training split."""
-    with zipfile.ZipFile(photos) as archive:
-        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
-        entries = {f"train/{row % CLASSES}_{row:06}.jpg": names[row % len(names)] for row in range(count)}
-        RAW_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
-        write_raw_archive(RAW_ARCHIVE, [str(label) for label in range(CLASSES)], entries, archive.read)
-
-
-class PillowPhotos:
-    """(a): a ``Dataset`` of files as torchvision's ``ImageFolder`` reads them."""
-
-    def __init__(self, files: list[Path]) -> None:
-        from torchvision import transforms
-
-        self.files = files
-        self.transform = transforms.Compose([transforms.Resize((IMAGE_SIZE, IMAGE_SIZE)), transforms.ToTensor()])
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, row: int):
-        from PIL import Image
-
-        return self.transform(Image.open(self.files[row]).convert("RGB"))
+    entries = {f"train/{row % CLASSES}_{row:06}.jpg": photos[row % len(photos)] for row in range(count)}
+    RAW_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+    write_raw_archive(RAW_ARCHIVE, NAMES, entries, Path.read_bytes)
 
 
 class AlbumentationsPhotos:
@@ -149,7 +124,7 @@ def pack_all(views: int) -> None:
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
         _, images = read_raw_archive(archive)
     with tempfile.TemporaryDirectory() as folder:
-        params = augment_params(views)
+        params = views_params(views)
         pack(create_arrays(Path(folder), images, params), params, seed=0)
 
 
@@ -165,7 +140,7 @@ def resize_all() -> None:
 
 def _open_archive() -> None:
     global _archive, _resize
-    _archive, _resize = zipfile.ZipFile(RAW_ARCHIVE), plain_copy(augment_params(0))
+    _archive, _resize = zipfile.ZipFile(RAW_ARCHIVE), plain_copy(views_params(0))
 
 
 def _resize_chunk(names: list[str]) -> int:
@@ -183,20 +158,14 @@ def _seconds(work: Callable[[], None]) -> float:
 
 
 @app.command()
-def speed(photos: Path, images: int = 1200, rounds: int = 3) -> None:
+def speed(photos: ZIP = None, images: int = 1200, rounds: int = 3) -> None:
     """Print the photos per second of each method, the median over the rounds, and the ratios."""
-    import os
-
     os.environ["PIPELINE_WORKERS"] = str(WORKERS)
-    photos = photos.resolve()
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        repeat_photos(photos, images)
-        with zipfile.ZipFile(photos) as archive:
-            files = [Path(archive.extract(name, "files")) for name in archive.namelist() if name.endswith(".jpg")]
-        files = [files[row % len(files)] for row in range(images)]
+        found = photo_files(photos, Path(folder), min(images, 100))
+        files = [found[row % len(found)] for row in range(images)]
         methods: dict[str, Callable[[], None]] = {
-            "(a) PIL, torchvision": lambda: load_all(PillowPhotos(files)),
+            "(a) PIL, torchvision": lambda: load_all(Photos(files, images, IMAGE_SIZE)),
             "ours, the same": resize_all,
             "ours, no views": lambda: pack_all(0),
             "(b) albumentations": lambda: load_all(AlbumentationsPhotos(files, decode_once=False)),
@@ -204,10 +173,11 @@ def speed(photos: Path, images: int = 1200, rounds: int = 3) -> None:
             f"ours, {VIEWS} views": lambda: pack_all(VIEWS),
         }
         rates: dict[str, list[float]] = {name: [] for name in methods}
-        for _ in range(rounds):
-            for name, work in methods.items():
-                rates[name].append(images / _seconds(work))
-        os.chdir(ROOT)
+        with chdir(folder):
+            repeat_photos(files, images)
+            for _ in range(rounds):
+                for name, work in methods.items():
+                    rates[name].append(images / _seconds(work))
     for name, found in rates.items():
         print(f"{name:22}{statistics.median(found):8.0f} photos per second ({min(found):.0f} to {max(found):.0f})")
     middle = {name: statistics.median(found) for name, found in rates.items()}
@@ -218,13 +188,15 @@ def speed(photos: Path, images: int = 1200, rounds: int = 3) -> None:
 
 
 @app.command()
-def growth(photos: Path, sizes: Annotated[str, typer.Option(help="numbers of images")] = "1000,10000,50000") -> None:
+def growth(
+    photos: ZIP = None, sizes: Annotated[str, typer.Option(help="numbers of images")] = "1000,10000,50000"
+) -> None:
     """Print time and peak memory of the whole stage for each number of images."""
-    photos = photos.resolve()
     print(f"{'images':>8}{'seconds':>9}{'ms per image':>14}{'peak memory':>13}")
     for count in (int(size) for size in sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, str(Path(__file__).resolve()), "stage", str(photos), str(count)]
+            command = [sys.executable, str(Path(__file__).resolve()), "stage", str(count)]
+            command += [str(photos.resolve())] if photos else []
             result = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(result.stdout.splitlines()[-1])
         print(
@@ -234,28 +206,28 @@ def growth(photos: Path, sizes: Annotated[str, typer.Option(help="numbers of ima
 
 
 @app.command(hidden=True)
-def stage(photos: Path, count: int) -> None:
+def stage(count: int, photos: ZIP = None) -> None:
     """Run the stage once in the current folder, and print its time and memory as JSON."""
     from pipeline.augment.stage import augment
 
-    repeat_photos(photos, count)
+    repeat_photos(photo_files(photos, Path("photos"), min(count, 100)), count)
     with watch_memory() as peak:
-        seconds = _seconds(lambda: augment(augment_params(0), 0, on_bad_image="error", on_leak="warn"))
+        seconds = _seconds(lambda: augment(views_params(0), 0, on_bad_image="error", on_leak="warn"))
     print(json.dumps({"seconds": seconds, "peak": peak.bytes}))
 
 
 @app.command()
-def quality(photos: Path) -> None:
+def quality(photos: ZIP = None, images: int = 300) -> None:
     """Print PSNR and mean absolute difference of the resized copies, median and worst over the photos."""
     from PIL import Image
     from torchvision import transforms
 
-    resize = plain_copy(augment_params(0))
+    resize = plain_copy(views_params(0))
     usual = transforms.Resize((IMAGE_SIZE, IMAGE_SIZE))
     compared: dict[str, list[tuple[float, float]]] = {"reduced decode": [], "another library": []}
-    with zipfile.ZipFile(photos) as archive:
-        for name in (name for name in archive.namelist() if name.endswith(".jpg")):
-            content = archive.read(name)
+    with tempfile.TemporaryDirectory() as folder:
+        for photo in photo_files(photos, Path(folder), images)[:images]:
+            content = photo.read_bytes()
             full = resize(decode(content))
             pillow = np.asarray(usual(Image.open(io.BytesIO(content)).convert("RGB")))
             reduced = resize(decode(content, PLAIN_LEAST))

@@ -50,27 +50,25 @@ from pathlib import Path
 
 import numpy as np
 import typer
+from inputs import ROOT, noise_photo, with_quick_mode
 from peak_memory import watch_memory
 
-ROOT = Path(__file__).resolve().parent.parent
 PHOTO_SIDE, IMAGE_SIZE, CLASSES = 48, 32, 10
 STAGES = ("download", "augment", "train", "evaluate", "tsne", "predict", "report")
 MIB = 2**20
 
 app = typer.Typer(add_completion=False)
+with_quick_mode(app, lambda: (stages("60"), tables("100"), dvc(0.01)))
 
 
 def write_photos(folder: Path, count: int) -> None:
     """Write JPEGs of smooth noise, one folder per class."""
-    import cv2
-
     random = np.random.default_rng(0)
     for label in range(CLASSES):
         (folder / str(label)).mkdir(parents=True)
     for number in range(count):
-        small = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        photo = cv2.resize(small, (PHOTO_SIDE, PHOTO_SIDE), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / str(number % CLASSES) / f"{number:07}.jpg"), photo)
+        photo = noise_photo(random, PHOTO_SIDE, patches=8, noise=0)
+        photo.save(folder / str(number % CLASSES) / f"{number:07}.jpg", quality=95)
 
 
 def write_params(folder: Path) -> None:

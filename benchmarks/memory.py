@@ -32,16 +32,14 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from inputs import CLASSES, NAMES, train_params
 from peak_memory import anonymous_bytes, watch_memory
 
 from pipeline.common.dataset import INDEX_COLUMNS, Manifest
 
-ROOT = Path(__file__).resolve().parent.parent
-SIZES = (10_000, 100_000)
 IMAGE_SIZE = 128
 BATCH_SIZE = 64
 WIDTH = 4
-CLASSES = tuple(str(label) for label in range(11))
 MIB = 2**20
 
 
@@ -55,9 +53,9 @@ def make_dataset(folder: Path, images: int) -> None:
             # Not create_array, which takes the disk space at once.
             np.lib.format.open_memmap(folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
             for row in range(shape[0]):
-                label = row % len(CLASSES)
-                table.writerow([split, row, f"{row:06}", label, CLASSES[label], f"{split}/{label}_{row:06}.jpg"])
-    Manifest(CLASSES, IMAGE_SIZE, "stretch", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), shapes, "").write(folder)
+                label = row % CLASSES
+                table.writerow([split, row, f"{row:06}", label, NAMES[label], f"{split}/{label}_{row:06}.jpg"])
+    Manifest(NAMES, IMAGE_SIZE, "stretch", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), shapes, "").write(folder)
 
 
 def train(folder: Path, resident: bool, steps: int) -> int:
@@ -65,23 +63,20 @@ def train(folder: Path, resident: bool, steps: int) -> int:
     import torch
 
     from pipeline.common.dataset import PackedDataset
-    from pipeline.common.yaml_file import read_yaml
     from pipeline.network.batches import Batches, shuffled_plan
     from pipeline.network.device import set_up_torch
     from pipeline.network.models import ModelSpec, build_model
-    from pipeline.params.schema import TrainParams
     from pipeline.train.distributed import ProcessGroup
     from pipeline.train.trainer import Trainer
 
     device = torch.device("cpu")
-    content = read_yaml(ROOT / "params.yaml")["train"] | read_yaml(ROOT / "recipes" / "food11.yaml")["train"]
-    params = TrainParams(**(content | {"batch_size": BATCH_SIZE, "precision": "auto", "compile": False}))
+    params = train_params(batch_size=BATCH_SIZE, deterministic=True)
     set_up_torch(0, params.deterministic)
     dataset = PackedDataset(folder)
     mean, std = dataset.manifest.mean, dataset.manifest.std
-    spec = ModelSpec("classifier", WIDTH, 0.0, "default", len(CLASSES), IMAGE_SIZE, "stretch", CLASSES, mean, std)
+    spec = ModelSpec("classifier", WIDTH, 0.0, "default", CLASSES, IMAGE_SIZE, "stretch", NAMES, mean, std)
     batches, valid = (Batches(dataset.split(split), mean, std, device, resident) for split in ("train", "valid"))
-    trainer = Trainer(build_model(spec), batches, valid, len(CLASSES), params, 0, ProcessGroup())
+    trainer = Trainer(build_model(spec), batches, valid, CLASSES, params, 0, ProcessGroup())
     plan = shuffled_plan(len(batches), 1, BATCH_SIZE, seed=0, epoch=1)
     done = 0
     for images, labels in batches.load(itertools.islice(plan, steps)):
@@ -116,13 +111,15 @@ def main(
     steps: Annotated[int, typer.Option(help="maximum; one epoch of the smaller dataset has 156")] = 300,
     folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
     resident: Annotated[bool, typer.Option(hidden=True)] = True,
+    quick: Annotated[bool, typer.Option(help="run everything in seconds, as a test")] = False,
 ) -> None:
     """Print one line per size and mode."""
     if folder is not None:  # the new process
         print(json.dumps(measure(folder, resident, steps)))
         return
     print(f"{'MiB':>14}{'pixels':>8}{'steps':>7}  {'mode':8}{'peak RSS':>10}{'peak anonymous':>16}{'at the end':>12}")
-    for count in SIZES:
+    sizes, steps = ((BATCH_SIZE,), 1) if quick else ((10_000, 100_000), steps)
+    for count in sizes:
         with tempfile.TemporaryDirectory() as name:
             make_dataset(Path(name), count)
             for mode in ("resident", "streamed"):

@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/predict.py photos.zip --width 16
     OMP_NUM_THREADS=1 python benchmarks/predict.py photos.zip --width 64 --images 200
 
-The folder contains 1,000 photos: those of the zip, repeated. All methods run the network ``classifier`` at 128 pixels
-with random weights on the same device. (a) opens a photo with PIL, resizes it with torchvision and runs the network,
-one photo at a time; (b) uses a ``DataLoader`` with 2 workers and batches of 64; ours is the command from listing the
-folder to the probabilities in memory, the time that it reports. Starting Python, importing torch and reading the
-weights do not count.
+The folder contains 1,000 photos: those of the zip, repeated; without a zip, of noise. All methods run the network
+``classifier`` at 128 pixels with random weights on the same device. (a) opens a photo with PIL, resizes it with
+torchvision and runs the network, one photo at a time; (b) uses a ``DataLoader`` with 2 workers and batches of 64; ours
+is the command from listing the folder to the probabilities in memory, the time that it reports. Starting Python,
+importing torch and reading the weights do not count.
 
 Measured:
 
@@ -25,16 +25,14 @@ import os
 import statistics
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from inputs import CLASSES, MEAN, NAMES, STD, Photos, photo_files
+from torch.utils.data import DataLoader
 
 from pipeline.network.device import choose_device, describe_device
 from pipeline.network.models import ModelSpec, build_model
@@ -43,39 +41,21 @@ from pipeline.predict.files import find_images, load_models, predict_files
 
 WORKERS = 2
 BATCH_SIZE = 64
-CLASSES = 11
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
-class Photos(Dataset):
-    """A ``Dataset`` of image files, as tutorials write it."""
-
-    def __init__(self, files: list[Path], size: int) -> None:
-        self.files = files
-        self.transform = transforms.Compose(
-            [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-        )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, row: int) -> Tensor:
-        return self.transform(Image.open(self.files[row]).convert("RGB"))
-
-
-def write_photos(archive: Path, folder: Path, count: int) -> None:
-    """Write ``count`` photos into a folder, those of a zip repeated."""
-    with zipfile.ZipFile(archive) as photos:
-        contents = [photos.read(name) for name in sorted(photos.namelist()) if name.endswith(".jpg")]
-    for number in range(count):
-        (folder / f"{number:05}.jpg").write_bytes(contents[number % len(contents)])
+def copies(photos: list[Path], folder: Path, count: int) -> list[Path]:
+    """Write ``count`` photos into a folder, those given repeated."""
+    folder.mkdir()
+    files = [folder / f"{number:05}.jpg" for number in range(count)]
+    for number, file in enumerate(files):
+        file.write_bytes(photos[number % len(photos)].read_bytes())
+    return files
 
 
 def save_network(path: Path, width: int, size: int) -> None:
     """Write a weights file of an untrained network ``classifier``."""
     torch.manual_seed(0)
-    names = tuple(f"class {number}" for number in range(CLASSES))
-    spec = ModelSpec("classifier", width, 0.0, "default", CLASSES, size, "stretch", names, MEAN, STD)
+    spec = ModelSpec("classifier", width, 0.0, "default", CLASSES, size, "stretch", NAMES, MEAN, STD)
     save_model(path, build_model(spec).state_dict(), spec)
 
 
@@ -83,13 +63,13 @@ def save_network(path: Path, width: int, size: int) -> None:
 def one_by_one(network: torch.nn.Module, photos: Photos, device: torch.device) -> None:
     """(a)."""
     for row in range(len(photos)):
-        network(photos[row][None].to(device)).softmax(1).cpu()
+        network(photos[row][0][None].to(device)).softmax(1).cpu()
 
 
 @torch.inference_mode()
 def in_batches(network: torch.nn.Module, photos: Photos, device: torch.device) -> None:
     """(b)."""
-    for images in DataLoader(photos, BATCH_SIZE, num_workers=WORKERS):
+    for images, _ in DataLoader(photos, BATCH_SIZE, num_workers=WORKERS):
         network(images.to(device)).softmax(1).cpu()
 
 
@@ -99,8 +79,17 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def main(photos: Path, images: int = 1000, rounds: int = 5, width: int = 16, size: int = 128) -> None:
+def main(
+    photos: Annotated[Path | None, typer.Argument(help="a zip; without one, noise")] = None,
+    images: int = 1000,
+    rounds: int = 5,
+    width: int = 16,
+    size: int = 128,
+    quick: Annotated[bool, typer.Option(help="run everything in seconds, as a test; sets all sizes")] = False,
+) -> None:
     """Print the images per second of each method, the median, minimum and maximum over the rounds, and the ratios."""
+    if quick:
+        images, rounds, width, size = 8, 1, 4, 32
     os.environ["PIPELINE_WORKERS"] = str(WORKERS)
     device = choose_device()
     print(
@@ -108,12 +97,11 @@ def main(photos: Path, images: int = 1000, rounds: int = 5, width: int = 16, siz
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "photos"
-        folder.mkdir()
-        write_photos(photos, folder, images)
+        files = copies(photo_files(photos, Path(name), min(images, 100)), folder, images)
         save_network(Path(name) / "model.safetensors", width, size)
         models = load_models([Path(name) / "model.safetensors"])
         network = models[0][0].model
-        usual = Photos(sorted(folder.iterdir()), size)
+        usual = Photos(files, images, size, normalised=True)
         methods: dict[str, Callable[[], object]] = {
             "(a) one by one": lambda: one_by_one(network, usual, device),
             "(b) DataLoader": lambda: in_batches(network, usual, device),

@@ -44,19 +44,18 @@ import numpy as np
 import openTSNE
 import sklearn.manifold
 import typer
+from inputs import CLASSES, SEED, section, with_quick_mode
 from openTSNE.affinity import PerplexityBasedNN
 from openTSNE.kl_divergence import kl_divergence_approx_fft
 
 from pipeline.params.schema import TsneParams
 from pipeline.tsne.embedding import embed, first_positions, measure, principal_components
 
-CLASSES, FEATURES, LATENT = 11, 512, 24
-SEED = 6666
-PARAMS = TsneParams(
-    layers=("hidden2",), split="auto", max_images=100_000, pca_components=50, perplexity=30.0, exaggeration=1.0
-)
+FEATURES, LATENT = 512, 24
+PARAMS = TsneParams(**(section("tsne") | {"layers": ("hidden2",), "max_images": 100_000}))
 
 app = typer.Typer(add_completion=False)
+with_quick_mode(app, lambda: (compare(100, 1, 1), determinism(100, "ours")))
 
 
 def network_features(images: int) -> tuple[np.ndarray, np.ndarray]:

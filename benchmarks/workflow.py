@@ -42,11 +42,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+from inputs import CLASSES, ROOT, with_quick_mode
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).resolve().parent.parent
-# Of Food-11's 16,643 images, 11 classes.
-SHARES, CLASSES = {"train": 9866, "valid": 3430, "test": 3347}, 11
+# Of Food-11's 16,643 images.
+SHARES = {"train": 9866, "valid": 3430, "test": 3347}
 PHOTO_SIZE, QUALITY = 256, 92
 SMALL = {"model": {"width": 2, "dropout": 0.0}, "train": {"epochs": 1, "warmup_epochs": 0.0, "ema_decay": 0.0}}
 # Logs the start and the end of a stage's command, and its CPU time: of the shell, and of its children.
@@ -70,6 +70,7 @@ stages:
 """
 
 app = typer.Typer(add_completion=False)
+with_quick_mode(app, lambda: food(60, 1))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""What the benchmarks measure with: photos, and sections of parameters. Imports no torch, whose memory is measured."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.common.yaml_file import read_yaml
+from pipeline.params.schema import AugmentParams, TrainParams
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = 11
+NAMES = tuple(str(label) for label in range(CLASSES))
+SEED = 6666
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+def section(name: str) -> dict[str, Any]:
+    """A section of ``params.yaml`` with the values of the recipe food11, so that it has every parameter of today."""
+    files = (ROOT / "params.yaml", ROOT / "recipes" / "food11.yaml")
+    return {key: value for file in files for key, value in read_yaml(file)[name].items()}
+
+
+def augment_params(**changes: Any) -> AugmentParams:
+    """The section ``augment`` of the recipe food11, which makes plain copies only, with some changes."""
+    return AugmentParams(**(section("augment") | changes))
+
+
+def train_params(**changes: Any) -> TrainParams:
+    """The section ``train`` of the recipe food11, not deterministic, with some changes."""
+    return TrainParams(**(section("train") | {"deterministic": False} | changes))
+
+
+def photo_files(archive: Path | None, folder: Path, count: int = 100) -> list[Path]:
+    """Photos in a folder: those of a zip, or without one ``count`` of noise.
+
+    Raises:
+        SystemExit: the zip contains no photo.
+    """
+    folder.mkdir(exist_ok=True)
+    if archive is None:
+        random = np.random.default_rng(SEED)
+        photos = [folder / f"{number:05}.jpg" for number in range(count)]
+        for photo in photos:
+            noise_photo(random).save(photo, quality=85)
+        return photos
+    with zipfile.ZipFile(archive) as content:
+        names = sorted(name for name in content.namelist() if Path(name).suffix.lower() in (".jpg", ".jpeg", ".png"))
+        photos = [Path(content.extract(name, folder)) for name in names]
+    if not photos:
+        raise SystemExit(f"{archive} contains no .jpg, .jpeg or .png")
+    return photos
+
+
+def noise_photo(random: np.random.Generator, size: int = 512, patches: int = 32, noise: float = 6.0) -> Image.Image:
+    """Noise as smooth as photos; as a JPEG of 512 pixels and quality 85 it has 76 kB."""
+    coarse = Image.fromarray(random.integers(0, 256, (patches, patches, 3), np.uint8)).resize((size, size))
+    pixels = np.asarray(coarse) + random.normal(0, noise, (size, size, 1))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+class Photos:
+    """A ``Dataset`` of photos that are decoded on access, as tutorials write it; repeated up to ``images``."""
+
+    def __init__(self, files: list[Path], images: int, image_size: int, normalised: bool = False) -> None:
+        from torchvision import transforms
+
+        self.files, self.images = files, images
+        steps = [transforms.Resize((image_size, image_size)), transforms.ToTensor()]
+        self.transform = transforms.Compose([*steps, *[transforms.Normalize(MEAN, STD)] * normalised])
+
+    def __len__(self) -> int:
+        return self.images
+
+    def __getitem__(self, index: int):
+        return self.transform(Image.open(self.files[index % len(self.files)]).convert("RGB")), index % CLASSES
+
+
+def with_quick_mode(app: Any, work: Callable[[], None]) -> None:
+    """Add the option ``--quick`` to a Typer app of several commands: ``work`` runs them all in seconds."""
+    import typer
+
+    @app.callback(invoke_without_command=True)
+    def main(
+        context: typer.Context, quick: bool = typer.Option(False, help="run everything in seconds, as a test")
+    ) -> None:
+        if quick:
+            work()
+        elif context.invoked_subcommand is None:
+            print(context.get_help())
