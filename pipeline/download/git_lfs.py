@@ -9,10 +9,21 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from pipeline.common.file_types import HEAD, is_part
 from pipeline.common.text import listed, one_line
-from pipeline.download.cache import CachedFile, FetchError, locked, require_space
+from pipeline.download.cache import (
+    CachedFile,
+    FetchError,
+    UnusableError,
+    add_file,
+    locked,
+    open_regular,
+    require_space,
+    work_folder,
+)
 from pipeline.download.trees import FileTree, Sorter
 from pipeline.errors import PipelineError
 from pipeline.progress import say
@@ -26,6 +37,10 @@ _POINTER = re.compile(
 _SETTINGS = {
     "core.hooksPath": os.devnull,
     "credential.helper": "",
+    "protocol.allow": "never",  # ssh and ext run programs
+    "protocol.https.allow": "always",
+    "protocol.http.allow": "always",
+    "protocol.file.allow": "always",
     "gc.auto": "0",
     "init.defaultBranch": "master",
     "http.lowSpeedLimit": "100",  # bytes per second, for
@@ -66,15 +81,25 @@ def resolve(url: str, revision: str) -> str:
 
 
 @contextmanager
-def git_tree(name: str, url: str, commit: str, repository: Path) -> Iterator[FileTree]:
-    """Yield the files of a commit, after fetching what the bare ``repository`` in the cache does not have yet.
+def git_tree(name: str, url: str, commit: str, folder: Path) -> Iterator[FileTree]:
+    """Yield the files of a commit, after fetching what is not in the cache yet.
+
+    git and git-lfs work in a repository outside the cache, since settings, hooks and links that another user planted
+    there would run programs and overwrite files. The cache has the files in git-lfs, and the objects of each commit in
+    one pack, which git verifies as if it came from the network.
+
+    Args:
+        name, url: of the repository.
+        commit: 40 hexadecimal digits.
+        folder: in the cache, for the packs of this repository.
 
     Raises:
         FetchError: git or git-lfs failed.
         PipelineError: git-lfs is not installed, the commit contains links, or the disk has not enough space.
     """
+    repository = work_folder(f"{name}.git")
     with locked(repository):
-        _fetch_commit(repository, url, commit)
+        _fetch_commit(repository, url, commit, folder / f"{commit}.pack")
         with closing(_Blobs(repository)) as blobs:
             blob_of, objects, sorter = _files(repository, commit, blobs)
         _fetch_objects(name, repository, url, commit, objects)
@@ -88,11 +113,13 @@ def git_tree(name: str, url: str, commit: str, repository: Path) -> Iterator[Fil
         )
 
 
-def _git(repository: Path | None, *arguments: str, progress: bool = False) -> str:
+def _git(
+    repository: Path | None, *arguments: str, stdin: IO[bytes] | int = subprocess.DEVNULL, progress: bool = False
+) -> str:
     """Run git and return its output; with ``progress``, show the output on the terminal instead."""
     done = subprocess.run(
         _command(repository, *arguments),
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=sys.stderr if progress and sys.stderr.isatty() else subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=_environment(),
@@ -123,11 +150,12 @@ def _reason(output: str) -> str:
     return one_line(next((line for line in lines if line.startswith("fatal:")), lines[0]))[:500]
 
 
-def _fetch_commit(repository: Path, url: str, commit: str) -> None:
+def _fetch_commit(repository: Path, url: str, commit: str, pack: Path) -> None:
+    """Add a commit with its files to the repository: from the pack in the cache, or else from the network."""
     pinned = f"refs/pinned/{commit}"
     if not repository.exists():
         _git(None, "init", "--quiet", "--bare", "--template=", str(repository))
-    if _has(repository, pinned):
+    if _has(repository, pinned) or _unpack(repository, commit, pack):
         return
     say(f"download: fetching the commit {commit[:12]} of {one_line(url)} into {repository}")
     fetch = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"]
@@ -139,6 +167,32 @@ def _fetch_commit(repository: Path, url: str, commit: str) -> None:
         if not _has(repository, commit):
             raise error
         _git(repository, "update-ref", pinned, commit)
+    with TemporaryFile() as wanted:
+        wanted.write(f"{commit}\n".encode())
+        wanted.seek(0)
+        name = _git(repository, "pack-objects", "--quiet", "--revs", str(repository / "commit"), stdin=wanted).strip()
+    add_file(repository / f"commit-{name}.pack", pack)
+    for index in repository.glob("commit-*"):
+        index.unlink()
+
+
+def _unpack(repository: Path, commit: str, pack: Path) -> bool:
+    """Whether the cache has a pack with the commit and all its files, which are then added to the repository."""
+    try:
+        with open_regular(pack) as file:
+            _git(repository, "index-pack", "--stdin", stdin=file)
+        if not _has(repository, commit):
+            raise FetchError("it does not contain the commit")
+        with (repository / "shallow").open("a") as shallow:  # its parents need not be there
+            shallow.write(f"{commit}\n")
+        _git(repository, "rev-list", "--quiet", "--objects", commit)
+        _git(repository, "update-ref", f"refs/pinned/{commit}", commit)
+    except FileNotFoundError:
+        return False
+    except (FetchError, UnusableError) as error:
+        say(f"download: {pack} is not used ({error}); fetching the commit again")
+        return False
+    return True
 
 
 def _has(repository: Path, revision: str) -> bool:
@@ -166,15 +220,18 @@ def _files(
         pointer = _POINTER.fullmatch(blobs.read(blob)) if int(size) <= LARGEST_POINTER else None
         if pointer:
             oid = pointer[1].decode()
-            place = repository / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
-            objects[path] = CachedFile(place, int(pointer[2]), oid)
+            objects[path] = CachedFile(int(pointer[2]), oid)
         else:
             blob_of[path] = (blob, int(size))
     return blob_of, objects, sorter
 
 
 def _fetch_objects(name: str, repository: Path, url: str, commit: str, objects: dict[str, CachedFile]) -> None:
-    missing = {file for file in objects.values() if not file.is_complete()}
+    own = {
+        file: repository / "lfs" / "objects" / file.sha256[:2] / file.sha256[2:4] / file.sha256
+        for file in objects.values()
+    }
+    missing = [file for file in own if not file.is_complete()]
     if not missing:
         return
     if shutil.which("git-lfs") is None:
@@ -185,7 +242,15 @@ def _fetch_objects(name: str, repository: Path, url: str, commit: str, objects: 
     size = sum(file.size for file in missing)
     require_space(repository, size, name)
     say(f"download: fetching {len(missing):,} files, {size / 1e6:,.0f} MB, by git-lfs")
+    for file in own.keys() - missing:
+        # git-lfs does not fetch what is there.
+        own[file].parent.mkdir(parents=True, exist_ok=True)
+        own[file].unlink(missing_ok=True)
+        own[file].symlink_to(file.path.absolute())
     _git(repository, "-c", f"remote.origin.url={url}", "lfs", "fetch", "origin", commit, progress=True)
+    for file in missing:
+        if own[file].is_file():
+            add_file(own[file], file.path)
     left_out = sorted(path for path, file in objects.items() if not file.is_complete())
     if left_out:
         raise FetchError(f"git-lfs did not fetch {listed(left_out)}")
@@ -207,7 +272,7 @@ class _Blobs:
         self._repository = repository
 
     def read(self, blob: str) -> bytes:
-        """Return the content of a blob, which git checks by its hash.
+        """Return the content of a blob, of which git checked the hash when it was fetched.
 
         Raises:
             PipelineError: the repository in the cache is damaged.

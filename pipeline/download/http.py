@@ -1,13 +1,19 @@
 """Downloads files over HTTP into the cache: from mirrors, resuming what was interrupted, and checked by SHA-256."""
 
+import io
+import os
+import queue
 import re
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException, responses
 from itertools import chain
 from pathlib import Path
+from typing import IO
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -15,11 +21,12 @@ from urllib3.util import Retry
 
 from pipeline.common.file_types import HEAD, Kind, describe, kind_of
 from pipeline.common.text import one_line
-from pipeline.download.cache import cache_folder, file_sha256, locked
+from pipeline.download.cache import UnusableError, cache_folder, content_sha256, locked, partial_file, verified
 from pipeline.errors import PipelineError
 from pipeline.progress import byte_progress, say
 
 CHUNK = 256 * 1024  # bytes
+SPACE_LEFT = 100_000_000  # bytes of the disk, but at most 1 %
 # What requests raises, for a request or while reading; some errors of urllib3 and http.client are not wrapped.
 NETWORK_ERRORS = (requests.RequestException, HTTPError, HTTPException, ValueError)
 INVALID_ADDRESS = (requests.TooManyRedirects, ValueError)  # of the URL, of a redirect or of a proxy
@@ -35,13 +42,15 @@ class RetryPolicy:
     requests: int = 300  # in all
     first_pause: float = 1.0  # doubled after each further try that adds no bytes
     longest_pause: float = 60.0
+    least_rate: float = 100.0  # bytes per second, as an average over
+    rate_time: float = 60.0
 
 
 RETRY_POLICY = RetryPolicy()
 
 
-def fetch(urls: Sequence[str], sha256: str, policy: RetryPolicy = RETRY_POLICY) -> Path:
-    """Return the path of the verified file in the cache, after downloading it if necessary.
+def fetch(urls: Sequence[str], sha256: str, policy: RetryPolicy = RETRY_POLICY) -> IO[bytes]:
+    """Open the verified file in the cache, after downloading it if necessary.
 
     A partial download is kept next to the file, and resumed by the next call in any process.
 
@@ -55,20 +64,23 @@ def fetch(urls: Sequence[str], sha256: str, policy: RetryPolicy = RETRY_POLICY) 
     """
     path = cache_folder() / sha256
     try:
-        if not path.exists() or file_sha256(path) != sha256:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(path):
-                if path.exists() and file_sha256(path) != sha256:
-                    say(f"download: {path} is damaged (its SHA-256 does not match); fetching it again")
-                    path.unlink()
-                if not path.exists():
-                    _Download(path, policy, [_Mirror(url) for url in dict.fromkeys(urls)]).run()
+        with suppress(FileNotFoundError, UnusableError):
+            return verified(path, sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path):
+            try:
+                return verified(path, sha256)
+            except UnusableError as error:
+                say(f"download: {path} {error}; fetching it again")
+                path.unlink()
+            except FileNotFoundError:
+                pass
+            return _Download(path, policy, [_Mirror(url) for url in dict.fromkeys(urls)]).run()
     except OSError as error:
         raise PipelineError(
             f"data.location: cannot download into {error.filename or path.parent} ({error.strerror or error}); "
             "fix that, or set the environment variable PIPELINE_CACHE to a folder with enough space"
         ) from None
-    return path
 
 
 @dataclass(eq=False)
@@ -79,6 +91,7 @@ class _MirrorError(Exception):
     final: bool = False  # do not ask this mirror again
     wait: float = 0.0  # seconds that the server asks to wait
     wrong: bool = False  # the content is not that of the file
+    slow: bool = False  # its bytes are too few to count as progress
     key: str = "data.location"
     advice: str = "check the address and the network, or set it to a file that you downloaded yourself"
 
@@ -112,24 +125,35 @@ class _Download:
 
     def __post_init__(self) -> None:
         self.part = self.path.with_name(f"{self.path.name}.part")
-        self.sources = {"an earlier run"} if self.part.exists() else set()
+        self.file = partial_file(self.part)  # open until the end, so that no other file can take its place
+        self.sources = {"an earlier run"} if self._size() else set()
 
-    def run(self) -> None:
+    def run(self) -> IO[bytes]:
+        """Return the complete file, opened."""
+        try:
+            self._ask()
+            self.part.replace(self.path)
+        except BaseException:
+            if not self._size():
+                self.part.unlink(missing_ok=True)
+            self.file.close()
+            raise
+        self.file.seek(0)
+        return io.BufferedReader(self.file)
+
+    def _ask(self) -> None:
         mirror = self.mirrors[0]
         while True:
             time.sleep(max(0.0, mirror.ready - time.monotonic()))
             size = self._size()
             try:
-                self._request(mirror)
+                return self._request(mirror)
             except _MirrorError as error:
-                self._record(mirror, error, progress=self._size() > size)
-            else:
-                self.part.replace(self.path)
-                return
+                self._record(mirror, error, progress=self._size() > size and not error.slow)
             mirror = self._next(mirror)
 
     def _size(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
+        return os.fstat(self.file.fileno()).st_size
 
     def _record(self, mirror: _Mirror, error: _MirrorError, progress: bool) -> None:
         policy = self.policy
@@ -171,11 +195,16 @@ class _Download:
         if not self.mixing and not self.sources <= {mirror.url}:
             self._discard()
         offset = self._size() if mirror.ranges else 0
-        with _response(mirror.url, offset, self.policy) as response:
+        items = _in_time(_answer(mirror.url, offset, self.policy), self.policy)
+        try:
+            response = next(items)
+            assert isinstance(response, requests.Response)
             status, place = response.status_code, _place(response, offset)
             if place:
-                self._write(mirror, response, *place)
-        found = file_sha256(self.part) if self.part.exists() else None
+                self._write(mirror, (item for item in items if isinstance(item, bytes)), *place)
+        finally:
+            items.close()
+        found = content_sha256(self.file) if self._size() else None
         if found == self.path.name:
             return
         if not place:
@@ -191,34 +220,115 @@ class _Download:
         raise _MirrorError(reason, wrong=True, key="data.sha256", advice=advice)
 
     def _discard(self) -> None:
-        self.part.unlink(missing_ok=True)
+        self.file.truncate(0)
         self.sources = set()
 
-    def _write(self, mirror: _Mirror, response: requests.Response, start: int, total: int | None) -> None:
+    def _write(self, mirror: _Mirror, chunks: Iterator[bytes], start: int, total: int | None) -> None:
         """Write the body at ``start``; old bytes after it are kept until it is complete, in case it breaks off."""
-        chunks = _body(response, self.policy)
         if start == 0:
             chunks = _without_pages(chunks)
-        self._check_space(total)
-        self.part.touch()
+        self._check_space((total or 0) - self._size())
         self.sources.add(mirror.url)
-        with self.part.open("r+b") as file:
-            file.seek(start)
-            for chunk in byte_progress(chunks, start, total, "download"):
-                file.write(chunk)
-            end = file.tell()
-            if end < (total or 1):  # a response of unknown length that is cut off early can be empty
-                raise _MirrorError(f"ended after {end:,} bytes" + (f" of {total:,}" if total else ""))
-            file.truncate()
+        self.file.seek(start)
+        for chunk in byte_progress(chunks, start, total, "download"):
+            if not total:
+                self._check_space(len(chunk), endless=True)
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        end = self.file.tell()
+        if end < (total or 1):  # a response of unknown length that is cut off early can be empty
+            raise _MirrorError(f"ended after {end:,} bytes" + (f" of {total:,}" if total else ""))
+        self.file.truncate()
         if start == 0:
             self.sources = {mirror.url}
 
-    def _check_space(self, total: int | None) -> None:
-        needed, free = (total or 0) - self._size(), shutil.disk_usage(self.part.parent).free
-        if needed > free:
-            space = f"{needed / 1e6:,.0f} MB more, but {self.part.parent} has {free / 1e6:,.0f} MB free"
-            advice = "free some space, or set the environment variable PIPELINE_CACHE to a folder that has enough"
-            raise _MirrorError(f"needs {space}", final=True, advice=advice)
+    def _check_space(self, needed: int, endless: bool = False) -> None:
+        """Refuse ``needed`` more bytes that would fill the disk; of an ``endless`` file, what there is is removed."""
+        disk = shutil.disk_usage(self.part.parent)
+        free = disk.free - min(SPACE_LEFT, disk.total // 100)
+        if needed <= free:
+            return
+        space = f"needs {needed / 1e6:,.0f} MB more, but {self.part.parent} has {disk.free / 1e6:,.0f} MB free"
+        if endless:
+            space = (
+                f"sends more than the {self._size() / 1e6:,.0f} MB that fit into {self.part.parent}, without a length"
+            )
+            self._discard()
+        advice = "free some space, or set the environment variable PIPELINE_CACHE to a folder that has enough"
+        raise _MirrorError(space, final=True, advice=advice)
+
+
+def _answer(url: str, offset: int, policy: RetryPolicy) -> Generator[requests.Response | bytes, None, None]:
+    """Yield the response to the request for the bytes from ``offset``, and then its body."""
+    with _response(url, offset, policy) as response:
+        yield response
+        yield from _body(response, policy)
+
+
+def _in_time(
+    items: Generator[requests.Response | bytes, None, None], policy: RetryPolicy
+) -> Generator[requests.Response | bytes, None, None]:
+    """Pass the response and its body on, unless the server is too slow, in whatever it sends: headers, sizes or bytes.
+
+    The timeouts of requests end only the wait for the next byte; so another thread reads, and may be left behind.
+    """
+    arrived: queue.Queue[requests.Response | bytes | BaseException | None] = queue.Queue(4)
+    ended = threading.Event()
+
+    def put(item: requests.Response | bytes | BaseException | None) -> None:
+        while not ended.is_set():
+            with suppress(queue.Full):
+                return arrived.put(item, timeout=1)
+
+    def read() -> None:
+        try:
+            for item in items:
+                put(item)
+                if ended.is_set():
+                    break
+            put(None)
+        except BaseException as error:
+            put(error)
+        finally:
+            items.close()
+
+    threading.Thread(target=read, name="download", daemon=True).start()
+    try:
+        limit = policy.connect_timeout + 2 * policy.read_timeout  # of the headers, after redirects
+        waited, received = 0.0, 0
+        while True:
+            start = time.monotonic()
+            try:
+                item = arrived.get(timeout=limit - waited)
+            except queue.Empty:
+                item = b""
+            waited += time.monotonic() - start
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            received += len(item) if isinstance(item, bytes) else 0
+            if waited >= limit:
+                if received < policy.least_rate * waited:
+                    raise _MirrorError(f"sent only {received:,} bytes in {waited:,.0f} s", slow=True)
+                waited, received = 0.0, 0
+            if item != b"":
+                yield item
+            if isinstance(item, requests.Response):
+                limit, waited = policy.rate_time, 0.0
+    finally:
+        ended.set()
+
+
+class _Session(requests.Session):
+    """Follows no redirect from https to http, which anyone on the way could read and change."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target and resp.url.startswith("https:") and target.lower().startswith("http:"):
+            raise requests.exceptions.InvalidURL("a redirect from https to http is refused")
+        return target
 
 
 def _response(url: str, offset: int, policy: RetryPolicy) -> requests.Response:
@@ -227,7 +337,7 @@ def _response(url: str, offset: int, policy: RetryPolicy) -> requests.Response:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
     timeout = (policy.connect_timeout, policy.read_timeout)
     try:
-        response = requests.get(url, headers=headers, stream=True, timeout=timeout)
+        response = _Session().get(url, headers=headers, stream=True, timeout=timeout)
     except INVALID_ADDRESS as error:
         raise _MirrorError(f"cannot be fetched ({error})", final=True) from None
     except NETWORK_ERRORS as error:

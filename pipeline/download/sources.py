@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.common.paths import user_path
 from pipeline.common.text import one_line
 from pipeline.download.archives import archive_tree, with_archives
-from pipeline.download.cache import FetchError, cache_folder, file_sha256
+from pipeline.download.cache import FetchError, cache_folder, content_sha256
 from pipeline.download.git_lfs import HUB_CLIENT, git_tree, resolve
 from pipeline.download.http import fetch
 from pipeline.download.hub import hub_tree
@@ -82,24 +82,24 @@ def open_archive(params: DataParams) -> Iterator[ImageSet]:
     """
     location = params.location or ""
     if is_url(location):
-        path = fetch([location, *params.mirrors], params.sha256 or "")
+        file = fetch([location, *params.mirrors], params.sha256 or "")
         location = one_line(location)  # messages about the archive show the URL without its password
     else:
         path = user_path(location)
         if not path.is_file():
             found = "is a folder, use data.source folder for it" if path.is_dir() else "does not exist"
             raise PipelineError(f"data.location: the archive {path} {found}; set it to a zip or tar of images")
-        if params.sha256 and (found := file_sha256(path)) != params.sha256:
+        file = path.open("rb")
+    with file:
+        if not is_url(location) and params.sha256 and (found := content_sha256(file)) != params.sha256:
             raise PipelineError(
                 f"data.sha256: {path} has {found}, expected {params.sha256}; fetch the archive again, or correct the "
                 "parameter"
             )
-    with (
-        path.open("rb") as file,
-        archive_tree(file, path.stat().st_size, f"data.location: {location}") as outer,
-        with_archives(outer) as tree,
-    ):
-        yield read_images(location, tree, params)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        with archive_tree(file, size, f"data.location: {location}") as outer, with_archives(outer) as tree:
+            yield read_images(location, tree, params)
 
 
 @contextmanager
@@ -122,10 +122,9 @@ def open_modelscope(params: DataParams) -> Iterator[ImageSet]:
     files: AbstractContextManager[FileTree]
     try:
         if has_client or commit is None:
-            place = folder / (commit or revision.replace("/", "+"))
-            files = nullcontext(hub_tree(dataset, endpoint, commit or revision, commit is not None, place))
+            files = nullcontext(hub_tree(dataset, endpoint, commit or revision, commit is not None, folder))
         else:
-            files = git_tree(dataset, url, commit, folder.with_name(f"{folder.name}.git"))
+            files = git_tree(dataset, url, commit, folder)
         with files as outer, with_archives(outer) as tree:
             yield read_images(dataset, tree, params)
     except FetchError as error:

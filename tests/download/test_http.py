@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -15,7 +16,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 
+from pipeline.download import http
 from pipeline.download.cache import cache_folder
 from pipeline.download.http import RetryPolicy, fetch
 from pipeline.errors import PipelineError
@@ -26,6 +29,8 @@ from tests.support.faulty_server import (
     another_range,
     chunked,
     cut,
+    drip,
+    endless,
     garbage,
     good,
     labelled_gzip,
@@ -43,6 +48,7 @@ from tests.support.faulty_server import (
     wrong_byte,
     wrong_range,
 )
+from tests.support.small_disks import small_disk
 
 ROOT = Path(__file__).parents[2]
 SHORT = RetryPolicy(connect_timeout=2, read_timeout=0.2, tries=3, requests=50, first_pause=0.001, longest_pause=0.01)
@@ -79,10 +85,10 @@ def serve(cache):
 
 def fetched(*sites, content=CONTENT, policy=SHORT):
     """Fetch from sites (or URLs) and return the file in the cache."""
-    path = fetch([getattr(site, "url", site) for site in sites], sha256(content), policy)
-    assert path == cache_folder() / sha256(content)
-    assert not part(content).exists()
-    return path.read_bytes()
+    with fetch([getattr(site, "url", site) for site in sites], sha256(content), policy) as file:
+        assert not part(content).exists()
+        assert (cache_folder() / sha256(content)).stat().st_ino == os.fstat(file.fileno()).st_ino
+        return file.read()
 
 
 def part(content=CONTENT):
@@ -142,7 +148,7 @@ class TestCache:
             shutil.rmtree(cache / f"{sha256(CONTENT)}{name}", ignore_errors=True)
             (cache / f"{sha256(CONTENT)}{name}").unlink(missing_ok=True)
             (cache / f"{sha256(CONTENT)}{name}").mkdir()  # so that neither can be written
-        assert fetch([no_server()], sha256(CONTENT), SHORT).read_bytes() == CONTENT
+        assert fetch([no_server()], sha256(CONTENT), SHORT).read() == CONTENT
 
 
 class TestResume:
@@ -329,6 +335,41 @@ class TestRetries:
         assert fetched(serve(way, good)) == CONTENT
 
 
+class TestSlowServers:
+    POLICY = RetryPolicy(
+        connect_timeout=0.1, read_timeout=0.2, tries=2, first_pause=0.001, least_rate=1000.0, rate_time=0.3
+    )
+    STARTS = (
+        b"HTTP/1.1 200 OK\r\nX-Drip: ",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;note=",
+        b"HTTP/1.1 100 Continue\r\n",
+        b"",
+    )
+
+    @pytest.mark.parametrize("way", [drip, *(with_(drip, start=start) for start in STARTS)])
+    def test_one_that_sends_a_byte_now_and_then_is_given_up(self, serve, way):
+        site, start = serve(way), time.monotonic()
+        assert re.search(r" sent only \d+ bytes in \d s \(2 requests\); ", complaint(site, policy=self.POLICY))
+        assert time.monotonic() - start < 5
+        assert len(site.requests) == 2
+
+    def test_another_mirror_is_tried(self, serve):
+        slow, fast = serve(drip), serve(good)
+        assert fetched(slow, fast, policy=self.POLICY) == CONTENT
+        assert len(slow.requests) == 1
+
+    def test_one_that_is_faster_than_the_limit_is_used(self, serve):
+        def steady(request):
+            rest = request.answer()
+            for start in range(0, len(rest), 5000):
+                time.sleep(0.05)
+                request.body(rest[start : start + 5000])
+
+        site = serve(steady)
+        assert fetched(site, policy=self.POLICY) == CONTENT
+        assert len(site.requests) == 1
+
+
 class TestMirrors:
     def test_are_tried_in_order(self, serve):
         sites = [serve(says(404)), serve(says(503)), serve(good), serve(good)]
@@ -394,6 +435,17 @@ class TestAddress:
     def test_redirected_to_an_invalid_one_is_refused(self, serve, to):
         assert "cannot be fetched (" in complaint(serve(with_(redirect, to=to)))
 
+    def test_redirected_to_a_file_or_from_https_to_http_is_refused(self, serve):
+        assert "cannot be fetched (No connection adapters" in complaint(serve(with_(redirect, to="file:///etc/passwd")))
+        response = requests.Response()
+        response.status_code, response.url = 302, "https://127.0.0.1/photos.zip"
+        for target in ("https://127.0.0.1/b", "/b"):
+            response.headers["Location"] = target
+            assert http._Session().get_redirect_target(response) == target
+        response.headers["Location"] = "HTTP://127.0.0.1/b"
+        with pytest.raises(ValueError, match="a redirect from https to http is refused"):
+            http._Session().get_redirect_target(response)
+
     @pytest.mark.parametrize("way", [says(403), page, silent, with_(redirect, to="http://me:secret@[/"), wrong_byte])
     def test_shows_no_password(self, serve, capsys, way):
         site = serve(way)
@@ -410,6 +462,18 @@ class TestDiskSpace:
         assert message.startswith(f"data.location: {site.url} needs 1,000,000,000,000 MB more, but {cache} has ")
         assert "PIPELINE_CACHE" in message
         assert not part().exists()
+
+    def test_is_not_filled_by_a_file_without_a_length(self, serve, workspace):
+        (workspace / "disk").mkdir()
+        site = serve(endless)
+        code = f"from pipeline.download.http import fetch; fetch([{site.url!r}], '0' * 64)"
+        command = [*small_disk(workspace / "disk", "20M"), sys.executable, "-c", code]
+        environment = {**os.environ, "PIPELINE_CACHE": str(workspace / "disk")}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        message = done.stderr.splitlines()[-1]
+        assert "sends more than the 21 MB that fit into" in message
+        assert "without a length; free some space" in message
+        assert message.endswith("PIPELINE_CACHE to a folder that has enough")
 
     def test_that_runs_out_while_writing_is_an_error(self, serve, cache):
         code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"

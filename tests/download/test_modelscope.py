@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from pipeline.common.file_types import is_part
 from pipeline.download.sources import DATASET, open_modelscope
 from pipeline.errors import PipelineError
 from tests.support.archives import packed
@@ -50,6 +51,15 @@ LAYOUTS = {
     "zips in a zip": AROUND
     | {"hw3_data.zip": packed({f"hw3_data/{s}.zip": packed(of_split(s)) for s in ("train", "valid", "test")})},
 }
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def kept_file(cache, content):
+    """The file of the cache with this content."""
+    return cache / "objects" / sha256(content)[:2] / sha256(content)
 
 
 def described(images):
@@ -248,19 +258,16 @@ def test_revisions_are_branches_tags_and_commits(data_params, revision):
 
 
 class TestGit:
-    def test_checks_nothing_out_and_keeps_one_copy(self, at_file, cache, publish, modelscope):
-        publish()
+    def test_checks_nothing_out_and_keeps_one_copy(self, at_file, cache, workspace, publish, modelscope):
+        _, commit = publish()
         modelscope()
-        repository = cache / "modelscope" / f"{DATASET}.git"
-        kept = [path for path in repository.rglob("*") if path.is_file() and "objects" not in path.parts]
-        assert {path.name for path in kept} <= {
-            "HEAD",
-            "config",
-            "shallow",
-            *(p.name for p in kept if len(p.name) == 40),
-        }
+        assert [path.name for path in (cache / "modelscope" / DATASET).iterdir()] == [f"{commit}.pack"]
         content = IMAGES["train/0_0.jpg"]
-        assert object_path(repository, hashlib.sha256(content).hexdigest()).read_bytes() == content
+        copies = [path for path in workspace.rglob(sha256(content)) if not path.is_relative_to(workspace / "hub")]
+        assert copies == [kept_file(cache, content)]
+        assert copies[0].read_bytes() == content
+        work = workspace / ".dvc/tmp/fetch" / f"{DATASET}.git"
+        assert {path.name for path in work.iterdir()} <= {"HEAD", "config", "shallow", "objects", "refs", "lfs"}
 
     def test_fetches_only_what_a_new_commit_adds(self, cache, root, modelscope, monkeypatch, publish):
         without_client(monkeypatch)
@@ -280,25 +287,24 @@ class TestGit:
         _, commit = publish()
         modelscope()
         content = IMAGES["valid/1_1.jpg"]
-        kept = object_path(cache / "modelscope" / f"{DATASET}.git", hashlib.sha256(content).hexdigest())
-        kept.chmod(0o644)
-        kept.unlink()
+        kept = kept_file(cache, content)
+        kept.unlink()  # it may be a hard link to the hub's
         kept.write_bytes(damage(content))
         if len(damage(content)) == len(content):
-            assert f"{kept} was damaged" in complaint(revision=commit)
+            assert f"{kept} is damaged" in complaint(revision=commit)
         assert modelscope(revision=commit) == WANTED
 
     def test_a_damaged_object_on_the_hub_is_refused(self, at_file, publish, complaint):
         dataset, _ = publish()
         content = IMAGES["valid/1_1.jpg"]
-        theirs = object_path(dataset.remote, hashlib.sha256(content).hexdigest())
+        theirs = object_path(dataset.remote, sha256(content))
         theirs.chmod(0o644)
         theirs.write_bytes(b"x" * len(content))
-        assert hashlib.sha256(content).hexdigest() in complaint()
+        assert sha256(content) in complaint()
 
     def test_a_missing_object_on_the_hub_is_refused(self, at_file, publish, complaint):
         dataset, _ = publish()
-        oid = hashlib.sha256(IMAGES["valid/1_1.jpg"]).hexdigest()
+        oid = sha256(IMAGES["valid/1_1.jpg"])
         object_path(dataset.remote, oid).unlink()
         assert oid in complaint()
 
@@ -349,7 +355,9 @@ class TestGit:
         git(dataset.work, "push", "--quiet", "--no-verify", str(dataset.remote), "HEAD:refs/heads/master")
         assert "'hw3_data/train/0_link.jpg'" in complaint()
 
-    def test_a_server_that_does_not_serve_commits_by_hash(self, cache, root, modelscope, monkeypatch, publish):
+    def test_a_server_that_does_not_serve_commits_by_hash(
+        self, cache, workspace, root, modelscope, monkeypatch, publish
+    ):
         without_client(monkeypatch)
         dataset, old = publish()
         dataset.commit({"README.md": b"empty"})
@@ -357,7 +365,7 @@ class TestGit:
             hub.protocol = ""  # the oldest version: a commit that is not the head of a branch is refused
             monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
             assert modelscope(revision=old) == WANTED
-        assert "refs/heads/master" in git(cache / "modelscope" / f"{DATASET}.git", "for-each-ref")
+        assert "refs/heads/master" in git(workspace / ".dvc/tmp/fetch" / f"{DATASET}.git", "for-each-ref")
 
 
 @needs_client
@@ -390,9 +398,9 @@ class TestClient:
     ):
         _, commit = publish()
         modelscope()
-        kept = cache / "modelscope" / DATASET / commit / "hw3_data/valid/1_1.jpg"
+        kept = kept_file(cache, IMAGES["valid/1_1.jpg"])
         kept.write_bytes(b"x" * kept.stat().st_size)
-        assert f"{kept} was damaged" in complaint(revision=commit)
+        assert f"{kept} is damaged" in complaint(revision=commit)
         hub.requests.clear()
         assert modelscope(revision=commit) == WANTED
         assert len([path for path, _ in hub.requests if "FilePath" in path]) == 1
@@ -423,11 +431,13 @@ class TestClient:
         modelscope()
         assert capfd.readouterr().err == ""
 
-    def test_leaves_only_the_files_and_their_list(self, hub, cache, publish, modelscope):
+    def test_leaves_only_the_files_and_their_list(self, hub, cache, workspace, publish, modelscope):
         _, commit = publish()
         modelscope()
-        folder = cache / "modelscope" / DATASET
-        assert sorted(path.name for path in folder.iterdir()) == [commit, f"{commit}.json", f"{commit}.lock"]
+        left = {path.name for path in cache.rglob("*") if path.is_file()}
+        assert left == {f"{commit}.json", *(sha256(content) for path, content in LOOSE.items() if is_part(path))}
+        left = [path.name for path in (workspace / ".dvc").rglob("*") if path.is_file()]
+        assert left == [f"{Path(DATASET).name}.hub.lock"]
 
 
 def test_a_hub_that_does_not_answer_is_named(cache, complaint, monkeypatch):

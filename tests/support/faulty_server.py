@@ -181,6 +181,24 @@ def says(code, *headers):
     return way
 
 
+def drip(request, start=None):
+    """Send a byte now and then: of the body, or of what begins with ``start``."""
+    if start is None:
+        request.answer()
+    else:
+        request.connection.sendall(start)
+    while True:
+        time.sleep(0.02)
+        request.connection.sendall(b"a")
+
+
+def endless(request):
+    """A body without a length and without an end."""
+    request.head(200)
+    while True:
+        request.body(bytes(2**16))
+
+
 def redirect(request, code=302, to="/elsewhere"):
     request.head(code, f"Location: {to}", "Content-Length: 0")
 

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 MOUNT = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
 
 
-def run_on_small_disk(folder: str | Path, size: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Run ``python -m pipeline`` with ``folder`` on an empty disk of ``size``; skip the test if none can be mounted."""
+def small_disk(folder: str | Path, size: str) -> list[str]:
+    """What precedes a command so that ``folder`` is an empty disk of ``size``; skip the test if none can be mounted."""
     namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c", MOUNT, "sh", size, str(folder)]
     try:
         mounted = subprocess.run([*namespace, "true"], capture_output=True).returncode == 0
@@ -20,6 +20,11 @@ def run_on_small_disk(folder: str | Path, size: str, *arguments: str) -> subproc
         mounted = False
     if not mounted:
         pytest.skip("this user can mount nothing")
-    command = [*namespace, sys.executable, "-m", "pipeline", *arguments]
+    return namespace
+
+
+def run_on_small_disk(folder: str | Path, size: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run ``python -m pipeline`` with ``folder`` on an empty disk of ``size``; skip the test if none can be mounted."""
+    command = [*small_disk(folder, size), sys.executable, "-m", "pipeline", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, capture_output=True, text=True)
