@@ -121,8 +121,7 @@ def load_all(photos) -> None:
 
 def pack_all(views: int) -> None:
     """Fill the arrays as the stage does."""
-    with zipfile.ZipFile(RAW_ARCHIVE) as archive:
-        _, images = read_raw_archive(archive)
+    _, images, _ = read_raw_archive(RAW_ARCHIVE)
     with tempfile.TemporaryDirectory() as folder:
         params = views_params(views)
         pack(create_arrays(Path(folder), images, params), params, seed=0)

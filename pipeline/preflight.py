@@ -112,7 +112,7 @@ def check_dataset(params: "Params") -> None:
     from pipeline.common.paths import DATASET
 
     dataset = PackedDataset(DATASET)
-    labelled = {split: dataset.split(split).labelled for split in dataset.manifest.shapes}
+    labelled = {split: dataset.is_labelled(split) for split in dataset.manifest.shapes}
     check_images(params, len(dataset.manifest.classes), labelled)
 
 

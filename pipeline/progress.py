@@ -291,7 +291,8 @@ class TrainingProgress:
     def damaged(self, checkpoint: Path, renamed: Path) -> None:
         """The checkpoint was changed after it was written."""
         self._say(
-            f"{checkpoint} is damaged (its checksum is wrong) and was renamed to {renamed.name}; starts from the beginning"
+            f"{checkpoint} is damaged (its checksum is wrong) and was renamed to {renamed.name}; starts from the "
+            "beginning"
         )
 
     def stopped(self, checkpoint: Path, epoch: int) -> None:

@@ -1,7 +1,6 @@
 """Stage ``augment``: decode, audit, resize and augment once, into packed arrays that all runs share."""
 
 import hashlib
-import zipfile
 from collections import Counter
 
 import numpy as np
@@ -13,7 +12,7 @@ from pipeline.augment.packing import ArrayFiles, create_arrays, pack
 from pipeline.common.dataset import INDEX_COLUMNS, Manifest, PackedDataset, keep_rows
 from pipeline.common.files import replacing, write_table, write_text
 from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, PLOTS, RAW_ARCHIVE
-from pipeline.common.raw_archive import SPLITS, RawImage, read_left_out, read_raw_archive
+from pipeline.common.raw_archive import SPLITS, RawImage, read_raw_archive
 from pipeline.common.results import write_results
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
@@ -34,14 +33,10 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str) -
         on_leak: ``data.on_leak``.
 
     Raises:
-        PipelineError: ``data/raw.zip`` is missing, a transform is invalid, the parameters forbid bad images or leaks
-            that were found, or fewer than two classes remain.
+        PipelineError: ``data/raw.zip`` is missing or damaged, a transform is invalid, the parameters forbid bad images
+            or leaks that were found, or fewer than two classes remain.
     """
-    if not RAW_ARCHIVE.is_file():
-        raise PipelineError(f"{RAW_ARCHIVE}: no such file; run dvc repro download")
-    with zipfile.ZipFile(RAW_ARCHIVE) as archive:
-        classes, images = read_raw_archive(archive)
-        left_out = read_left_out(archive)
+    classes, images, left_out = read_raw_archive(RAW_ARCHIVE)
     with replacing(DATASET) as folder:
         folder.mkdir()
         arrays = create_arrays(folder, images, params)
@@ -56,8 +51,8 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str) -
         _check_splits(found)
         page = audit_page(found, plain)
         _finish(arrays, found, packed.digests, params.resize)
-    write_results("audit", *summarize(found))
     write_table(AUDIT_TABLE, findings_table(found))
+    write_results("audit", *summarize(found), AUDIT_TABLE)
     write_text(AUDIT_PAGE, page)
     _plot_preview(PackedDataset(DATASET))
     say(f"augment: {DATASET} contains {len(found.kept):,} images of {params.image_size}×{params.image_size} pixels")

@@ -1,14 +1,19 @@
 """``data/dataset/``: every split as one ``uint8`` array, with an index table and a manifest.
 
 ``{split}.npy`` has the shape ``(images, copies, height, width, 3)``: copy 0 is the plain resized image, the
-others are augmented views. ``index.csv`` has one row per image; ``manifest.json`` describes the arrays.
+others are augmented views. ``index.csv`` has one row per image; ``manifest.json`` describes the arrays, and has the
+checksums of all files.
+
+They are checked when a file is opened. Of an array above ``CHECKED_BYTES``, which would be read once more for that,
+only type, shape and size are: DVC has compared its hash when it was checked out.
 """
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,8 +21,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.common.reading import checked, checksum, file_checksum, reading, require_checksum, with_checksum
 from pipeline.errors import PipelineError
 
+# Eight seconds from the memory.
+CHECKED_BYTES = 16 * 2**30
 INDEX_COLUMNS = ["split", "row", "id", "label", "class", "source"]
 UNLABELLED = -1
 
@@ -33,6 +41,7 @@ class Manifest:
         mean, std: of each channel over the plain training images, in 0 to 1.
         shapes: of each split's array.
         digest: of all pixels and the index, which identifies the dataset.
+        files: the checksums of the other files of the dataset.
     """
 
     classes: tuple[str, ...]
@@ -42,31 +51,27 @@ class Manifest:
     std: tuple[float, float, float]
     shapes: dict[str, tuple[int, ...]]
     digest: str
+    files: dict[str, str] = field(default_factory=dict, compare=False)
 
     def write(self, folder: Path) -> None:
-        """Write ``manifest.json``."""
-        (folder / "manifest.json").write_text(json.dumps(vars(self), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        """Write ``manifest.json``, after the other files of the folder."""
+        paths = [folder / "index.csv", *(folder / f"{split}.npy" for split in self.shapes)]
+        files = {path.name: file_checksum(path) for path in paths if path.exists()}
+        content = with_checksum(json.loads(json.dumps({**vars(self), "files": files})))
+        (folder / "manifest.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
         """Read ``manifest.json``.
 
         Raises:
-            PipelineError: the folder contains no packed dataset.
+            PipelineError: the folder contains no packed dataset, or the file is damaged.
         """
-        try:
-            content = json.loads((folder / "manifest.json").read_text("utf-8"))
-        except FileNotFoundError:
-            raise PipelineError(f"{folder}: contains no packed dataset; run dvc repro augment") from None
-        return cls(
-            tuple(content["classes"]),
-            content["image_size"],
-            content["resize"],
-            tuple(content["mean"]),
-            tuple(content["std"]),
-            {split: tuple(shape) for split, shape in content["shapes"].items()},
-            content["digest"],
-        )
+        path = folder / "manifest.json"
+        with reading(path):
+            content = checked(json.loads(path.read_text("utf-8")))
+            content |= {name: tuple(content[name]) for name in ("classes", "mean", "std")}
+            return cls(**content | {"shapes": {split: tuple(shape) for split, shape in content["shapes"].items()}})
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,12 @@ class PackedDataset:
 
     @cached_property
     def _index(self) -> pd.DataFrame:
-        # As text: an id such as 0001 must not become a number.
-        return pd.read_csv(self.folder / "index.csv", dtype=str, keep_default_na=False)
+        path = self.folder / "index.csv"
+        with reading(path):
+            content = path.read_bytes()
+            require_checksum(checksum(content), self.manifest.files[path.name])
+            # As text: an id such as 0001 must not become a number.
+            return pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False)
 
     def __contains__(self, split: str) -> bool:
         return split in self.manifest.shapes
@@ -128,17 +137,33 @@ class PackedDataset:
         """Open one split.
 
         Raises:
-            PipelineError: the dataset has no such split.
+            PipelineError: the dataset has no such split, or a file is missing or damaged.
         """
         if name not in self:
             raise PipelineError(
                 f"{self.folder}: has no {name} split, only {', '.join(self.manifest.shapes)}; "
                 f"set data.{name}_fraction, or choose another split"
             )
-        rows = self._index[self._index["split"] == name]
+        rows = self._rows(name)
         labels = pd.to_numeric(rows["label"].replace("", str(UNLABELLED))).to_numpy(np.int64)
-        images = np.load(self.folder / f"{name}.npy", mmap_mode="r")
-        return PackedSplit(name, images, labels, rows["id"].tolist(), rows["source"].tolist())
+        return PackedSplit(name, self._images(name), labels, rows["id"].tolist(), rows["source"].tolist())
+
+    def is_labelled(self, name: str) -> bool:
+        """Whether every image of a split has a label; its array is not opened."""
+        return bool((self._rows(name)["label"] != "").all())
+
+    def _rows(self, name: str) -> pd.DataFrame:
+        return self._index[self._index["split"] == name]
+
+    def _images(self, name: str) -> "np.memmap[Any, np.dtype[np.uint8]]":
+        path, shape = self.folder / f"{name}.npy", self.manifest.shapes[name]
+        with reading(path):
+            if path.stat().st_size <= CHECKED_BYTES:
+                require_checksum(file_checksum(path), self.manifest.files[path.name])
+            images: np.memmap[Any, np.dtype[np.uint8]] = np.load(path, mmap_mode="r")
+            if images.dtype != np.uint8 or images.shape != shape:
+                raise ValueError(f"contains {images.dtype} of the shape {images.shape}, not uint8 of {shape}")
+        return images
 
     def labelled_split(self, choice: str) -> PackedSplit:
         """Open a labelled split by its name; ``auto`` is test if it is labelled, and valid otherwise.

@@ -92,7 +92,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         ValueError: a float is not finite.
     """
-    write_text(path, json.dumps(_rounded(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, as_json(content))
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """The text of :func:`write_json`; raises what that raises."""
+    return json.dumps(_rounded(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _rounded(value: Any) -> Any:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from pipeline.common.files import replacing
+from pipeline.common.reading import reading, restoring
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 
@@ -95,24 +96,30 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def read_raw_archive(archive: zipfile.ZipFile) -> tuple[tuple[str, ...], list[RawImage]]:
-    """Return the class names, and the images in the order train, valid, test, sorted by entry within each split."""
-    classes = tuple(archive.read(CLASSES_FILE).decode().split("\n")[:-1])
-    paths = {row["entry"]: row["path"] for row in _files(archive) if row["entry"]}
-    members = sorted((info for info in archive.infolist() if info.filename in paths), key=lambda info: info.filename)
-    return classes, [image for split in SPLITS for image in _of_split(split, members, paths)]
+def read_raw_archive(path: Path) -> tuple[tuple[str, ...], list[RawImage], dict[str, str]]:
+    """Read all but the images, whose content is checked when it is read.
 
+    Returns:
+        The class names; the images in the order train, valid, test, sorted by entry within each split; and the reason
+        for each file of the source that is not in the archive, by its path in the source. Bytes of such a path that
+        are not UTF-8 are shown as escapes.
 
-def read_left_out(archive: zipfile.ZipFile) -> dict[str, str]:
-    """Return the reason for each file of the source that is not in the archive, by its path in the source.
-
-    Bytes of a path that are not UTF-8 are shown as escapes.
+    Raises:
+        PipelineError: the archive is missing or damaged.
     """
-    return {row["path"]: row["reason"] for row in _files(archive) if not row["entry"]}
-
-
-def _files(archive: zipfile.ZipFile) -> "csv.DictReader[str]":
-    return csv.DictReader(io.StringIO(archive.read(FILES_TABLE).decode("utf-8", "backslashreplace"), newline=""))
+    with reading(path), zipfile.ZipFile(path) as archive:
+        classes = tuple(archive.read(CLASSES_FILE).decode().split("\n")[:-1])
+        text = archive.read(FILES_TABLE).decode("utf-8", "backslashreplace")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        paths = {row["entry"]: row["path"] for row in rows if row["entry"]}
+        members = sorted(archive.infolist(), key=lambda info: info.filename)
+        if [info.filename for info in members] != sorted([CLASSES_FILE, FILES_TABLE, *paths]):
+            raise ValueError(f"its entries are not those of {FILES_TABLE}")
+        end = path.stat().st_size
+        if any(info.compress_type or info.header_offset + info.file_size > end for info in members):
+            raise ValueError("an entry is not within the file")
+        images = [image for split in SPLITS for image in _of_split(split, members, paths)]
+        return classes, images, {row["path"]: row["reason"] for row in rows if not row["entry"]}
 
 
 def _of_split(split: str, members: Iterable[zipfile.ZipInfo], paths: dict[str, str]) -> list[RawImage]:
@@ -164,4 +171,4 @@ class RawReader:
             content = os.pread(self._file, image.size, start)
             if len(content) == image.size and zlib.crc32(content) == image.crc:
                 return content
-        raise PipelineError(f"{self._path}: is damaged at {image.entry}; run dvc repro --force download")
+        raise PipelineError(f"{self._path}: is damaged at {image.entry}; {restoring(self._path)}")

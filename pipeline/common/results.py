@@ -4,38 +4,49 @@ The few fit a table of ``dvc exp show --only-changed`` on a terminal of 160 colu
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
-from pipeline.common.files import write_json
+from pipeline.common.files import as_json, write_json
 from pipeline.common.paths import DETAILS, METRICS
-from pipeline.errors import PipelineError
+from pipeline.common.reading import checked, file_checksum, reading, with_checksum
 
-# The stage that writes the results of each name.
-STAGES = {"audit": "augment", "train": "train", "evaluate": "evaluate", "tsne": "tsne"}
+RESULTS = ("audit", "train", "evaluate", "tsne")
+FILES = "files"
 
 
-def write_results(name: str, metrics: dict[str, float], details: dict[str, Any]) -> None:
+def write_results(name: str, metrics: dict[str, float], details: dict[str, Any], *tables: Path) -> None:
     """Write ``results/metrics/{name}.json``, which ``dvc metrics diff`` and ``dvc exp show`` print, and
-    ``results/details/{name}.json``, an output of DVC, with everything else."""
+    ``results/details/{name}.json``, an output of DVC, with everything else.
+
+    The latter also has the checksums of both files and of ``tables``, the stage's tables that another stage reads.
+    """
+    files = {path.as_posix(): file_checksum(path) for path in sorted(tables)}
+    metrics, details = (json.loads(as_json(content)) for content in (metrics, {**details, FILES: files}))
     write_json(METRICS / f"{name}.json", metrics)
-    write_json(DETAILS / f"{name}.json", details)
+    write_json(DETAILS / f"{name}.json", with_checksum(details, metrics))
 
 
 def read_results(name: str) -> dict[str, Any]:
-    """Read both files of ``write_results`` into one mapping.
+    """Read both files of ``write_results`` into one mapping; the checksums of the tables are its ``files``.
 
     Raises:
-        PipelineError: one of them is missing, or is not a JSON object.
+        PipelineError: one of them is missing or damaged, or they are not of the same run.
     """
-    results: dict[str, Any] = {}
-    for path in (METRICS / f"{name}.json", DETAILS / f"{name}.json"):
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
-            raise PipelineError(f"{path}: no such file; run dvc repro {STAGES[name]}") from None
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise PipelineError(f"{path}: is not a JSON object; run dvc repro --force {STAGES[name]}")
-        results |= content
-    return results
+    metrics, details = METRICS / f"{name}.json", DETAILS / f"{name}.json"
+    with reading(metrics):
+        content = read_json(metrics)
+    with reading(details):
+        return content | checked(read_json(details), content)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: it is none.
+    """
+    content = json.loads(path.read_text("utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("is not a JSON object")
+    return content

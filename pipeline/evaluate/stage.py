@@ -33,6 +33,8 @@ from pipeline.progress import say
 
 MISTAKES_SHOWN = 24
 FLOATS = "%.6f"
+_TABLES = ("classes", "confused_pairs", "precision_recall", "reliability", "roc")
+READ_BY_REPORT = (EVALUATION / "predictions.csv", *(PLOTS / f"{name}.csv" for name in _TABLES))
 
 
 def evaluate(params: EvaluateParams) -> None:
@@ -70,7 +72,7 @@ def evaluate(params: EvaluateParams) -> None:
     _write_by_class(split, probabilities, classes, intervals_by_class)
     _plot_mistakes(table, split)
     metrics = {name: results.pop(name) for name in ("accuracy", "macro_f1", "log_loss")}
-    write_results("evaluate", metrics, {"split": split.name, "images": len(split), **results})
+    write_results("evaluate", metrics, {"split": split.name, "images": len(split), **results}, *READ_BY_REPORT)
     _report_accuracy(split, metrics | results)
 
 

@@ -1,22 +1,16 @@
 """The results of the other stages, read from their files."""
 
-import json
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pipeline.common.paths import AUDIT_TABLE, DETAILS, EVALUATION, LIVE, METRICS, PLOTS
-from pipeline.common.results import STAGES, read_results
-from pipeline.errors import PipelineError
+from pipeline.common.paths import AUDIT_TABLE, EVALUATION, LIVE, METRICS, PLOTS
+from pipeline.common.reading import checksum, reading, require_checksum
+from pipeline.common.results import RESULTS, read_json, read_results
 
-REQUIRED = {
-    "audit": ("splits", "classes"),
-    "train": ("best_epoch", "parameters"),
-    "evaluate": ("split", "images", "accuracy", "ece", "temperature", "calibrated"),
-    "tsne": ("layer", "layers"),
-}
 # A class or an id may be called 0012 or NA: these columns stay text.
 TEXT = {"id", "source", "class", "predicted_class", "layer", "probabilities", "finding", "split", "group", "detail"}
 
@@ -59,64 +53,55 @@ def read_inputs() -> Inputs:
     """Read all files.
 
     Raises:
-        PipelineError: a file is missing or lacks required contents.
+        PipelineError: a file is missing or damaged, or not from the same run as the others of its stage.
     """
-    results = {name: read_results(name) for name in STAGES}
-    for name, keys in REQUIRED.items():
-        for key in keys:
-            if key not in results[name]:
-                files = f"{METRICS / name}.json and {DETAILS / name}.json"
-                raise PipelineError(f"{files}: have no {key}; run dvc repro --force {STAGES[name]}")
-    images = ["id", "source", "class", "predicted_class", "correct", "confidence", "loss"]
-    bins = ["probabilities", "low", "high", "images", "confidence", "accuracy"]
-    classes = ["class", "precision", "recall", "f1", "images", "roc_auc", "average_precision"]
+    results = {name: read_results(name) for name in RESULTS}
+    files = {name: value for content in results.values() for name, value in content["files"].items()}
     return Inputs(
         results=results,
-        images=_with_findings(_read_table(EVALUATION / "predictions.csv", "evaluate", images)),
-        classes=_read_table(PLOTS / "classes.csv", "evaluate", classes),
-        pairs=_read_table(PLOTS / "confused_pairs.csv", "evaluate", ["class", "predicted_class", "count", "share"]),
-        reliability=_read_table(PLOTS / "reliability.csv", "evaluate", bins),
-        roc=_read_table(PLOTS / "roc.csv", "evaluate", ["class", "fpr", "tpr"]),
-        precision_recall=_read_table(PLOTS / "precision_recall.csv", "evaluate", ["class", "recall", "precision"]),
-        epochs=pd.concat([_read_epochs(split) for split in ("train", "valid")], ignore_index=True),
-        steps=_read_table(PLOTS / "steps.csv", "train", ["step", "loss", "gradient_norm", "lr"]),
-        points=_read_table(PLOTS / "tsne_layers.csv", "tsne", ["layer", "id", "x", "y"]),
+        images=_with_findings(_read_table(EVALUATION / "predictions.csv", files), _read_table(AUDIT_TABLE, files)),
+        classes=_read_table(PLOTS / "classes.csv", files),
+        pairs=_read_table(PLOTS / "confused_pairs.csv", files),
+        reliability=_read_table(PLOTS / "reliability.csv", files),
+        roc=_read_table(PLOTS / "roc.csv", files),
+        precision_recall=_read_table(PLOTS / "precision_recall.csv", files),
+        epochs=pd.concat([_read_epochs(split, files) for split in ("train", "valid")], ignore_index=True),
+        steps=_read_table(PLOTS / "steps.csv", files),
+        points=_read_table(PLOTS / "tsne_layers.csv", files),
     )
 
 
 def read_metrics() -> dict[str, dict[str, Any]]:
     """Read only the metrics, which git tracks, by name."""
-    return {name: json.loads((METRICS / f"{name}.json").read_text("utf-8")) for name in STAGES}
+    return {name: read_json(METRICS / f"{name}.json") for name in RESULTS}
 
 
-def _read_table(path: Path, stage: str, columns: list[str]) -> pd.DataFrame:
-    """Read a CSV or TSV file: the columns ``TEXT`` as text, others as numbers, without the probabilities by class."""
-    separator = "\t" if path.suffix == ".tsv" else ","
-    try:
+def _read_table(path: Path, files: dict[str, str]) -> pd.DataFrame:
+    """Read a CSV or TSV file with the checksum in ``files``: the columns ``TEXT`` as text, others as numbers, without
+    the probabilities by class."""
+    with reading(path):
+        content = path.read_bytes()
+        require_checksum(checksum(content), files.get(path.as_posix()))
         table = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, usecols=lambda name: not name.startswith("p_")
+            BytesIO(content),
+            sep="\t" if path.suffix == ".tsv" else ",",
+            dtype=str,
+            keep_default_na=False,
+            usecols=lambda name: not name.startswith("p_"),
         )
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file; run dvc repro {stage}") from None
-    except ValueError:
-        raise PipelineError(f"{path}: is not a table; run dvc repro --force {stage}") from None
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise PipelineError(f"{path}: has no column {missing[0]}; run dvc repro --force {stage}")
     numbers = [name for name in table.columns if name not in TEXT]
     table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
     return table
 
 
-def _with_findings(images: pd.DataFrame) -> pd.DataFrame:
-    findings = _read_table(AUDIT_TABLE, "augment", ["source", "finding"])
+def _with_findings(images: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
     of_source = findings.groupby("source")["finding"].agg(lambda names: ", ".join(dict.fromkeys(names)))
     return images.assign(finding=[of_source.get(name, "") for name in images["source"]])
 
 
-def _read_epochs(split: str) -> pd.DataFrame:
+def _read_epochs(split: str, files: dict[str, str]) -> pd.DataFrame:
     folder = LIVE / "plots/metrics" / split
-    loss, accuracy = (_read_table(folder / f"{name}.tsv", "train", ["step", name]) for name in ("loss", "accuracy"))
+    loss, accuracy = (_read_table(folder / f"{name}.tsv", files) for name in ("loss", "accuracy"))
     table = loss.merge(accuracy[["step", "accuracy"]], on="step")
     # DVCLive counts from 0, the metrics and the user from 1.
     return table.assign(epoch=table["step"] + 1, split=split)[["epoch", "split", "loss", "accuracy"]]

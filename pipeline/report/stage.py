@@ -16,7 +16,7 @@ def report() -> None:
     """Write ``results/report.html``, which opens without a network, and ``results/plots/curves.png``.
 
     Raises:
-        PipelineError: a file of another stage is missing, or they are not from the same run.
+        PipelineError: a file of another stage is missing or damaged, or they are not from the same run.
     """
     params = read_yaml(PARAMS)
     inputs = read_inputs()

@@ -101,8 +101,8 @@ def resume(trainer: Trainer, path: Path) -> None:
         trainer.progress.resumed(path, trainer.epoch, trainer.step)
         if torch.get_num_threads() != threads:
             trainer.progress.note(
-                f"uses {torch.get_num_threads()} threads instead of {threads}, as before it was stopped: another number "
-                f"would end in other weights; to train with {threads} from the beginning, remove {path}"
+                f"uses {torch.get_num_threads()} threads instead of {threads}, as before it was stopped: another "
+                f"number would end in other weights; to train with {threads} from the beginning, remove {path}"
             )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.common.dataset import PackedDataset
 from pipeline.common.files import write_table
-from pipeline.common.paths import DATASET, MODEL, PLOTS
+from pipeline.common.paths import DATASET, LIVE, MODEL, PLOTS
 from pipeline.common.results import write_results
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches
@@ -135,4 +135,4 @@ def _write_tables(trainer: Trainer) -> None:
         "train_accuracy": history.best["train_accuracy"],
         "train_gradient_norm": history.best["train_gradient_norm"],
     }
-    write_results("train", best_metrics(history), details)
+    write_results("train", best_metrics(history), details, PLOTS / "steps.csv", *LIVE.rglob("*.tsv"))

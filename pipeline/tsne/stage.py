@@ -55,7 +55,7 @@ def tsne(params: TsneParams, seed: int) -> None:
     plot_tsne(PLOTS / "tsne.png", tables, spec.classes, captions, f"t-SNE, {split.name} split")
     last = results[chosen[-1]]
     details = {"split": split.name, "layer": chosen[-1], "images": len(rows), **last, "layers": results}
-    write_results("tsne", {"purity": last["neighbour_purity"]}, details)
+    write_results("tsne", {"purity": last["neighbour_purity"]}, details, PLOTS / "tsne_layers.csv")
 
 
 def _split_with_enough(dataset: PackedDataset, choice: str) -> PackedSplit:
@@ -77,7 +77,8 @@ def _write_nothing(split: PackedSplit, layer: str) -> None:
     write_table(PLOTS / "tsne_layers.csv", pd.DataFrame(columns=LAYERS_TABLE))
     with saved_figure(PLOTS / "tsne.png", 7, 0.8) as figure:
         figure.suptitle(f"No t-SNE: {line}")
-    write_results("tsne", {}, {"split": split.name, "layer": layer, "images": 0, "layers": {}})
+    details = {"split": split.name, "layer": layer, "images": 0, "layers": {}}
+    write_results("tsne", {}, details, PLOTS / "tsne_layers.csv")
 
 
 def _check(layer: str, features: NDArray[np.float32]) -> None:

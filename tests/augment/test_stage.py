@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.augment.stage import augment
 from pipeline.common.dataset import PackedDataset
 from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, PLOTS, RAW_ARCHIVE
-from pipeline.common.raw_archive import read_raw_archive, write_raw_archive
+from pipeline.common.raw_archive import RawReader, read_raw_archive, write_raw_archive
 from pipeline.common.results import read_results
 from pipeline.download.stage import download
 from pipeline.errors import PipelineError
@@ -290,9 +290,8 @@ def test_test_views_are_drawn_like_training_views(photos):
     packed = PackedDataset(DATASET)
     assert [packed.manifest.shapes[split][1] for split in ("train", "valid", "test")] == [2, 4, 4]
     test = packed.split("test")
-    with zipfile.ZipFile(RAW_ARCHIVE) as archive:
-        image = next(image for image in read_raw_archive(archive)[1] if image.path == test.sources[0])
-        photo = decode(archive.read(image.entry))
+    image = next(image for image in read_raw_archive(RAW_ARCHIVE)[1] if image.path == test.sources[0])
+    photo = decode(RawReader(RAW_ARCHIVE).read(image))
     draw = augmented_view(AugmentParams(**AUGMENT))
     np.testing.assert_array_equal(test.images[0, 2], draw(photo, view_seed(1, image.entry, 2)))
 

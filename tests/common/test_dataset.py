@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.common.dataset import UNLABELLED, Manifest, PackedDataset, create_array, keep_rows
+from pipeline.common.paths import DATASET
 from pipeline.errors import PipelineError
 from tests.support.tiny_datasets import write_dataset, write_split
 
@@ -41,7 +42,8 @@ def test_ids_are_never_parsed_as_numbers_or_missing_values(tmp_path):
     for row, name in enumerate(odd):
         text = text.replace(f"train,{row},{row:04}", f"train,{row},{name}")
     index.write_text(text)
-    assert dataset.split("train").ids == odd
+    dataset.manifest.write(tmp_path)
+    assert PackedDataset(tmp_path).split("train").ids == odd
 
 
 def test_a_split_knows_whether_it_is_labelled(dataset):
@@ -60,7 +62,8 @@ def test_auto_is_valid_if_test_has_no_labels_or_is_missing(tmp_path, images):
 def test_auto_is_test_if_it_is_labelled(dataset):
     index = dataset.folder / "index.csv"
     index.write_text("".join(line.replace(",,,", ",1,green,") for line in index.open()))
-    assert dataset.labelled_split("auto").name == "test"
+    dataset.manifest.write(dataset.folder)
+    assert PackedDataset(dataset.folder).labelled_split("auto").name == "test"
 
 
 def test_an_unlabelled_split_is_rejected_if_labels_are_needed(dataset):
@@ -75,9 +78,11 @@ def test_a_missing_split_is_reported_with_the_existing_ones(tmp_path):
         dataset.split("test")
 
 
-def test_a_missing_dataset_is_reported_with_the_stage_to_run(tmp_path):
-    with pytest.raises(PipelineError, match="contains no packed dataset; run dvc repro augment"):
-        PackedDataset(tmp_path)
+def test_a_missing_dataset_is_reported_with_the_stage_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError) as error:
+        PackedDataset(DATASET)
+    assert str(error.value) == "data/dataset/manifest.json: no such file; run dvc repro augment"
 
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path):

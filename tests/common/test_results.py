@@ -1,6 +1,7 @@
 """Tests of the metrics and details of a stage."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,10 +11,12 @@ from pipeline.errors import PipelineError
 
 
 def test_results_are_written_to_two_files_and_read_as_one(workspace):
-    write_results("train", {"valid_loss": 2 / 3}, {"epochs": 3, "steps": [1, 2]})
+    Path("a.csv").write_text("x\n1\n")
+    write_results("train", {"valid_loss": 2 / 3}, {"epochs": 3, "steps": (1, 2)}, Path("a.csv"))
     assert json.loads((METRICS / "train.json").read_text()) == {"valid_loss": 0.666667}
-    assert json.loads((DETAILS / "train.json").read_text()) == {"epochs": 3, "steps": [1, 2]}
-    assert read_results("train") == {"valid_loss": 0.666667, "epochs": 3, "steps": [1, 2]}
+    details = {"epochs": 3, "steps": [1, 2], "files": {"a.csv": "a4d03c15"}}
+    assert json.loads((DETAILS / "train.json").read_text()) == {**details, "checksum": "cd336ecf"}
+    assert read_results("train") == {"valid_loss": 0.666667, **details}
 
 
 @pytest.mark.parametrize(("name", "stage"), [("audit", "augment"), ("train", "train"), ("tsne", "tsne")])
@@ -28,9 +31,28 @@ def test_a_missing_file_is_reported_with_the_stage_to_run(workspace, name, stage
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '[["a", 1]]', "3", "null", '"text"'])
 @pytest.mark.parametrize("folder", [METRICS, DETAILS])
-def test_a_file_that_is_no_json_object_is_reported(workspace, folder, text):
+def test_a_file_that_is_no_json_object_is_reported_with_the_commands_that_restore_it(workspace, folder, text):
     write_results("evaluate", {}, {})
-    (folder / "evaluate.json").write_text(text)
+    path = folder / "evaluate.json"
+    path.write_text(text)
     with pytest.raises(PipelineError) as error:
         read_results("evaluate")
-    assert str(error.value) == f"{folder}/evaluate.json: is not a JSON object; run dvc repro --force evaluate"
+    restore = "git checkout" if folder == METRICS else "dvc checkout --force"
+    assert str(error.value).startswith(f"{path}: is damaged (")
+    assert str(error.value).endswith(f"); run {restore} {path}, or dvc repro --force evaluate")
+
+
+def test_metrics_and_details_of_different_runs_are_refused(workspace):
+    write_results("evaluate", {"accuracy": 0.5}, {"split": "test"})
+    old = (METRICS / "evaluate.json").read_text()
+    write_results("evaluate", {"accuracy": 0.6}, {"split": "test"})
+    (METRICS / "evaluate.json").write_text(old)
+    with pytest.raises(PipelineError, match="its checksum is wrong, or it is from another run than its metrics"):
+        read_results("evaluate")
+
+
+def test_line_ends_that_git_has_converted_are_no_damage(workspace):
+    write_results("evaluate", {"accuracy": 0.5}, {"split": "test"})
+    path = METRICS / "evaluate.json"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_results("evaluate")["accuracy"] == 0.5

@@ -102,7 +102,8 @@ def test_the_metrics_file_contains_only_the_numbers_to_decide_by(evaluated):
     metrics, details = (json.loads((folder / "evaluate.json").read_text()) for folder in (METRICS, DETAILS))
     assert list(metrics) == ["accuracy", "macro_f1", "log_loss"]
     scores = ["balanced_accuracy", "top_2_accuracy", "macro_precision", "macro_recall", "brier", "ece"]
-    assert list(details) == ["split", "images", *scores, "interval", "temperature", "calibrated"]
+    assert list(details) == ["split", "images", *scores, "interval", "temperature", "calibrated", "files", "checksum"]
+    del details["checksum"]
     assert metrics | details == results
 
 
@@ -167,7 +168,7 @@ def test_metrics_with_test_time_augmentation_are_added_to_the_plain_ones(photos,
     assert both == plain
     assert tta["views"] == 2
     assert tta["log_loss"] != plain["log_loss"]
-    assert tta.keys() - {"views"} == plain.keys() - {"split", "images", "temperature", "calibrated"}
+    assert tta.keys() - {"views"} == plain.keys() - {"split", "images", "temperature", "calibrated", "files"}
     assert "with the mean over each image and its 2 views" in capsys.readouterr().out
 
 

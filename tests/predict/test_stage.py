@@ -1,6 +1,5 @@
 """Stage ``predict``."""
 
-import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipeline.augment.stage import augment
-from pipeline.common.dataset import PackedDataset
+from pipeline.common.dataset import Manifest, PackedDataset
 from pipeline.common.paths import DATASET, MODEL, PREDICTIONS, RAW_ARCHIVE
 from pipeline.common.raw_archive import read_raw_archive
 from pipeline.errors import PipelineError
@@ -28,8 +27,7 @@ def rename_classes(*names: str) -> None:
     """Give other names to the classes of the dataset and of the network."""
     network, spec = load_model(MODEL)
     save_model(MODEL, network.state_dict(), replace(spec, classes=names))
-    path = DATASET / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"classes": names}))
+    replace(Manifest.read(DATASET), classes=names).write(DATASET)
 
 
 def rename_sources(split: str, *names: str) -> None:
@@ -37,6 +35,7 @@ def rename_sources(split: str, *names: str) -> None:
     index = pd.read_csv(DATASET / "index.csv", dtype=str, keep_default_na=False)
     index.loc[index.index[index["split"] == split][: len(names)], "source"] = names
     index.to_csv(DATASET / "index.csv", index=False)
+    Manifest.read(DATASET).write(DATASET)
 
 
 def written(name: str) -> pd.DataFrame:
@@ -64,8 +63,8 @@ def test_probabilities_of_image_files_equal_those_of_the_packed_images(trained):
     predict(PredictParams(split="test", tta=False))
     table = written("probabilities")
     split = PackedDataset(DATASET).split("test")
+    entries = {image.path: image.entry for image in read_raw_archive(RAW_ARCHIVE)[1]}
     with zipfile.ZipFile(RAW_ARCHIVE) as archive:
-        entries = {image.path: image.entry for image in read_raw_archive(archive)[1]}
         files = [Path(archive.extract(entries[source], "unpacked")) for source in split.sources]
     found = predict_files(files, load_models([MODEL]))
     np.testing.assert_allclose(found.probabilities, table[COLUMNS], atol=2e-6)

@@ -1,5 +1,6 @@
 """Generated results of all stages before the report."""
 
+from contextlib import chdir
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from pipeline.common.dataset import INDEX_COLUMNS, Manifest
-from pipeline.common.files import write_json
+from pipeline.common.results import write_results
 from pipeline.evaluate.calibration import reliability
 from pipeline.evaluate.metrics import confused_pairs, curves_by_class, metrics_by_class
 
@@ -31,12 +32,13 @@ def write_run(
     _write_training(folder / "results", steps)
     _write_tsne(folder / "results", np.array(classes, dtype=object)[labels], ids)
     details = {"splits": {"train": 90, "test": images}, "dark": 0, "classes": []}
-    _write_results(folder / "results", "audit", {"images": 90 + images, "leaks": 1, "bad_files": 0}, details)
     source = f"test/{ids[0]}.png"
     _write_table(
         folder / "results/audit.csv",
         {"finding": ["leak"], "group": ["0"], "split": ["test"], "source": [source], "class": [""], "detail": [""]},
     )
+    metrics = {"images": 90 + images, "leaks": 1, "bad_files": 0}
+    _write_results(folder / "results", "audit", metrics, details, "audit.csv")
 
 
 def photos(count: int, size: int, seed: int = 0) -> np.ndarray:
@@ -103,11 +105,10 @@ def _write_evaluation(
     interval = {"accuracy": {"low": accuracy - 0.01, "high": accuracy + 0.01}}
     details = {"split": "test", "images": len(ids), "interval": interval, "temperature": 1.5}
     details["calibrated"] = {"ece": 0.01}
-    _write_results(folder, "evaluate", {"accuracy": accuracy, "ece": 0.05}, details)
+    _write_results(folder, "evaluate", {"accuracy": accuracy, "ece": 0.05}, details, "evaluation/*.csv", "plots/*.csv")
 
 
 def _write_training(folder: Path, steps: int) -> None:
-    _write_results(folder, "train", {"best_epoch": 2}, {"epochs": 3, "parameters": 1234})
     step = np.arange(1, steps + 1)
     # A gradient that overflowed, which can happen in half precision.
     norm = np.where(step == 3, np.inf, 1 + 1 / step)
@@ -117,6 +118,8 @@ def _write_training(folder: Path, steps: int) -> None:
         for name in ("loss", "accuracy"):
             path = folder / f"live/plots/metrics/{split}/{name}.tsv"
             _write_table(path, {"step": [0, 1, 2], name: [0.5 + shift, 0.4 + shift, 0.3 + shift]}, "\t")
+    details = {"epochs": 3, "parameters": 1234}
+    _write_results(folder, "train", {"best_epoch": 2}, details, "plots/steps.csv", "live/**/*.tsv")
 
 
 def _write_tsne(folder: Path, names: np.ndarray, ids: list[str]) -> None:
@@ -128,7 +131,7 @@ def _write_tsne(folder: Path, names: np.ndarray, ids: list[str]) -> None:
     _write_table(folder / "plots/tsne_layers.csv", pd.concat(tables))
     layers = {layer: {"trustworthiness": 0.9} for layer in LAYERS}
     details = {"split": "test", "layer": LAYERS[-1], "images": len(ids), "layers": layers}
-    _write_results(folder, "tsne", {"trustworthiness": 0.9}, details)
+    _write_results(folder, "tsne", {"trustworthiness": 0.9}, details, "plots/tsne_layers.csv")
 
 
 def _write_table(path: Path, table, separator: str = ",") -> None:
@@ -136,6 +139,6 @@ def _write_table(path: Path, table, separator: str = ",") -> None:
     pd.DataFrame(table).to_csv(path, index=False, sep=separator)
 
 
-def _write_results(folder: Path, name: str, metrics: dict, details: dict) -> None:
-    write_json(folder / f"metrics/{name}.json", metrics)
-    write_json(folder / f"details/{name}.json", details)
+def _write_results(folder: Path, name: str, metrics: dict, details: dict, *tables: str) -> None:
+    with chdir(folder.parent):
+        write_results(name, metrics, details, *(path for table in tables for path in Path("results").glob(table)))

@@ -28,7 +28,8 @@ def test_network_learns_to_tell_colours_apart(dataset):
     metrics, details = (json.loads((folder / "train.json").read_text()) for folder in (METRICS, DETAILS))
     assert list(metrics) == ["best_epoch", "train_loss", "valid_loss", "valid_accuracy"]
     assert metrics["valid_accuracy"] >= 0.9
-    assert list(details) == ["epochs", "steps", "parameters", "train_accuracy", "train_gradient_norm"]
+    counts = ["epochs", "steps", "parameters", "train_accuracy", "train_gradient_norm"]
+    assert list(details) == [*counts, "files", "checksum"]
     assert (details["epochs"], details["steps"]) == (10, 30)
 
 
@@ -67,7 +68,7 @@ def test_loss_that_is_not_finite_stops_the_run_with_advice_and_without_results(d
 
 
 def test_missing_dataset_is_reported_with_the_command_that_makes_it(workspace):
-    with pytest.raises(PipelineError, match=r"data/dataset: contains no packed dataset; run dvc repro augment"):
+    with pytest.raises(PipelineError, match=r"data/dataset/manifest.json: no such file; run dvc repro augment"):
         run()
 
 
