@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.common.paths import expanded, repository_root
+from pipeline.common.text import shortened
 from pipeline.errors import PipelineError
 
 FOLDERS = ("PIPELINE_CACHE", "PIPELINE_CHECKPOINTS", "PIPELINE_TENSORBOARD")
@@ -176,8 +177,7 @@ def _check_writable(folder: Path, name: str) -> None:
 
 
 def _shown(value: str) -> str:
-    """The value on one line of any terminal."""
-    return repr(value if len(value) <= 80 else f"{value[:80]}…")
+    return shortened(repr(value), 120)
 
 
 def checkpoint_folder(root: Path) -> Path:

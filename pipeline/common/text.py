@@ -107,3 +107,8 @@ def listed(items: Iterable[object], limit: int = 5) -> str:
     names = [str(item) for item in items]
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def shortened(text: str, most: int = 400) -> str:
+    """The text without its middle if it is too long for a message, as a value that a user gave may be of any size."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[len(text) - most // 3 :]}"

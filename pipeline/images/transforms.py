@@ -9,6 +9,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pipeline.common.text import one_line
+from pipeline.common.text import one_line, shortened
 from pipeline.errors import PipelineError
 from pipeline.images.decoding import GREY
 from pipeline.params.schema import AugmentParams, Transform
@@ -51,12 +52,22 @@ RESIZED_PIXELS = 16 * 1024**2
 # A transform is tried on images of these heights and widths. The last one is for transforms that need a larger image
 # than the others, such as a crop.
 TRIED_SIZES = ((48, 64), (480, 640), (4500, 6000))
-# What a trial may use, and how many pixels a transform may return; its process is killed at the limits.
-TRIAL_BYTES, TRIAL_SECONDS, TRIAL_PIXELS = 2**31, 20, 100_000_000
+# What a trial may use: memory, seconds of the CPU, and seconds if it only waits. Its process is killed at the limits.
+TRIAL_BYTES, TRIAL_SECONDS, TRIAL_WAIT = 2**31, 5, 60
+# How many pixels a transform may return, unless it returns no more than it gets.
+MOST_PIXELS = 100_000_000
 _TOO_MUCH = (
     f"needs more than {TRIAL_BYTES / 2**30:.0f} GiB of memory or {TRIAL_SECONDS} seconds for an image of "
     f"{TRIED_SIZES[1][1]}×{TRIED_SIZES[1][0]} pixels; choose smaller arguments"
 )
+# Transforms that need more than the image, and what; those of Transform3D need a volume.
+_NEEDS = {
+    **dict.fromkeys(("ConstrainedCoarseDropout", "CropNonEmptyMaskIfExists", "MaskDropout"), "a mask"),
+    **dict.fromkeys(("AtLeastOneBBoxRandomCrop", "BBoxSafeRandomCrop"), "boxes"),
+    **dict.fromkeys(("RandomCropNearBBox", "RandomSizedBBoxSafeCrop"), "boxes"),
+    **dict.fromkeys(("FDA", "HistogramMatching", "Mosaic", "PixelDistributionAdaptation"), "other images"),
+    **{"OverlayElements": "other images", "TextImage": "texts", "Lambda": "functions of Python"},
+}
 
 # The crop comes first, so that the others change fewer pixels. border_mode 4 fills uncovered borders by reflection.
 PRESETS: dict[str, list[dict[str, Any]]] = {
@@ -160,7 +171,7 @@ def _apply(name: str, transform: Any, image: Pixels) -> Pixels:
     except Exception as error:  # a transform raises all kinds of errors for an image that it cannot change
         reason = _text(error)
     else:
-        wrong = _wrong_output(changed)
+        wrong = _wrong_output(changed, image.size)
         if wrong is None:
             return changed
         reason = f"returns {wrong}"
@@ -170,23 +181,23 @@ def _apply(name: str, transform: Any, image: Pixels) -> Pixels:
 def _text(error: Exception) -> str:
     if _lacks_memory(error):
         return "not enough memory"
-    if isinstance(error, KeyError):
-        return f"needs {one_line(str(error))}"
-    return one_line(str(error)) or type(error).__name__
+    return shortened(one_line(str(error))) or type(error).__name__
 
 
 def _lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem)
 
 
-def _wrong_output(image: Any) -> str | None:
-    """What is wrong with the output of a transform; None if it is an image."""
+def _wrong_output(image: Any, size: int) -> str | None:
+    """What is wrong with the output of a transform of an image of ``size`` values; None if it is an image."""
     if not isinstance(image, np.ndarray):
         return type(image).__name__
     if image.dtype != np.uint8:
         return str(image.dtype)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
         return f"the shape {image.shape}"
+    if image.size > max(size, 3 * MOST_PIXELS):
+        return f"{image.size // 3:,} pixels, more than {MOST_PIXELS:,}"
     return None
 
 
@@ -213,12 +224,17 @@ def _build(transform: Transform, key: str, image_size: int) -> Any:
     kind: Any = getattr(albumentations, transform.name, None)
     concrete = inspect.isclass(kind) and not kind.__module__.endswith("transforms_interface")
     if not (concrete and issubclass(kind, albumentations.BasicTransform)):
-        raise PipelineError(f"{key}: got {transform.name!r}, allowed is the name of an albumentations 2.0.8 transform")
+        got = shortened(repr(transform.name))
+        raise PipelineError(f"{key}: got {got}, allowed is the name of an albumentations 2.0.8 transform")
+    needs = "a volume" if issubclass(kind, albumentations.Transform3D) else _NEEDS.get(transform.name)
+    if needs:
+        raise PipelineError(f"{key}: {transform.name} needs {needs} besides the image; remove it")
     allowed = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
     arguments = transform.arguments
     unknown = sorted(arguments.keys() - set(allowed))
     if unknown:
-        raise PipelineError(f"{key}: {transform.name} has no argument {unknown[0]!r}, allowed are {', '.join(allowed)}")
+        argument = shortened(repr(unknown[0]))
+        raise PipelineError(f"{key}: {transform.name} has no argument {argument}, allowed are {', '.join(allowed)}")
     if "size" in allowed:
         arguments.setdefault("size", (image_size, image_size))
     try:
@@ -226,7 +242,7 @@ def _build(transform: Transform, key: str, image_size: int) -> Any:
             warnings.simplefilter("error")
             return kind(**arguments)
     except Exception as error:  # of pydantic, of numpy for an argument that is too large, and others
-        raise PipelineError(f"{key}: {transform.name}: {_reason(error)}") from None
+        raise PipelineError(f"{key}: {transform.name}: {shortened(_reason(error))}") from None
 
 
 _trials: dict[str, str | None] = {}
@@ -251,10 +267,11 @@ def _trial(transform: Any) -> str | None:
     process = context.Process(target=_run_trial, args=(transform, sender))
     process.start()
     sender.close()
-    try:
-        reason: str | None = receiver.recv()
-    except EOFError:  # it was killed
-        reason = _TOO_MUCH
+    reason: str | None = _TOO_MUCH
+    with suppress(EOFError):  # it was killed
+        if receiver.poll(TRIAL_WAIT):
+            reason = receiver.recv()
+    process.kill()
     process.join()
     return reason
 
@@ -293,12 +310,11 @@ def _outcome(transform: Any, height: int, width: int) -> tuple[str | None, bool]
         changed = transform(image=image, force_apply=True)["image"]
     except Exception as error:
         return (_TOO_MUCH, True) if _lacks_memory(error) else (_text(error), False)
-    wrong = _wrong_output(changed)
-    if wrong is not None:
-        return f"returns {wrong}, allowed are RGB images of uint8 pixels; remove it (train normalizes the images)", True
-    if changed.size > 3 * TRIAL_PIXELS:
-        return f"returns {changed.size // 3:,} pixels, allowed are {TRIAL_PIXELS:,}; choose smaller arguments", True
-    return None, False
+    wrong = _wrong_output(changed, image.size)
+    if wrong is None:
+        return None, False
+    fix = "remove it (train normalizes the images), or choose smaller arguments"
+    return f"returns {wrong}, allowed are RGB images of uint8 pixels; {fix}", True
 
 
 def _reason(error: Exception) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from pipeline.common.text import listed
+from pipeline.common.text import listed, shortened
 from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.params.names import parameter_names, suggestion
 from pipeline.params.schema import ContradictionError, Params
 
-MAX_LINES = 20
+MAX_LINES = 100
 # The layers of network.models.Classifier by name: importing torch to look them up would take seconds.
 _BLOCKS = [name for b in range(5) for name in (f"blocks.{b}", *(f"blocks.{b}.{layer}" for layer in range(4)))]
 _HIDDEN = [name for h in ("hidden1", "hidden2") for name in (h, *(f"{h}.{layer}" for layer in range(3)))]
@@ -48,13 +48,8 @@ def check_params(content: Any, path: Path) -> Params:
     else:
         problems = list(contradictions(params))
     if problems:
-        raise PipelineError("\n".join(f"{path}: {_short_line(problem)}" for problem in problems))
+        raise PipelineError("\n".join(f"{path}: {shortened(problem, 900)}" for problem in problems))
     return params
-
-
-def _short_line(problem: str) -> str:
-    """The line without its middle if it contains a value of any size; it ends with how to fix the problem."""
-    return problem if len(problem) <= 900 else f"{problem[:500]} … {problem[-300:]}"
 
 
 def refusal(content: dict[str, Any], keys: tuple[str, ...]) -> str | None:

@@ -1,6 +1,9 @@
 """Tests of plain copies and augmented views."""
 
+import inspect
 import random
+import time
+from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -212,14 +215,19 @@ def test_a_view_is_resized_after_the_transforms(transform, height):
         ({"name": "ToFloat"}, "ToFloat returns float32, allowed are RGB images of uint8 pixels; remove it ("),
         ({"name": "Normalize", "p": 0.1}, "Normalize returns float32, "),
         ({"name": "ToGray", "num_output_channels": 1}, "ToGray returns the shape (48, 64), "),
-        ({"name": "Mosaic"}, "Mosaic fails on every image (Mosaic requires ['mosaic_metadata'] missing keys"),
-        ({"name": "MaskDropout"}, "MaskDropout fails on every image (MaskDropout requires ['mask'] missing"),
-        ({"name": "CenterCrop3D", "size": [8, 8, 8]}, "CenterCrop3D fails on every image (needs 'volume'); remove it"),
-        ({"name": "Lambda", "image": "lambda x: x"}, "Lambda fails on every image ('str' object is not callable)"),
+        ({"name": "Mosaic"}, "Mosaic needs other images besides the image; remove it"),
+        ({"name": "MaskDropout"}, "MaskDropout needs a mask besides the image; remove it"),
+        ({"name": "ConstrainedCoarseDropout"}, "ConstrainedCoarseDropout needs a mask besides the image; remove it"),
+        ({"name": "Pad3D", "padding": 5}, "Pad3D needs a volume besides the image; remove it"),
+        ({"name": "Lambda", "image": "lambda x: x"}, "Lambda needs functions of Python besides the image; remove it"),
+        ({"name": "Lambda"}, "Lambda needs functions of Python besides the image; remove it"),
+        ({"name": "Nope" * 10_000}, "got 'NopeNope"),
+        ({"name": "Rotate", "x" * 10_000: 1}, "Rotate has no argument 'xxx"),
+        ({"name": "Rotate", "limit": ["x" * 10_000]}, "Rotate: limit: got "),
         ({"name": "RandomCrop", "height": 10**9, "width": 8}, "RandomCrop fails on every image (Crop size (height"),
-        ({"name": "Resize", "height": 10**9, "width": 10**9}, "Resize needs more than 2 GiB of memory or 20 seconds"),
-        ({"name": "Resize", "height": 30_000, "width": 30_000}, "Resize needs more than 2 GiB of memory or 20 sec"),
-        ({"name": "Pad", "padding": 20_000}, "Pad needs more than 2 GiB of memory or 20 seconds for an image of"),
+        ({"name": "Resize", "height": 10**9, "width": 10**9}, "Resize needs more than 2 GiB of memory or 5 seconds"),
+        ({"name": "Resize", "height": 30_000, "width": 30_000}, "Resize needs more than 2 GiB of memory or 5 sec"),
+        ({"name": "Pad", "padding": 20_000}, "Pad needs more than 2 GiB of memory or 5 seconds for an image of"),
         ({"name": "RandomScale", "scale_limit": [24, 25]}, "RandomScale returns "),
         ({"name": "CoarseDropout", "num_holes_range": [10**9, 10**9]}, "CoarseDropout needs more than 2 GiB of"),
     ],
@@ -230,6 +238,51 @@ def test_a_transform_that_can_never_work_is_refused_before_any_photo(transform, 
         augmented_view(params(transforms=[TRANSFORMS[1], transform]))
     assert str(error.value).startswith(f"params.yaml: augment.transforms.1: {reason}")
     assert "\n" not in str(error.value)
+
+
+REQUIRED = {"size": [8, 8], "height": 8, "width": 8, "min_height": 8, "min_width": 8, "padding": 3, "max_size": 8}
+REQUIRED |= {"num_grid_xy": [4, 4], "magnitude": 2, "px": 2}
+
+
+@pytest.mark.slow
+def test_every_transform_of_albumentations_works_or_is_refused_by_name():
+    outcomes = Counter()
+    for name, kind in vars(albumentations).items():
+        if not (inspect.isclass(kind) and issubclass(kind, albumentations.BasicTransform)):
+            continue
+        unset = {key for key, own in inspect.signature(kind).parameters.items() if own.default in (None, own.empty)}
+        arguments = {key: REQUIRED[key] for key in unset & REQUIRED.keys()}
+        try:
+            draw = augmented_view(params(transforms=[{"name": name, **arguments}]))
+        except PipelineError as error:
+            assert str(error).isprintable()
+            assert name in str(error)
+            assert "fails on every image" not in str(error)
+            outcomes["refused"] += 1
+        else:
+            assert draw(photo(1100, 1100), 1).shape == (32, 32, 3)
+            outcomes["works"] += 1
+    assert outcomes["works"] > 80
+
+
+def test_a_transform_that_computes_too_long_is_stopped(monkeypatch):
+    monkeypatch.setattr("pipeline.images.transforms.TRIAL_SECONDS", 1)
+    with pytest.raises(PipelineError, match="Morphological needs more than 2 GiB of memory or 5 seconds"):
+        augmented_view(params(transforms=[{"name": "Morphological", "scale": [10_000, 10_000]}]))
+
+
+def test_a_transform_that_waits_is_stopped(monkeypatch):
+    monkeypatch.setattr("pipeline.images.transforms.TRIAL_WAIT", 0.2)
+    monkeypatch.setattr(albumentations.HorizontalFlip, "apply", lambda *_, **__: time.sleep(60))
+    with pytest.raises(PipelineError, match="HorizontalFlip needs more than 2 GiB of memory or 5 seconds"):
+        augmented_view(params(transforms=[{"name": "HorizontalFlip", "p": 0.123}]))
+
+
+def test_an_image_that_grows_beyond_the_limit_is_an_error_of_this_image(monkeypatch):
+    draw = augmented_view(params(transforms=[{"name": "Pad", "padding": 100}]))
+    monkeypatch.setattr("pipeline.images.transforms.MOST_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"Pad: the photo has 40×30 pixels at this point \(returns 55,200 pixels, mor"):
+        draw(photo(30, 40), 1)
 
 
 @pytest.mark.parametrize("side", [48, 400, 4000])
