@@ -72,6 +72,23 @@ def worker_count() -> int:
     return _whole_number("PIPELINE_WORKERS", cores)
 
 
+def crowded(threads: int) -> str:
+    """One line if other processes leave too few cores for the threads of this one, which then wait for each other;
+    empty if not. Measures for 0.2 s.
+    """
+    import psutil
+
+    shares = dict(enumerate(psutil.cpu_percent(interval=0.2, percpu=True)))
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(shares)
+    used = sum(shares.get(core, 0.0) for core in usable) / 100
+    if threads == 1 or used + threads <= len(usable) + 0.5:
+        return ""
+    return (
+        f"other processes use {used:.1f} of {len(usable)} cores, and torch {threads} threads: with OMP_NUM_THREADS=1 "
+        "it can be several times faster"
+    )
+
+
 def process_count() -> int:
     """The number of processes that train together on this machine.
 
@@ -116,7 +133,7 @@ def _whole_number(name: str, default: int, most: int = MOST_PROCESSES, least: in
 
 
 def checkpoint_minutes() -> float:
-    """Minutes between two checkpoints within an epoch; each epoch ends with one in any case.
+    """Minutes between two checkpoints within an epoch.
 
     Raises:
         PipelineError: ``PIPELINE_CHECKPOINT_MINUTES`` is not such a number.

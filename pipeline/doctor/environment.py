@@ -19,6 +19,7 @@ from pipeline.doctor.finding import ERROR, NOTE, OK, Finding, ask, check, compla
 from pipeline.errors import PipelineError
 from pipeline.machine import (
     VARIABLES,
+    crowded,
     process_count,
     variable_problems,
     worker_count,
@@ -178,6 +179,8 @@ def device() -> Iterator[Finding]:
         yield Finding(ERROR, line, "update the driver; until then `export PIPELINE_DEVICE=cpu`")
     else:
         yield Finding(OK, f"{describe_device(chosen)}: computes the same gradients as the CPU")
+    if chosen.type == "cpu" and (line := crowded(torch.get_num_threads())):
+        yield Finding(NOTE, line, "`export OMP_NUM_THREADS=1`")
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         line = f"cuda:{index}: {free / 2**30:,.1f} GiB free of {total / 2**30:,.1f}"

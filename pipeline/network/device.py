@@ -1,6 +1,7 @@
 """The device, the precision and the reproducibility of torch."""
 
 import os
+from typing import Any
 
 import torch
 
@@ -48,12 +49,27 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
         PipelineError: the device is too slow in it.
     """
     if precision == "auto":
+        if device.type == "cpu":
+            return torch.bfloat16 if _cpu_has_bf16() else torch.float32
         if device.type != "cuda":
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if precision == "fp16" and device.type == "cpu":
         raise PipelineError("params.yaml: train.precision: got fp16, which is slow on the CPU; use auto, bf16 or fp32")
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies in bf16 (AVX512-BF16 or AMX); others convert to fp32 and back, which is slower."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def facts_of(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What decides, besides the code, the version of torch and the input, the bits of a training."""
+    facts = {"device": device.type, "precision": str(dtype)}
+    if device.type == "cuda":
+        facts |= {"gpu": torch.cuda.get_device_name(device), "cudnn": torch.backends.cudnn.version()}
+    return facts
 
 
 def describe_precision(dtype: torch.dtype, device: torch.device) -> str:
@@ -80,6 +96,8 @@ def set_up_torch(seed: int, deterministic: bool) -> None:
     if deterministic:
         # cuBLAS is deterministic only with this variable, which it reads when it is initialised.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # What torch.compile generates depends on measured times otherwise; read when its compiler is imported.
+        os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
     # Some layers of torchvision models have no deterministic kernel: warn instead of stopping.
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # Nothing here reads uninitialised memory, and filling it takes a pass over every new tensor.

@@ -81,6 +81,17 @@ class Classifier(nn.Module):
         return outputs
 
 
+class OutputLayer(nn.Linear):
+    """A last layer that computes in fp32 under autocast: in bf16, several classes can have exactly the same logit."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits of a batch, ``(n, outputs)``."""
+        if not torch.is_autocast_enabled(features.device.type):
+            return super().forward(features)
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.float())
+
+
 def build_model(spec: ModelSpec, pretrained: bool = False) -> nn.Module:
     """Build a network in ``channels_last``, initialised from torch's global random state.
 
@@ -97,6 +108,9 @@ def build_model(spec: ModelSpec, pretrained: bool = False) -> nn.Module:
         model: nn.Module = Classifier(spec.width, spec.dropout, spec.image_size, spec.outputs)
     else:
         model = _torchvision_model(spec, pretrained)
+    _, head = _head(model)
+    if isinstance(head, nn.Linear):
+        head.__class__ = OutputLayer
     return model.to(memory_format=torch.channels_last)
 
 
@@ -143,10 +157,14 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
     return model
 
 
+def _head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """The last layer and its name; in squeezenet it is a convolution."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+
+
 def _replace_head(model: nn.Module, outputs: int) -> None:
-    """Replace the last layer of ImageNet by a new one; in squeezenet it is a convolution."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    name, head = layers[-1]
+    """Replace the last layer of ImageNet by a new one."""
+    name, head = _head(model)
     if isinstance(head, nn.Linear):
         new: nn.Module = nn.Linear(head.in_features, outputs)
     else:
@@ -194,7 +212,7 @@ def default_layers(model: nn.Module) -> tuple[str, ...]:
     """
     linear, convolutions = (_layers(model, kind) for kind in (nn.Linear, nn.Conv2d))
     kind = nn.Linear if len(linear) > len(convolutions) else nn.Conv2d
-    head = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+    head, _ = _head(model)
     blocks = [name for name in _blocks(model, "", kind, len(_layers(model, kind)) // 2) if name != head]
     return tuple(dict.fromkeys((blocks[(len(blocks) - 1) // 2], _layer_before(model, head))))
 

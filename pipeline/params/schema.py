@@ -353,7 +353,7 @@ class TrainParams(Section):
     )
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        description="auto is bf16 on GPUs that support it, fp16 on other GPUs, and fp32 on the CPU"
+        description="auto is bf16 on GPUs and CPUs that compute in it, fp16 on other GPUs, fp32 on other CPUs"
     )
     deterministic: bool = Field(
         description="use only deterministic algorithms: the same bits on every run on one machine"

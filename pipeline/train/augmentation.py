@@ -55,7 +55,8 @@ def color_jitter(images: Tensor, strength: float) -> Tensor:
     images = images * _uniform(images, 1 - strength, 1 + strength)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     images = mean + (images - mean) * _uniform(images, 1 - strength, 1 + strength)
-    luma = (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    # Not by a tensor of the three weights: copying one to the device would make the host wait.
+    luma = sum(weight * images.narrow(1, channel, 1) for channel, weight in enumerate(LUMA))
     return (luma + (images - luma) * _uniform(images, 1 - strength, 1 + strength)).clamp(0, 1)
 
 

@@ -34,6 +34,7 @@ READ_BYTES = 2**20
 # Much shorter than the timeout of the processes that train together.
 LOCK_TIMEOUT = 20.0
 STEPS_BETWEEN_MESSAGES = 20
+COST = 20.0
 
 
 def fingerprint(**facts: Any) -> str:
@@ -112,17 +113,27 @@ def set_aside(path: Path) -> Path:
 
 
 class Checkpointer:
-    """Saves a run at the end of each epoch, after some minutes within an epoch, and when it is interrupted.
+    """Saves a run at the end of an epoch, after some minutes within an epoch, and when it is interrupted.
+
+    The end of an epoch is skipped if the time since the last save is less than ``COST`` times what that save took:
+    saving takes at most a twentieth of the time, however short the epochs. The first and the last epoch are saved.
 
     Args:
         trainer: the run.
         path: of its checkpoint.
         interrupted: whether a signal has arrived.
+        clock: returns seconds.
     """
 
-    def __init__(self, trainer: Trainer, path: Path, interrupted: Callable[[], bool]) -> None:
-        self.trainer, self.path, self.interrupted = trainer, path, interrupted
-        self.seconds, self.saved = checkpoint_minutes() * 60, time.monotonic()
+    def __init__(
+        self,
+        trainer: Trainer,
+        path: Path,
+        interrupted: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.trainer, self.path, self.interrupted, self.clock = trainer, path, interrupted, clock
+        self.seconds, self.saved, self.cost = checkpoint_minutes() * 60, clock(), 0.0
         # Several processes have to agree on a save, and each of these messages takes time.
         self.interval = 1 if trainer.group.world == 1 else STEPS_BETWEEN_MESSAGES
 
@@ -136,15 +147,21 @@ class Checkpointer:
         if not at_epoch_end and self.trainer.step % self.interval:
             return
         stop = group.any(self.interrupted(), device)
-        if not (stop or at_epoch_end or group.any(time.monotonic() - self.saved >= self.seconds, device)):
+        if not (stop or group.any(group.is_main and self._due(at_epoch_end), device)):
             return
+        start = self.clock()
         state = self.trainer.state_dict()
         if group.is_main:
             save_checkpoint(self.path, state)
-        self.saved = time.monotonic()
+        self.saved = self.clock()
+        self.cost = self.saved - start
         if stop:
             self.trainer.progress.stopped(self.path, self.trainer.epoch)
             raise KeyboardInterrupt
+
+    def _due(self, at_epoch_end: bool) -> bool:
+        elapsed = self.clock() - self.saved
+        return elapsed >= self.seconds or (at_epoch_end and (elapsed >= COST * self.cost or self.trainer.complete))
 
 
 @contextmanager

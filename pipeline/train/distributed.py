@@ -64,9 +64,15 @@ class ProcessGroup:
             return model
         if device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-            return nn.parallel.DistributedDataParallel(model, device_ids=[device.index])
-        _sync_batch_norms(model)
-        return nn.parallel.DistributedDataParallel(model)
+        else:
+            _sync_batch_norms(model)
+        # The batch norms of all processes have the same statistics already.
+        return nn.parallel.DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from pipeline.common.files import write_table
 from pipeline.common.paths import DATASET, LIVE, MODEL, PLOTS
 from pipeline.common.results import write_results
 from pipeline.errors import PipelineError
+from pipeline.machine import crowded
 from pipeline.network.batches import Batches
-from pipeline.network.device import choose_device, describe_device, describe_precision, set_up_torch
+from pipeline.network.device import choose_device, describe_device, describe_precision, facts_of, set_up_torch
 from pipeline.network.models import ModelSpec, build_model, unused_parameters
 from pipeline.network.weights import save_model
 from pipeline.params.schema import ModelParams, TrainParams
@@ -40,7 +41,12 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
         dataset = PackedDataset(DATASET)
         trainer, spec = open_trainer(dataset, model_params, params, seed, device, group)
         facts = {"model": asdict(spec), "pretrained": model_params.pretrained, "train": params.model_dump()}
-        facts |= {"seed": seed, "data": dataset.manifest.digest, "device": device.type, "world": group.world}
+        facts |= {
+            "seed": seed,
+            "data": dataset.manifest.digest,
+            "world": group.world,
+            **facts_of(device, trainer.dtype),
+        }
         path = checkpoint_path(fingerprint(**facts))
         trainer.progress.announce(
             model=spec.name,
@@ -56,6 +62,8 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
         trainer.progress.note(*notes(params), *unused_parameters(trainer.model, spec))
         if len(trainer.train) < params.batch_size:
             trainer.progress.note(f"train.batch_size is {len(trainer.train)}, the number of training images")
+        if device.type == "cpu" and (line := crowded(torch.get_num_threads())):
+            trainer.progress.note(line)
         with exclusive(path, group, trainer.progress):
             resume(trainer, path)
             settings = {"seed": seed, **_named("model", model_params), **_named("train", params)}

@@ -16,11 +16,13 @@ from pipeline.network.models import class_logits
 from pipeline.params.schema import TrainParams
 from pipeline.progress import TrainingProgress
 from pipeline.train.augmentation import augment_pixels, mix, random_erase
+from pipeline.train.cuda_graph import CudaGraph
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.moving_average import MovingAverage
 from pipeline.train.optimization import build_loss, build_optimizers, build_schedule, class_weights
 
 Row = dict[str, float]
+Gradients = Callable[[Tensor, Tensor], Tensor]
 STEP_COLUMNS = ("loss", "accuracy", "gradient_norm", "lr")
 
 
@@ -71,16 +73,17 @@ class Trainer:
         self.train, self.valid, self.classes, self.device = train, valid, classes, train.device
         self.params, self.seed, self.group = params, seed, group
         self.model = model
-        wrapped = group.wrap(model, self.device)
-        self.wrapped = cast(nn.Module, torch.compile(wrapped)) if params.compile else wrapped
+        self.wrapped = self._compiled(group.wrap(model, self.device))
         self.optimizers = build_optimizers(model, params, self.device)
         self.steps = steps_per_epoch(len(train), params.batch_size)
         self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]
         self.ema = MovingAverage(model, params.ema_decay) if params.ema_decay else None
+        self.evaluated = self._compiled(self.evaluated_model)
         self.dtype = choose_precision(params.precision, self.device)
         # When it is disabled, its methods only pass through.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.loss = build_loss(params, class_weights(train.labels, classes, params, self.device))
+        self.valid_loss = build_loss(params.model_copy(update={"label_smoothing": 0.0}), None)
         self.history = History()
         self.epoch, self.step = 1, 0
         images = min(len(train), params.batch_size)
@@ -88,6 +91,9 @@ class Trainer:
             params.epochs, self.steps, images, params.patience > 0, self.device, quiet=not group.is_main
         )
         self.log, self.rates = torch.zeros(self.steps, 3, device=self.device), torch.zeros(self.steps)
+        self.gradients: Gradients = self.compute_gradients
+        if self.device.type == "cuda" and group.world == 1:
+            self.gradients = CudaGraph(self.compute_gradients, model, self.progress.note)
         # Each process augments with its own random numbers; the order of the images is the same in all.
         torch.manual_seed(seed + group.rank)
 
@@ -104,7 +110,7 @@ class Trainer:
             PipelineError: the loss is no longer finite.
         """
         with self.progress.display:
-            while self.epoch <= self.params.epochs and not self._out_of_patience():
+            while not self.complete:
                 self._fit_epoch(on_step, on_epoch)
         return self.history
 
@@ -121,7 +127,7 @@ class Trainer:
         if not self.history.best or _score(row) > _score(self.history.best):
             self.history.best = row
             state = self.evaluated_model.state_dict()
-            self.history.best_state = {name: tensor.cpu().clone() for name, tensor in state.items()}
+            self.history.best_state = {name: tensor.clone() for name, tensor in state.items()}
         self.epoch, self.step = self.epoch + 1, 0
         self.log.zero_()
         self.progress.end_epoch(row)
@@ -146,18 +152,9 @@ class Trainer:
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Take one step on a batch of ``Batches.load``; return the loss, the accuracy and the gradient norm, ``(3,)``.
 
-        No value is read from the device, which would make the host wait for it.
+        The host does not wait for the device, except in fp16 with an optimizer that torch has no fused kernel for.
         """
-        inputs = self.train.normalise(augment_pixels(self.train.as_pixels(images), self.params, self.train.size))
-        if self.params.random_erase:
-            inputs = random_erase(inputs, self.params.random_erase)
-        inputs, targets = mix(inputs, functional.one_hot(labels, self.classes).float(), self.params)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            outputs = self.wrapped(inputs)
-            loss = self.loss(outputs, targets)
-        self.scaler.scale(loss).backward()
+        measures = self.gradients(images, labels)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.params.clip_norm or math.inf)
@@ -166,8 +163,37 @@ class Trainer:
         self.scaler.update()
         if self.ema is not None:
             self.ema.update()
+        return torch.cat([measures, norm.detach().unsqueeze(0)])
+
+    def compute_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Augment a batch and compute the gradients of its loss; return the loss and the accuracy, ``(2,)``.
+
+        All of it can be recorded in a CUDA graph.
+        """
+        inputs = self.train.normalise(augment_pixels(self.train.as_pixels(images), self.params, self.train.size))
+        if self.params.random_erase:
+            inputs = random_erase(inputs, self.params.random_erase)
+        inputs, targets = mix(inputs, self._one_hot(labels), self.params)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        outputs = self._outputs(self.wrapped, inputs.contiguous(memory_format=torch.channels_last))
+        loss = self.loss(outputs, targets)
+        self.scaler.scale(loss).backward()
         hits = (class_logits(outputs.detach()).argmax(1) == targets.argmax(1)).float().mean()
-        return torch.stack([loss.detach(), hits, norm.detach()])
+        return torch.stack([loss.detach(), hits])
+
+    def _compiled(self, model: nn.Module) -> nn.Module:
+        return cast(nn.Module, torch.compile(model)) if self.params.compile else model
+
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        """``functional.one_hot`` as ``float32``; that one checks the labels, for which the host may have to wait."""
+        return (labels.unsqueeze(1) == torch.arange(self.classes, device=self.device)).float()
+
+    def _outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """The outputs in fp32, as the loss needs them; the layers compute in the precision of the run."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            outputs: Tensor = model(inputs)
+        return outputs.float()
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -176,21 +202,23 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> Row:
-        model = self.evaluated_model.eval()
-        totals = torch.zeros(2, device=self.device)
+        """Both losses are without label smoothing and class weights, so they compare runs that differ in those."""
+        self.evaluated.eval()
+        totals = torch.zeros(3, device=self.device)
         batch_size = max(self.params.batch_size, 256)
         for images, labels in self.valid.in_order(batch_size, self.group.rank, self.group.world):
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                logits = class_logits(model(images)).float()
-            loss = functional.cross_entropy(logits, labels, reduction="sum")
-            totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
-        loss, correct = (self.group.sum(totals) / len(self.valid)).tolist()
+            outputs = self._outputs(self.evaluated, images)
+            logits = class_logits(outputs)
+            loss = self.valid_loss(outputs, self._one_hot(labels)) * len(labels)
+            entropy = functional.cross_entropy(logits, labels, reduction="sum")
+            totals += torch.stack([loss, entropy, (logits.argmax(1) == labels).sum()])
+        loss, entropy, correct = (self.group.sum(totals) / len(self.valid)).tolist()
         if not math.isfinite(loss):
             raise PipelineError(
                 f"train: the valid loss is {loss} after epoch {self.epoch}; try a lower train.lr "
                 f"({self.params.lr:g} now)"
             )
-        return {"valid_loss": loss, "valid_accuracy": correct}
+        return {"valid_loss": loss, "valid_accuracy": correct, "valid_cross_entropy": entropy}
 
     def _refuse_divergence(self, rows: Tensor) -> None:
         bad = (~rows[:, 0].isfinite()).nonzero().flatten().tolist()
@@ -200,10 +228,11 @@ class Trainer:
                 f"train.lr ({self.params.lr:g} now), a lower train.clip_norm or a train.warmup_epochs"
             )
 
-    def _out_of_patience(self) -> bool:
-        if not (self.params.patience and self.history.best):
-            return False
-        return self.history.epochs[-1]["epoch"] - self.history.best["epoch"] >= self.params.patience
+    @property
+    def complete(self) -> bool:
+        """Whether the last epoch is done, or there was no better one for ``patience`` epochs."""
+        epochs, best, patience = self.history.epochs, self.history.best, self.params.patience
+        return self.epoch > self.params.epochs or bool(patience and best and len(epochs) - best["epoch"] >= patience)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the run, as tensors and plain values. All processes have to call it."""

@@ -72,10 +72,17 @@ def test_larger_images_have_smaller_batches(device, image_size, images):
     assert forward_batch_size(torch.device(device), image_size, most=8) == min(images, 8)
 
 
-def test_precision_on_the_cpu_is_fp32_unless_bf16_is_chosen():
+@pytest.mark.parametrize(
+    ("avx512_bf16", "amx", "expected"),
+    [(False, False, "float32"), (True, False, "bfloat16"), (False, True, "bfloat16")],
+)
+def test_precision_auto_is_bf16_on_a_cpu_that_computes_in_it(monkeypatch, avx512_bf16, amx, expected):
+    # What other CPUs answer.
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     cpu = torch.device("cpu")
     names = [describe_precision(choose_precision(name, cpu), cpu) for name in ("auto", "fp32", "bf16")]
-    assert names == ["float32", "float32", "bfloat16"]
+    assert names == [expected, "float32", "bfloat16"]
     with pytest.raises(PipelineError, match="got fp16, which is slow on the CPU; use auto, bf16 or fp32"):
         choose_precision("fp16", cpu)
 

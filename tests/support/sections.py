@@ -62,7 +62,7 @@ TRAIN = {
     "cutmix_alpha": 0.0,
     "ema_decay": 0.0,
     "patience": 0,
-    "precision": "auto",
+    "precision": "fp32",
     "deterministic": True,
     "compile": False,
 }

@@ -21,6 +21,7 @@ def build(
     images=24,
     dropout=0.1,
     group=None,
+    device=CPU,
     **changes,
 ) -> Trainer:
     """A trainer over 24 images, 3 steps an epoch."""
@@ -30,8 +31,8 @@ def build(
     torch.manual_seed(0)
     if model is None:
         model = Classifier(width=2, dropout=dropout, image_size=32, outputs=outputs_for(params.loss, classes))
-    train, valid = (Batches(split, MEAN, STD, CPU, resident) for split in splits)
-    return Trainer(model, train, valid, classes, params, seed=5, group=group or ProcessGroup())
+    train, valid = (Batches(split, MEAN, STD, device, resident) for split in splits)
+    return Trainer(model.to(device), train, valid, classes, params, seed=5, group=group or ProcessGroup())
 
 
 def fit(trainer: Trainer):

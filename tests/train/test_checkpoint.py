@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.progress import TrainingProgress
 from pipeline.train.checkpoint import (
+    Checkpointer,
     RunLock,
     checkpoint_path,
     exclusive,
@@ -27,6 +28,7 @@ from pipeline.train.checkpoint import (
 from pipeline.train.distributed import ProcessGroup
 from tests.support.sections import TRAIN
 from tests.support.train_runs import ROOT, environment
+from tests.support.trainers import build
 
 FORK = multiprocessing.get_context("fork")
 PROGRESS = TrainingProgress(1, 1, 1, False, torch.device("cpu"))
@@ -139,6 +141,57 @@ def test_a_damaged_checkpoint_is_not_loaded(path, kind):
     assert load_checkpoint(path)["weights"].sum() == 100_000
     damage(path, kind)
     assert load_checkpoint(path) is None
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """A run of four epochs with three steps each."""
+    return build(tmp_path, epochs=4)
+
+
+def saved_at(trainer, path, monkeypatch, step_seconds: float, save_seconds: float) -> list[tuple[int, int]]:
+    """The positions (epochs done, steps) at which a run is saved if steps and saves take so long."""
+    now, saved = [0.0], []
+
+    def save(path, state):
+        now[0] += save_seconds
+        saved.append((state["position"][0] - 1, state["position"][1]))
+
+    monkeypatch.setattr("pipeline.train.checkpoint.save_checkpoint", save)
+    checkpointer = Checkpointer(trainer, path, lambda: False, clock=lambda: now[0])
+
+    def on_step():
+        now[0] += step_seconds
+        checkpointer.save_if_due()
+
+    def on_epoch(row):
+        now[0] += step_seconds
+        checkpointer.save_if_due(at_epoch_end=True)
+
+    trainer.fit(on_step, on_epoch)
+    return saved
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "save_seconds", "expected"),
+    [
+        (10, 1, [(1, 0), (2, 0), (3, 0), (4, 0)]),
+        # A save takes a tenth of an epoch: every second epoch is too early.
+        (10, 3, [(1, 0), (3, 0), (4, 0)]),
+        (0.1, 1, [(1, 0), (4, 0)]),
+        (300, 30, [(0, 2), (1, 1), (2, 0), (2, 2), (3, 1), (4, 0)]),
+    ],
+)
+def test_run_is_saved_when_that_takes_at_most_a_twentieth_of_the_time(
+    trainer, path, monkeypatch, step_seconds, save_seconds, expected
+):
+    assert saved_at(trainer, path, monkeypatch, step_seconds, save_seconds) == expected
+
+
+def test_minutes_of_0_save_after_each_step(trainer, path, monkeypatch):
+    monkeypatch.setenv("PIPELINE_CHECKPOINT_MINUTES", "0")
+    saved = saved_at(trainer, path, monkeypatch, 0.1, 1)
+    assert saved == [(step // 3, step % 3) for step in range(1, 13)]
 
 
 def hold_lock(path: Path, acquired, may_end) -> None:

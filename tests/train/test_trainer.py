@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import PipelineError
+from pipeline.network.models import class_logits
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.trainer import Trainer, _means
 from tests.support.sections import EVERYTHING
@@ -185,8 +186,12 @@ def test_balanced_class_weights_give_images_of_a_rare_class_more_weight(tmp_path
     assert trainer.train_step(images, labels)[0].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_row_of_an_epoch_has_the_means_of_its_steps_and_of_all_validation_images(tmp_path):
-    trainer = build(tmp_path, epochs=1)
+@pytest.mark.parametrize(
+    ("classes", "changes"),
+    [(3, {}), (3, {"loss": "mse"}), (2, {"loss": "bce"}), (3, {"label_smoothing": 0.2, "class_weights": "balanced"})],
+)
+def test_row_of_an_epoch_has_the_means_of_its_steps_and_of_all_validation_images(tmp_path, classes, changes):
+    trainer = build(tmp_path, classes=classes, epochs=1, **changes)
     (row,) = fit(trainer).epochs
     steps = trainer.history.step_rows()
     assert row["train_loss"] == pytest.approx(steps[:, 0].mean().item())
@@ -194,9 +199,41 @@ def test_row_of_an_epoch_has_the_means_of_its_steps_and_of_all_validation_images
     trainer.model.eval()
     with torch.no_grad():
         ((images, labels),) = trainer.valid.in_order(100)
-        logits = trainer.model(images)
-    assert row["valid_loss"] == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-5)
+        outputs = trainer.model(images)
+    logits = class_logits(outputs)
+    entropy = functional.cross_entropy(logits, labels).item()
+    # The loss is that of the training; label smoothing and class weights only change how the network is trained.
+    loss = functional.mse_loss(logits.softmax(1), functional.one_hot(labels).float()).item()
+    assert row["valid_loss"] == pytest.approx(loss if changes.get("loss") == "mse" else entropy, rel=1e-5)
+    assert row["valid_cross_entropy"] == pytest.approx(entropy, rel=1e-5)
     assert row["valid_accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+
+
+def test_squared_error_of_training_and_validation_are_of_the_same_size(tmp_path):
+    # Nothing is random in this run, and both splits are noise around the same colours.
+    (row, *_) = fit(build(tmp_path, loss="mse", dropout=0.0, lr=1e-6)).epochs
+    assert row["train_loss"] == pytest.approx(row["valid_loss"], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"hflip": 0.5},
+        {"random_resized_crop": 0.5},
+        {"color_jitter": 0.2},
+        {"random_erase": 0.5},
+        {"mixup_alpha": 0.2},
+        {"cutmix_alpha": 1.0},
+        EVERYTHING,
+    ],
+    ids=lambda changes: "-".join(changes) if len(changes) < 2 else "everything",
+)
+def test_network_gets_its_input_in_channels_last_after_every_augmentation(tmp_path, changes):
+    trainer, seen = build(tmp_path, **changes), []
+    trainer.model.register_forward_pre_hook(lambda model, inputs: seen.extend(inputs))
+    trainer.train_step(*next(batches_of(trainer)))
+    assert [images.is_contiguous(memory_format=torch.channels_last) for images in seen] == [True]
 
 
 @pytest.mark.slow
