@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from pipeline.common.files import read_small
 from pipeline.common.paths import user_path
-from pipeline.common.text import listed
+from pipeline.common.text import listed, shortened
 from pipeline.download.layout import (
     SPLIT_FOLDERS,
+    ClassNames,
     ImageSet,
     SourceImage,
     class_names,
@@ -47,6 +49,8 @@ COLUMNS = {
     "split": ("split", "subset", "set", "partition"),
     "group": ("group",),
 }
+# About four million rows.
+MAX_TABLE_BYTES = 256 * 1024**2
 _ALLOWED = "allowed is a header with path and label, perhaps split and group, or lines of a path and a class"
 
 
@@ -126,7 +130,7 @@ def read_labels(
             has no training images.
     """
     images = _Images(source, image_paths(source, tree), tree.left_out)
-    names, names_file = class_names(source, tree, classes)
+    named = class_names(source, tree, classes)
     files = labels if isinstance(labels, Mapping) else {"": labels}
     found: dict[str, Row] = {}
     for split, file in files.items():
@@ -139,19 +143,19 @@ def read_labels(
         found = {path: replace(row, split=split_of(path) or "") for path, row in found.items()}
     _check_splits(found.values())
     test = [] if any(row.split == "test" for row in found.values()) else _unlisted_test_images(images.paths, found)
-    index = _class_indices(source, found.values(), names)
+    index = _class_indices(source, found.values(), named)
     rest = set(images.paths) - set(found) - set(test)
     left_out = (
-        tree.left_out | dict.fromkeys(rest, "not in data.labels") | texts_left_out(tree, names_file, *files.values())
+        tree.left_out | dict.fromkeys(rest, "not in data.labels") | texts_left_out(tree, named.file, *files.values())
     )
     listed_images = _images(found, index) + unlabelled_images({path: tuple(path.split("/")) for path in test}, "test")
-    class_list = names or tuple(sorted(index, key=lambda name: index[name]))
+    class_list = named.names or tuple(sorted(index, key=lambda name: index[name]))
     return ImageSet(class_list, tuple(sorted(listed_images, key=lambda image: image.path)), tree.read, left_out)
 
 
 def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Images) -> Iterator[Row]:
     """The rows of a table; ``split`` is that of all of them, or empty."""
-    lines = list(_lines(_text(source, tree, file)))
+    lines = list(_lines(file, _text(source, tree, file)))
     if not lines:
         raise PipelineError(f"data.labels: {file} is empty; {_ALLOWED}")
     columns = _header(file, lines[0][1])
@@ -168,6 +172,10 @@ def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Ima
         values = {role: cells[column].strip() if column < len(cells) else "" for role, column in columns.items()}
         if not values["path"]:
             raise PipelineError(f"{place}: has no path; {_ALLOWED}")
+        for value in values.values():
+            if not value.isprintable():
+                got = shortened(repr(value))
+                raise PipelineError(f"{place}: got {got}, allowed are printable characters on one line; correct it")
         given = values.get("split", "")
         if given and given.lower() not in SPLIT_FOLDERS:
             raise PipelineError(f"{place}: got the split {given!r}, allowed are {', '.join(SPLIT_FOLDERS)}; correct it")
@@ -179,14 +187,14 @@ def _text(source: str, tree: FileTree, file: str) -> str:
     path = user_path(file, "data.labels")
     if file not in tree.sizes and not path.is_file():
         raise PipelineError(f"data.labels: there is no file {file} in {source} or in the repository; correct the path")
-    content = tree.read(file) if file in tree.sizes else path.read_bytes()
+    content = tree.read(file, MAX_TABLE_BYTES) if file in tree.sizes else read_small(path, MAX_TABLE_BYTES)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise PipelineError(f"data.labels: {file} is not UTF-8 text; save it as UTF-8") from None
 
 
-def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
+def _lines(file: str, text: str) -> Iterator[tuple[int, list[str]]]:
     """The number and cells of each line: separated by tabs, commas or semicolons, or the last word is the class."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = next((character for character in "\t,;" if character in first), None)
@@ -196,9 +204,12 @@ def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
                 yield number, line.rsplit(None, 1)
         return
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    for cells in reader:
-        if any(cell.strip() for cell in cells):
-            yield reader.line_num, cells
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+    except csv.Error as error:  # such as a quotation mark that is never closed
+        raise PipelineError(f"data.labels: {file}, line {reader.line_num}: {error}; correct it") from None
 
 
 def _header(file: str, cells: list[str]) -> dict[str, int]:
@@ -247,7 +258,7 @@ def _unlisted_test_images(paths: list[str], found: dict[str, Row]) -> list[str]:
     return [path for path in paths if path not in found and split_of(path) == "test"]
 
 
-def _class_indices(source: str, rows: Iterable[Row], names: tuple[str, ...] | None) -> dict[str, int]:
+def _class_indices(source: str, rows: Iterable[Row], named: ClassNames) -> dict[str, int]:
     """The index of each class of the training rows.
 
     Raises:
@@ -263,7 +274,7 @@ def _class_indices(source: str, rows: Iterable[Row], names: tuple[str, ...] | No
             f"{unknown.place}: {unknown.path} is of the class {unknown.label!r}, which has no training images "
             f"({listed(sorted(trained))}); correct it, or add some"
         )
-    return folder_indices(source, trained, names)
+    return folder_indices(source, trained, named)
 
 
 def _images(found: dict[str, Row], index: dict[str, int]) -> list[SourceImage]:

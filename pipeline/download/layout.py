@@ -26,6 +26,8 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("test", "testing", "evaluation"), "test"),
 }
 # Folders with pictures for a README if there is a dataset beside them; with more pictures they are one themselves.
+# 20,000 names of 50 bytes are a megabyte.
+MAX_CLASSES_BYTES = 16 * 1024**2
 README_FOLDERS = {"assets", "asset", "doc", "docs", "figures", "screenshots"}
 MOST_README_PICTURES = 20
 
@@ -101,17 +103,17 @@ def read_layout(
     _check_split_folders(source, tree, above, by_split, empty)
     unlabelled = _remove_unlabelled(by_split)
     has_indices = class_depth is None and any(len(parts) == 1 for parts in _training(by_split).values())
-    names, names_file = class_names(source, tree, classes, ordered=has_indices)
+    named = class_names(source, tree, classes)
     if has_indices:
-        names, images = _by_prefix(source, by_split, names)
+        names, images = _by_prefix(source, by_split, named.in_order())
     else:
         class_depth = _class_depth(source, _training(by_split), class_depth)
-        names, images = _by_folder(source, by_split, class_depth, names)
+        names, images = _by_folder(source, by_split, class_depth, named)
         _warn_of_empty_folders(source, by_split, class_depth, empty)
     _check_classes(source, names, images)
     left_out = tree.left_out | dict.fromkeys(outside, "a picture outside the folders of the splits")
     left_out |= dict.fromkeys(unlabelled, "an unlabelled training image")
-    left_out |= texts_left_out(tree, names_file)
+    left_out |= texts_left_out(tree, named.file)
     return ImageSet(names, tuple(sorted(images, key=lambda image: image.path)), tree.read, left_out)
 
 
@@ -267,22 +269,43 @@ def _warn_of_empty_folders(source: str, by_split: BySplit, class_depth: int, emp
         say(f"download: warning: {source}: no images in the folders {listed(names)}, so they are no classes")
 
 
-def class_names(
-    source: str, tree: FileTree, classes: tuple[str, ...] | None, ordered: bool = False
-) -> tuple[tuple[str, ...] | None, str | None]:
-    """The names in ``data.classes`` or in the outermost ``classes.txt``, one per line, and the path of that file.
+@dataclass(frozen=True)
+class ClassNames:
+    """The names of the classes in the order of their indices.
+
+    Attributes:
+        names: None if they are not given.
+        file: path of the file ``classes.txt`` of the source; None if there is none.
+        contradiction: why the order of the names is not certain, if ``data.classes`` and the file differ in it.
+    """
+
+    names: tuple[str, ...] | None
+    file: str | None = None
+    contradiction: str | None = None
+
+    def in_order(self) -> tuple[str, ...] | None:
+        """The names, for images that have class indices, so that another order would give them other names.
+
+        Raises:
+            PipelineError: the order is not certain.
+        """
+        if self.contradiction:
+            raise PipelineError(self.contradiction)
+        return self.names
+
+
+def class_names(source: str, tree: FileTree, classes: tuple[str, ...] | None) -> ClassNames:
+    """The names in ``data.classes`` or in the outermost ``classes.txt``, one per line.
 
     Args:
         source, tree, classes: as for ``read_layout``.
-        ordered: whether the files have class indices, so that another order would give them other names.
 
     Raises:
-        PipelineError: both exist and name different classes, or order them differently although they are ``ordered``;
-            or the file is not UTF-8 or names a class twice.
+        PipelineError: both exist and name different classes, or the file is not UTF-8 or names a class twice.
     """
     found = [path for path in tree.sizes if PurePosixPath(path).name == CLASSES_FILE]
     if not found:
-        return classes, None
+        return ClassNames(classes)
     path = min(found, key=lambda path: (path.count("/"), path))
     names = _read_names(tree, path)
     if names and classes and set(names) != set(classes):
@@ -290,17 +313,18 @@ def class_names(
             f"data.classes: names {len(classes)} classes ({listed(classes, 3)}), but {path} in {source} names "
             f"{len(names)} ({listed(names, 3)}); set data.classes to null"
         )
-    if ordered and names and classes and names != classes:
-        raise PipelineError(
-            f"data.classes: orders the classes {listed(classes, 3)}, but {path} in {source} orders them "
-            f"{listed(names, 3)}; set data.classes to null"
-        )
-    return classes or names or None, path
+    contradiction = (
+        f"data.classes: orders the classes {listed(classes, 3)}, but {path} in {source} orders them "
+        f"{listed(names, 3)}, and the images have their indices; set data.classes to null"
+        if names and classes and names != classes
+        else None
+    )
+    return ClassNames(classes or names or None, path, contradiction)
 
 
 def _read_names(tree: FileTree, path: str) -> tuple[str, ...]:
     try:
-        lines = tree.read(path).decode("utf-8-sig").splitlines()
+        lines = tree.read(path, MAX_CLASSES_BYTES).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise PipelineError(f"{path}: not UTF-8 text; save it as UTF-8, with one class name per line") from None
     names = tuple(line.strip() for line in lines if line.strip())
@@ -409,7 +433,7 @@ def _class_depth(source: str, training: dict[str, Parts], depth: int | None) -> 
 
 
 def _by_folder(
-    source: str, by_split: BySplit, depth: int, names: tuple[str, ...] | None
+    source: str, by_split: BySplit, depth: int, named: ClassNames
 ) -> tuple[tuple[str, ...], list[SourceImage]]:
     """Label ``cat/12.jpg`` as class ``cat``; a test split without the folders of the classes is unlabelled."""
     flat = [path for split in by_split if split != "test" for path, parts in by_split[split].items() if len(parts) == 1]
@@ -417,7 +441,7 @@ def _by_folder(
         raise PipelineError(f"{source}: {flat[0]} is in no folder of a class; {_ALLOWED}")
     folders = {parts[:depth] for parts in _training(by_split).values()}
     called = _folder_names(folders)
-    index = folder_indices(source, set(called.values()), names)
+    index = folder_indices(source, set(called.values()), named)
     images = []
     for split, members in by_split.items():
         if split == "test" and _is_unlabelled(source, members, folders, depth):
@@ -430,7 +454,7 @@ def _by_folder(
                     "training images of its class"
                 )
             images.append(SourceImage(path, "__".join(parts[depth:]), split, index[called[parts[:depth]]]))
-    return names or tuple(sorted(index, key=lambda folder: index[folder])), images
+    return named.names or tuple(sorted(index, key=lambda folder: index[folder])), images
 
 
 def _is_unlabelled(source: str, members: dict[str, Parts], trained: set[Parts], depth: int) -> bool:
@@ -466,18 +490,25 @@ def _folder_names(folders: set[Parts]) -> dict[Parts, str]:
     return {folder: folder[-1] if counts[folder[-1]] == 1 else "/".join(folder) for folder in folders}
 
 
-def folder_indices(source: str, folders: set[str], names: tuple[str, ...] | None) -> dict[str, int]:
-    """The class index of each folder: by its name, or by its number if all folders are numbers."""
-    numbers = all(folder.isascii() and folder.isdigit() for folder in folders)
+def folder_indices(source: str, folders: set[str], named: ClassNames) -> dict[str, int]:
+    """The class index of each folder: by its name, or by its number if all folders are numbers.
+
+    Raises:
+        PipelineError: a folder is none of the named classes, or their order is not certain, and the folders are
+            numbers.
+    """
+    names = named.names
+    numbers = {folder: int(folder) for folder in folders if re.fullmatch("[0-9]{1,18}", folder)}
     if not names:
-        ordered = sorted(folders, key=(lambda folder: (int(folder), folder)) if numbers else None)
-        return {folder: index for index, folder in enumerate(ordered)}
+        key = (lambda folder: (numbers[folder], folder)) if len(numbers) == len(folders) else None
+        return {folder: index for index, folder in enumerate(sorted(folders, key=key))}
     if folders <= set(names):
         return {name: index for index, name in enumerate(names)}
-    if numbers and max(int(folder) for folder in folders) < len(names):
-        return {folder: int(folder) for folder in folders}
+    if len(numbers) == len(folders) and max(numbers.values()) < len(names):
+        named.in_order()
+        return numbers
     # Of numbers the highest, which is beyond the names.
-    unknown = max(folders - set(names), key=lambda folder: (int(folder) if folder.isdigit() else 0, folder))
+    unknown = max(folders - set(names), key=lambda folder: (numbers.get(folder, 0), folder))
     raise PipelineError(
         f"{source}: the folder or class {unknown} is none of the named classes ({listed(names)}); "
         f"name every class in {CLASSES_FILE} or data.classes, or set data.classes to null"

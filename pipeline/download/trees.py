@@ -55,12 +55,14 @@ class FileTree:
     empty: frozenset[str] = frozenset()
     unpacking: "Unpacking | None" = None
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most: int | None = None) -> bytes:
         """Return the content of a file.
 
         Raises:
-            PipelineError: its archive is damaged.
+            PipelineError: its archive is damaged, or it has more than ``most`` bytes.
         """
+        if most is not None and self.sizes[path] > most:
+            raise PipelineError(f"{self.name}: {path}: {self.sizes[path]:,} bytes, allowed are {most:,}; shorten it")
         with reporting_damage(f"{self.name}: {path}"), self.open(path) as file:
             return file.read()
 

@@ -1,9 +1,14 @@
 """Tables of labels: their formats, how their images are found, and what is refused."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from pipeline.download.labels import read_labels
+from pipeline.download.trees import folder_tree
 from pipeline.errors import PipelineError
+from tests.support.sections import write_photos
 from tests.support.trees import tree_of
 
 IMAGES = {f"photos/{name}.jpg": b"" for name in "abcd"}
@@ -118,6 +123,11 @@ class TestRefused:
             ("path,label,split\na,cat,train\nb,dog,\n", "line 3: has no split, but other rows have one"),
             ("path,label,split\na,cat,valid\nb,dog,test\n", "has rows for test, valid, but none for train"),
             ("path,label,split\na,cat,train\nb,dog,holdout\n", "line 3: got the split 'holdout', allowed are train, "),
+            (CSV.replace("dog", '"do\ng"'), r"line 4: got 'do\ng', allowed are printable characters on one line"),
+            (CSV.replace("dog", "\x1b[31mdog"), r"line 3: got '\x1b[31mdog', allowed are printable characters"),
+            (CSV.replace("a.jpg", "a.jpg\0"), r"line 2: got 'photos/a.jpg\x00', allowed are printable characters"),
+            (CSV.replace("dog", "x" * 200_000), "line 3: field larger than field limit (131072); correct it"),
+            (CSV.replace("photos/b", '"photos/b') + "x,y\n" * 50_000, "field larger than field limit (131072)"),
         ],
     )
     def test_what_a_table_lacks(self, text, says):
@@ -138,3 +148,22 @@ class TestRefused:
 
     def test_a_class_that_data_classes_does_not_name(self):
         assert "the folder or class dog is none of the named classes" in complaint(CSV, classes=("cat", "eel"))
+
+    def test_numbers_whose_names_data_classes_and_classes_txt_order_differently(self):
+        text = CSV.replace("cat", "1").replace("dog", "0")
+        message = complaint(text, IMAGES | {"classes.txt": b"dog\ncat\n"}, classes=("cat", "dog"))
+        assert message.startswith("data.classes: orders the classes cat, dog, but classes.txt in set orders them dog, ")
+
+    @pytest.mark.parametrize("label", ["²", "9" * 5000, "٣"])
+    def test_what_only_looks_like_the_number_of_a_class(self, label):
+        text = CSV.replace("dog", label)
+        assert label in read(text).classes
+        assert " is none of the named classes (cat, dog)" in complaint(text, classes=("cat", "dog"))
+
+    @pytest.mark.parametrize("name", ["labels.csv", "classes.txt"])
+    def test_a_file_of_any_size_is_not_read(self, workspace, name):
+        write_photos(workspace / "set", 4)
+        (workspace / "set" / name).touch()
+        os.truncate(workspace / "set" / name, 2**40)
+        with pytest.raises(PipelineError, match=rf"^set: {name}: 1,099,511,627,776 bytes, allowed are "):
+            read_labels("set", folder_tree(Path("set")), "labels.csv", None)

@@ -422,8 +422,9 @@ class TestNamesThatContradictTheSource:
             "data.classes: names 3 classes (Bread, Soup, Rice), but classes.txt in photos names 2 (cat, dog)" in message
         )
 
-    def test_another_order_is_refused_where_it_would_rename_the_class_indices(self):
-        message = complaint(["0_a.jpg", "1_b.jpg", "classes.txt"], ("dog", "cat"), text="cat\ndog\n")
+    @pytest.mark.parametrize("paths", [["0_a.jpg", "1_b.jpg"], ["0/a.jpg", "01/b.jpg"]])
+    def test_another_order_is_refused_where_it_would_rename_the_class_indices(self, paths):
+        message = complaint([*paths, "classes.txt"], ("dog", "cat"), text="cat\ndog\n")
         assert "data.classes: orders the classes dog, cat, but classes.txt in photos orders them cat, dog" in message
 
 
