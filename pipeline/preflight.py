@@ -4,8 +4,7 @@ A t-SNE of a layer that the network does not have should not fail after an hour 
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -191,10 +190,9 @@ def _built(spec: "ModelSpec") -> "nn.Module":
     """
     import torch
 
-    from pipeline.network.models import build_model
+    from pipeline.network.models import build_without_data
 
-    with _without_data():
-        model = build_model(spec).to("meta").eval()
+    model = build_without_data(spec).eval()
     try:
         with torch.no_grad():
             model(_images(spec))
@@ -239,23 +237,3 @@ def _pretrained_size(name: str) -> int | None:
     except ValueError:  # there is no such network
         return None
     return size
-
-
-@contextmanager
-def _without_data() -> Iterator[None]:
-    """Move all weights of the modules built in this block to the device ``meta`` before they are initialised.
-
-    ``with torch.device("meta")`` would also move the tensors from which a RegNet computes its widths.
-    """
-    from torch import nn
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    # Torch replaces the weights by the result of the hook, which its type annotation does not say.
-    def strip(module: "nn.Module", name: str, weights: "nn.Parameter | None") -> Any:
-        return None if weights is None else nn.Parameter(weights.detach().to("meta"), weights.requires_grad)
-
-    handle = register_module_parameter_registration_hook(strip)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -44,9 +44,9 @@ def reading(path: Path, fix: str = "") -> Iterator[None]:
         raise PipelineError(f"{path}: no such file; {fix or _made_by(path)}") from error
     except Exception as error:
         text = (error.strerror if isinstance(error, OSError) else "") or str(error)
-        # A KeyError is only a key.
-        name = "" if isinstance(error, OSError | ValueError) and text else f"{type(error).__name__}: "
-        raise PipelineError(f"{path}: is damaged ({name}{one_line(text)[:200]}); {fix or restoring(path)}") from error
+        if not text or not isinstance(error, OSError | ValueError):
+            text = f"{type(error).__name__}: {text}"  # a KeyError is only a key
+        raise PipelineError(f"{path}: cannot be used ({one_line(text)[:200]}); {fix or restoring(path)}") from error
 
 
 def restoring(path: Path) -> str:

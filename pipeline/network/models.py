@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
@@ -112,6 +113,25 @@ def build_model(spec: ModelSpec, pretrained: bool = False) -> nn.Module:
     if isinstance(head, nn.Linear):
         head.__class__ = OutputLayer
     return model.to(memory_format=torch.channels_last)
+
+
+def build_without_data(spec: ModelSpec) -> nn.Module:
+    """Build a network on the device ``meta``, whose tensors have shapes but no data; raises what ``build_model`` does.
+
+    All weights are moved there before they are initialised. ``with torch.device("meta")`` would also move the tensors
+    from which a RegNet computes its widths.
+    """
+
+    # Torch replaces the weights by the result of the hook, which its type annotation does not say.
+    def strip(module: nn.Module, name: str, weights: nn.Parameter | None) -> Any:
+        return None if weights is None else nn.Parameter(weights.detach().to("meta"), weights.requires_grad)
+
+    handle = register_module_parameter_registration_hook(strip)
+    try:
+        with torch.device("meta" if spec.name == "classifier" else "cpu"):
+            return build_model(spec).to("meta")
+    finally:
+        handle.remove()
 
 
 def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:

@@ -1,25 +1,74 @@
-"""The weights file: safetensors, with the specification of the network in its metadata."""
+"""The weights file: safetensors, with the specification of the network in its metadata.
+
+A file may come from anyone, so it is refused before anything is built or allocated if its metadata are not those of a
+network that ``train`` writes, or do not fit the names, shapes and types of its tensors.
+"""
 
 import json
+import zlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal, Self
 
-from safetensors import SafetensorError, safe_open
+import torch
+from pydantic import Field, ValidationError, model_validator
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.common.files import replacing
 from pipeline.common.paths import MODEL
+from pipeline.common.reading import checked, reading, require_checksum, with_checksum
+from pipeline.common.text import listed
 from pipeline.errors import PipelineError
-from pipeline.network.models import ModelSpec, build_model
+from pipeline.network.models import ModelSpec, build_without_data
+from pipeline.params.schema import Section
+
+# The metadata of 20,000 classes have 1 MB.
+MAX_HEADER = 16 * 2**20
+Mean = Annotated[float, Field(ge=0, le=1)]
+# Of images without any contrast it is 4e-9.
+Std = Annotated[float, Field(ge=1e-9, le=1)]
+
+
+class Metadata(Section):
+    """The specification as it is in the file; the bounds are those of ``params.yaml``."""
+
+    name: str
+    width: int = Field(ge=1, le=512)
+    dropout: float = Field(ge=0, lt=1)
+    stem: Literal["default", "small"]
+    outputs: int
+    image_size: int = Field(ge=32, le=1024, multiple_of=32)
+    resize: Literal["stretch", "crop", "pad"]
+    classes: tuple[str, ...] = Field(min_length=2)
+    mean: tuple[Mean, Mean, Mean]
+    std: tuple[Std, Std, Std]
+    weights: str
+
+    @model_validator(mode="after")
+    def _classes_are_unique_names_of_the_outputs(self) -> Self:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two classes have the same name")
+        if not all(name.isprintable() and name.strip() for name in self.classes):
+            raise ValueError("the name of a class is not printable")
+        if self.outputs != len(self.classes) and (self.outputs, len(self.classes)) != (1, 2):
+            raise ValueError(f"{self.outputs} outputs do not fit {len(self.classes)} classes")
+        return self
 
 
 def save_model(path: Path, state: dict[str, Tensor], spec: ModelSpec) -> None:
-    """Write the state dict of a network and its specification."""
+    """Write the state dict of a network, its specification and their checksums.
+
+    Raises:
+        PipelineError: a weight is NaN or infinite.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    if infinite := _not_finite(tensors):
+        raise PipelineError(f"{path}: not written: weights are NaN or infinite ({infinite}); lower train.lr")
+    content = with_checksum(json.loads(json.dumps(asdict(spec) | {"weights": _checksum(tensors)})))
     # A single entry: the order of several is random, and would change the hash of the file.
-    metadata = {"spec": json.dumps(asdict(spec), ensure_ascii=False)}
+    metadata = {"spec": json.dumps(content, ensure_ascii=False)}
     with replacing(path) as temporary:
         temporary.touch()
         permissions = temporary.stat().st_mode
@@ -32,19 +81,75 @@ def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
     """Load the network of a weights file, in evaluation mode.
 
     Raises:
-        PipelineError: the file does not exist, or was not written by ``save_model``.
+        PipelineError: the file does not exist, was not written by ``save_model`` or is damaged, or weights are NaN or
+            infinite.
     """
-    fix = "run dvc repro train" if path == MODEL else "name one that the stage train wrote"
-    try:
-        with safe_open(path, "pt") as file:
-            content: dict[str, Any] = json.loads((file.metadata() or {})["spec"])
-        content = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-        spec = ModelSpec(**content)
-        model = build_model(spec)
-        model.load_state_dict(load_file(path))
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file; {fix}") from None
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise PipelineError(f"{path}: not a weights file of this project ({reason}); {fix}") from None
+    with reading(path, "" if path == MODEL else "name one that the stage train wrote"):
+        metadata = _read_metadata(path)
+        spec = ModelSpec(**metadata.model_dump(exclude={"weights"}))
+        model = _empty_network(spec, _read_shapes(path))
+        tensors = load_file(path)
+        require_checksum(_checksum(tensors), metadata.weights)
+        if infinite := _not_finite(tensors):
+            raise ValueError(f"weights are NaN or infinite: {infinite}")
+        # Unlike the file, the state has the versions of the layers, which that of mnasnet requires.
+        state = model.state_dict()
+        state.update(tensors)
+        model.load_state_dict(state)
     return model.eval(), spec
+
+
+def _read_metadata(path: Path) -> Metadata:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if not 0 < size < path.stat().st_size:
+        raise ValueError("is not a safetensors file")
+    if size > MAX_HEADER:
+        raise ValueError(f"its header has {size:,} bytes, allowed are {MAX_HEADER:,}")
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get("spec")
+    if text is None:
+        raise ValueError("not a weights file of this project")
+    try:
+        return Metadata.model_validate_json(json.dumps(checked(json.loads(text))))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"its metadata are wrong: {f'{key}: ' if key else ''}{problem['msg']}") from None
+
+
+def _read_shapes(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of each tensor, without its content."""
+    with safe_open(path, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        return {name: (tensor.get_dtype(), tensor.get_shape()) for name, tensor in slices.items()}
+
+
+_TYPES = {torch.float32: "F32", torch.int64: "I64"}
+
+
+def _empty_network(spec: ModelSpec, found: dict[str, tuple[str, list[int]]]) -> nn.Module:
+    """Build the network without initial weights, after checking that the tensors of the file fit it."""
+    try:
+        model = build_without_data(spec)
+    except PipelineError as error:
+        raise ValueError(f"its metadata are of no network: {str(error).removeprefix('params.yaml: ')}") from None
+    expected = {name: (_TYPES.get(t.dtype, str(t.dtype)), list(t.shape)) for name, t in model.state_dict().items()}
+    different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if different:
+        name = different[0]
+        has, needs = (f"{kind[0]} {kind[1]}" if (kind := of.get(name)) else "nothing" for of in (found, expected))
+        raise ValueError(f"its metadata do not fit its tensors: {name} is {has}, {spec.name} needs {needs}")
+    return model.to_empty(device="cpu")
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    value = 0
+    for _, tensor in sorted(tensors.items()):
+        value = zlib.crc32(tensor.numpy().data, value)
+    return f"{value:08x}"
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> str:
+    """The names of the tensors with a value that is NaN or infinite."""
+    return listed((name for name, tensor in sorted(tensors.items()) if not tensor.isfinite().all()), 3)

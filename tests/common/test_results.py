@@ -38,7 +38,7 @@ def test_a_file_that_is_no_json_object_is_reported_with_the_commands_that_restor
     with pytest.raises(PipelineError) as error:
         read_results("evaluate")
     restore = "git checkout" if folder == METRICS else "dvc checkout --force"
-    assert str(error.value).startswith(f"{path}: is damaged (")
+    assert str(error.value).startswith(f"{path}: cannot be used (")
     assert str(error.value).endswith(f"); run {restore} {path}, or dvc repro --force evaluate")
 
 

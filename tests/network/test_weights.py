@@ -1,13 +1,18 @@
 """The weights file."""
 
 import json
+import math
+import os
+import resource
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from pipeline.common.paths import MODEL
+from pipeline.common.reading import with_checksum
 from pipeline.errors import PipelineError
 from pipeline.network.models import build_model
 from pipeline.network.weights import load_model, save_model
@@ -17,6 +22,7 @@ SPECS = {
     "classifier": replace(SPEC, dropout=0.3, classes=("blé", "Grün", 'red, or "rot"')),
     "one output": replace(SPEC, outputs=1, classes=("no", "yes")),
     "resnet18": replace(SPEC, name="resnet18", stem="small"),
+    "with versions of its layers": replace(SPEC, name="mnasnet0_5"),
 }
 
 
@@ -54,9 +60,7 @@ def test_saving_twice_writes_the_same_bytes(path, spec):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def assert_refused(
-    path, reason="not a weights file of this project", fix="name one that the stage train wrote"
-) -> None:
+def assert_refused(path, reason="cannot be used (", fix="name one that the stage train wrote") -> None:
     with pytest.raises(PipelineError) as error:
         load_model(path)
     message = str(error.value)
@@ -74,7 +78,33 @@ def test_missing_model_of_the_workspace_is_reported_with_the_command_that_trains
     assert_refused(MODEL, "no such file", "run dvc repro train")
     MODEL.parent.mkdir()
     MODEL.write_bytes(b"")
-    assert_refused(MODEL, fix="run dvc repro train")
+    assert_refused(MODEL, fix=f"run dvc checkout --force {MODEL}, or dvc repro --force train")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["FIFO", "folder"])
+def test_path_that_is_no_regular_file_is_refused_without_reading_it(tmp_path, make):
+    make(tmp_path / "model")
+    assert_refused(tmp_path / "model", "cannot be used (is not a regular file)")
+
+
+def test_huge_header_is_refused_before_it_is_read(path):
+    path.parent.mkdir()
+    path.write_bytes((2**30).to_bytes(8, "little"))
+    os.truncate(path, 2**31)
+    assert_refused(path, "cannot be used (its header has 1,073,741,824 bytes, allowed are 16,777,216)")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_neither_written_nor_read(path, monkeypatch, value):
+    state = build_model(SPEC).state_dict()
+    state["output.bias"][1] = value
+    with pytest.raises(PipelineError, match=r"not written: weights are NaN or infinite \(output.bias\)"):
+        save_model(path, state, SPEC)
+    assert not path.exists()
+    monkeypatch.setattr("pipeline.network.weights._not_finite", lambda tensors: "")
+    save_model(path, state, SPEC)
+    monkeypatch.undo()
+    assert_refused(path, "cannot be used (weights are NaN or infinite: output.bias)")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a safetensors file at all" * 100, bytes(64)])
@@ -98,7 +128,8 @@ def write(path, metadata) -> None:
 
 
 def fields(**changes):
-    return {"spec": json.dumps({**asdict(SPEC), **changes})}
+    """Metadata with a correct checksum, as someone writes them who wants them to be used."""
+    return {"spec": json.dumps(with_checksum({**asdict(SPEC), "weights": "00000000", **changes}))}
 
 
 INCOMPLETE = asdict(SPEC)
@@ -107,18 +138,48 @@ del INCOMPLETE["stem"]
 
 @pytest.mark.parametrize(
     "metadata",
-    [None, {"format": "pt"}, {"spec": "not JSON"}, {"spec": "[1]"}, {"spec": json.dumps(INCOMPLETE)}, fields(depth=3)],
-    ids=["none", "of transformers", "a string", "a list", "a missing field", "an unknown field"],
+    [None, {"format": "pt"}, {"spec": "not JSON"}, {"spec": "[1]"}, {"spec": json.dumps(INCOMPLETE)}],
+    ids=["none", "of transformers", "a string", "a list", "a missing field"],
 )
 def test_safetensors_file_of_another_program_is_refused(path, metadata):
     write(path, metadata)
     assert_refused(path)
 
 
-@pytest.mark.parametrize("change", [{"width": 8}, {"name": "resnet18"}, {"outputs": 4}])
-def test_weights_of_another_network_are_refused(path, change):
+WRONG = "its metadata are wrong: "
+TENSORS = "its metadata do not fit its tensors: "
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"depth": 3}, f"{WRONG}depth: Extra inputs are not permitted"),
+        ({"classes": [1, 2, 3]}, f"{WRONG}classes.0: Input should be a valid string"),
+        ({"classes": ["a", "b"]}, f"{WRONG}Value error, 3 outputs do not fit 2 classes"),
+        ({"classes": ["a", "b", "a"]}, f"{WRONG}Value error, two classes have the same name"),
+        ({"classes": ["a", "b", "\x1b[31m"]}, f"{WRONG}Value error, the name of a class is not printable"),
+        ({"mean": "grey"}, f"{WRONG}mean: Input should be a valid array"),
+        ({"mean": [0.5]}, f"{WRONG}mean.1: Field required"),
+        ({"mean": [0.5, 0.5, math.nan]}, f"{WRONG}mean.2: Input should be"),
+        ({"std": [0.2, 0.2, 0]}, f"{WRONG}std.2: Input should be greater than or equal to 0.000000001"),
+        ({"resize": "zoom"}, f"{WRONG}resize: Input should be 'stretch', 'crop' or 'pad'"),
+        ({"width": 5000}, f"{WRONG}width: Input should be less than or equal to 512"),
+        ({"width": "4"}, f"{WRONG}width: Input should be a valid integer"),
+        ({"image_size": 10**6}, f"{WRONG}image_size: Input should be less than or equal to 1024"),
+        ({"image_size": 1024, "width": 512}, f"{TENSORS}blocks.0.0.weight is F32 [4, 3, 3, 3], classifier needs F32 "),
+        ({"width": 8}, f"{TENSORS}blocks.0.0.weight is F32 [4, 3, 3, 3], classifier needs F32 [8, 3, 3, 3]"),
+        ({"name": "resnet18"}, f"{TENSORS}blocks.0.0.weight is F32 [4, 3, 3, 3], resnet18 needs nothing"),
+        ({"name": "../x"}, "its metadata are of no network: model.name: got '../x', allowed are classifier and "),
+        ({"outputs": 4, "classes": ["a", "b", "c", "d"]}, f"{TENSORS}output.bias is F32 [3], classifier needs F32 [4]"),
+        ({}, "its checksum is wrong"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_metadata_that_lie_are_refused_before_the_network_is_built(path, change, reason):
     write(path, fields(**change))
-    assert_refused(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert_refused(path, f"cannot be used ({reason}")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
 def test_weights_have_the_permissions_of_other_files(saved):

@@ -171,9 +171,9 @@ def test_models_with_other_classes_or_another_order_are_rejected(classes):
     [
         (lambda path: None, "x.safetensors: no such file; "),
         (lambda path: path.mkdir(), "x.safetensors: is a folder, allowed is a weights file"),
-        (lambda path: path.write_bytes(b""), "x.safetensors: not a weights file of this project"),
-        (lambda path: path.write_bytes(b"\xff" * 100), "x.safetensors: not a weights file of this project"),
-        (lambda path: write_image("x.png").rename(path), "x.safetensors: not a weights file of this project"),
+        (lambda path: path.write_bytes(b""), "x.safetensors: cannot be used ("),
+        (lambda path: path.write_bytes(b"\xff" * 100), "x.safetensors: cannot be used ("),
+        (lambda path: write_image("x.png").rename(path), "x.safetensors: cannot be used ("),
     ],
     ids=["missing", "folder", "empty", "bytes", "image"],
 )

@@ -80,7 +80,7 @@ def test_a_changed_file_is_reported_with_the_commands_that_restore_it(results, p
     with pytest.raises(PipelineError) as caught:
         report()
     named = path.replace("metrics/", "details/") if path.startswith("results/metrics/") else path
-    assert str(caught.value).startswith(f"{named}: is damaged (its checksum is wrong")
+    assert str(caught.value).startswith(f"{named}: cannot be used (its checksum is wrong")
     assert str(caught.value).endswith(f", or dvc repro --force {stage}")
     assert not REPORT.exists()
 
