@@ -1,7 +1,9 @@
 """The Typer commands. Each imports what it needs when it runs, so that ``--help`` is quick."""
 
 import os
+import re
 import sys
+import traceback
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.common.paths import MODEL, PARAMS
-from pipeline.errors import PipelineError, explained
+from pipeline.errors import PipelineError, explained, unexpected
 from pipeline.progress import say, say_json, set_up_output
 
 if TYPE_CHECKING:
@@ -18,19 +20,20 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """Commands whose errors of the machine, such as a full disk, are one line too."""
+    """Commands of which every error is one line, that of the machine, such as a full disk, and one that is ours too."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
+        except (BrokenPipeError, typer.Exit, typer.Abort, typer.TyperException):
             raise
         except Exception as error:
-            line = explained(error)
-            if line is None:
+            if os.environ.get("PIPELINE_DEBUG"):
+                say(traceback.format_exc().rstrip(), sys.stderr)
+            if isinstance(error, PipelineError):
                 raise
-            raise PipelineError(line) from error
+            raise PipelineError(explained(error) or unexpected(error)) from error
 
 
 app = typer.Typer(
@@ -51,6 +54,7 @@ def main() -> None:
     set_up_output()
     try:
         try:
+            refuse_empty_arguments(sys.argv[1:])
             sys.exit(app(standalone_mode=False))
         except PipelineError as error:
             say("\n".join(f"error: {line}" for line in str(error).splitlines()), sys.stderr)
@@ -68,6 +72,16 @@ def main() -> None:
         if not isinstance(error, BrokenPipeError):  # that of `| head`, which needs no more output
             say(f"error: standard output: {explained(error)}", sys.stderr)
         sys.exit(1)
+
+
+def refuse_empty_arguments(arguments: list[str]) -> None:
+    """An empty path would be the current folder."""
+    for place, argument in enumerate(arguments, 1):
+        if not argument or re.fullmatch("--[a-z-]+=", argument):
+            raise PipelineError(
+                f"argument {place} is empty{f' ({argument})' if argument else ''}, perhaps because of a shell variable "
+                "that is not set; remove it, or give it a value"
+            )
 
 
 def say_usage(error: typer.TyperException) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,6 +45,18 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, EOFError):
         return f"a file, or what another process sends, ends too early ({text or kind}); dvc repro writes it again"
     return None
+
+
+def unexpected(error: Exception) -> str:
+    """An error that no code expects, in one line: its type, the last line of our code that it passed, and its text."""
+    package = Path(__file__).parent
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame for frame in frames if Path(frame.filename).is_relative_to(package)]
+    place = f" in {Path(lines[-1].filename).relative_to(package.parent)}:{lines[-1].lineno}" if lines else ""
+    return (
+        f"unexpected {type(error).__name__}{place}: {one_line(str(error))[:300]}; set PIPELINE_DEBUG=1 for the "
+        "traceback, and report it"
+    )
 
 
 def unnamed_full_disk(error: Exception) -> bool:

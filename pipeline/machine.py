@@ -6,6 +6,7 @@
 - ``PIPELINE_CHECKPOINT_MINUTES``: time between two checkpoints within an epoch (default: 10).
 - ``PIPELINE_CHECKPOINTS``: folder for checkpoints (default: ``.checkpoints`` in the repository).
 - ``PIPELINE_PROCESSES``: number of processes that train together on this machine (default: 1).
+- ``PIPELINE_DEBUG``: any text prints the traceback of an error (default: only one line).
 - ``PIPELINE_TENSORBOARD``: folder for TensorBoard's files, relative to the repository (default: none are written).
 
 Each is read by a function of this module; ``cli`` calls :func:`check_variables` before any work.
@@ -28,6 +29,7 @@ VARIABLES = (
     "PIPELINE_DEVICE",
     "PIPELINE_CHECKPOINT_MINUTES",
     "PIPELINE_PROCESSES",
+    "PIPELINE_DEBUG",
     *FOLDERS,
 )
 # Those of torchrun, which are also read here.

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,47 @@ def test_ctrl_c_ends_with_exit_code_130(folder, monkeypatch):
 
     monkeypatch.setattr("pipeline.params.file.load_params", interrupted)
     assert run_command("download").code == 130
+
+
+def fail_with(monkeypatch, error: Exception) -> None:
+    def load(path):
+        raise error
+
+    monkeypatch.setattr("pipeline.params.file.load_params", load)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError("key"), "unexpected KeyError in pipeline/cli.py:"),
+        (RecursionError("maximum recursion\ndepth"), "unexpected RecursionError in pipeline/cli.py:"),
+        (MemoryError(), "out of memory (MemoryError); close other programs"),
+        (EOFError("Ran out of input"), "a file, or what another process sends, ends too early (Ran out of input); "),
+        (BrokenProcessPool("A process was terminated"), "a worker process was killed, probably because "),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_any_error_is_one_line_and_its_traceback_is_shown_on_request(folder, monkeypatch, error, line):
+    fail_with(monkeypatch, error)
+    result = run_command("download")
+    assert result.code == 1
+    assert result.stderr.startswith(f"error: {line}")
+    assert result.stderr.count("\n") == 1
+    monkeypatch.setenv("PIPELINE_DEBUG", "1")
+    traceback, _, last = run_command("download").stderr.rstrip("\n").rpartition("\n")
+    assert last == result.stderr.rstrip("\n")
+    assert traceback.startswith("Traceback (most recent call last):")
+    assert "in load\n" in traceback
+
+
+@pytest.mark.parametrize(
+    "arguments", [["predict", ""], ["predict", "photos", "--model", ""], ["predict", "photos", "--model="]]
+)
+def test_an_empty_argument_is_refused_since_it_would_be_the_current_folder(folder, arguments):
+    result = run_command(*arguments)
+    assert (result.code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: argument {len(arguments)} is empty")
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_file_that_cannot_be_read_is_named(folder):

@@ -9,6 +9,7 @@ from enum import Enum
 from pipeline.common.text import one_line, shown_name
 
 HEAD = 4096  # bytes; enough for the format, and for the title of a web page
+LARGEST_FILE = 2**30  # bytes of an image
 
 
 class Kind(Enum):

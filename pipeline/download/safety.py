@@ -23,13 +23,12 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import IO, Self, TypeVar
 
-from pipeline.common.file_types import is_archive
+from pipeline.common.file_types import LARGEST_FILE, is_archive
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
 from pipeline.progress import say
 
 MOST_MEMBERS = 10_000_000
-LARGEST_FILE = 2**30
 MOST_BYTES = 2**40
 RATIO_COUNTS_FROM = 2**30
 LARGEST_RATIO = 200

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.common.file_types import HEAD, IMAGE_ENDINGS, is_image, junk_reason, other_reason, reasons
+from pipeline.common.file_types import HEAD, IMAGE_ENDINGS, LARGEST_FILE, is_image, junk_reason, other_reason, reasons
 from pipeline.common.paths import PARAMS
 from pipeline.common.text import listed, shown_name
 from pipeline.errors import PipelineError
@@ -48,8 +48,8 @@ def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Pa
         tta: number of augmented views that are averaged with the plain image.
 
     Raises:
-        PipelineError: a model is missing or does not fit the others, ``output`` is not a CSV file, or, after the others
-            are predicted and written, for each file that cannot be read.
+        PipelineError: a model is missing or does not fit the others, ``output`` is not a CSV file, a probability is
+            not finite, or, after the others are predicted and written, for each file that cannot be read.
     """
     if output is not None and (output.suffix.lower() != ".csv" or output.is_dir()):
         raise PipelineError(f"--output: got {str(output)!r}, allowed is the name of a file that ends in .csv")
@@ -60,6 +60,7 @@ def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Pa
     views, seed = choose_views(tta) if tta else (None, 0)
     # Only the table goes into a pipe; a progress bar is printed to stderr.
     found = predict_files(files, models, views, seed, quiet=output is None and not sys.stderr.isatty())
+    _refuse_not_finite(found, model_files)
     if found.paths:
         if output is not None:
             write_csv(output, found)
@@ -74,6 +75,15 @@ def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Pa
         count = f"{len(failures):,} of {len(failures) + len(found.paths):,} could not be predicted"
         lines = [f"{shown_name(path)}: {reason}" for path, reason in failures.items()]
         raise PipelineError("\n".join(lines if len(lines) == 1 else [f"predict: {count}", *lines]))
+
+
+def _refuse_not_finite(found: Predictions, model_files: Sequence[Path]) -> None:
+    bad = np.flatnonzero(~np.isfinite(found.probabilities).all(axis=1))
+    if len(bad):
+        raise PipelineError(
+            f"{listed(map(shown_name, model_files))}: its probabilities are NaN or infinite for {len(bad):,} of "
+            f"{len(found.paths):,} images, such as {shown_name(found.paths[bad[0]])}; name a model of another training"
+        )
 
 
 def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str], dict[str, str]]:
@@ -233,6 +243,9 @@ def _decode_ahead(
         try:
             if not file.is_file():
                 return "not a regular file"
+            # A file of zeros can be larger than the memory without taking up any space.
+            if (size := file.stat().st_size) > LARGEST_FILE:
+                return f"has {size:,} bytes, allowed are {LARGEST_FILE:,}"
             content = file.read_bytes()
             return [reader(content, file.name) for reader in local.readers]
         except OSError as error:

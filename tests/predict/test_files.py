@@ -425,3 +425,27 @@ def test_options_without_a_path_are_rejected():
     assert result.stderr == (
         "error: predict: options need images or folders to classify, such as python -m pipeline predict photos\n"
     )
+
+
+def test_probabilities_that_are_not_finite_are_an_error(workspace):
+    write_image("a.png")
+    path = write_model("x.safetensors")
+    network, spec = load_model(path)
+    state = network.state_dict()
+    for name in ("hidden1.1.weight", "hidden2.1.weight", "output.weight"):
+        state[name] *= 1e20  # the features become infinite
+    save_model(path, state, spec)
+    with pytest.raises(PipelineError) as error:
+        predict_paths([Path("a.png")], [path], None, 3, 0)
+    assert str(error.value) == (
+        "x.safetensors: its probabilities are NaN or infinite for 1 of 1 images, such as a.png; name a model of "
+        "another training"
+    )
+
+
+def test_a_file_that_is_larger_than_an_image_may_be_is_not_read(workspace):
+    path = write_model("x.safetensors")
+    Path("huge.png").touch()
+    os.truncate("huge.png", 40 * 2**30)
+    with pytest.raises(PipelineError, match=r"^huge.png: has 42,949,672,960 bytes, allowed are 1,073,741,824$"):
+        predict_paths([Path("huge.png")], [path], None, 3, 0)
