@@ -1,9 +1,11 @@
-"""The two ways to train that are compared: the usual loop of homeworks and tutorials, and our engine."""
+"""The ways to train that are compared: our engine, the usual loop of homeworks and tutorials, and timm's."""
 
+import copy
 import itertools
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,10 +13,12 @@ from inputs import CLASSES, MEAN, NAMES, SEED, STD, Photos, train_params
 from torch import nn
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEventAvg
+from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
+from torchvision.models import get_model
 
-from pipeline.network.batches import Batches
+from pipeline.network.batches import Batches, shuffled_plan
 from pipeline.network.device import set_up_torch
 from pipeline.network.models import ModelSpec, build_model
 from pipeline.train.distributed import ProcessGroup
@@ -95,7 +99,56 @@ class OurEngine:
         self.trainer.epoch, self.trainer.step = self.trainer.epoch + 1, 0
 
 
-Contender = UsualLoop | OurEngine
+class TimmLoop:
+    """The training step of timm's ``train.py``: channels_last, bf16, torch.compile, ModelEmaV3, AdamW, clipping.
+
+    Its parts are written out where timm is missing; the images are resident, as ours are, and normalised likewise.
+    """
+
+    def __init__(self, batches: Batches, network: str, batch_size: int, decay: float, compiled: bool) -> None:
+        torch.manual_seed(SEED)
+        torch.backends.cudnn.benchmark = True
+        model = get_model(network, num_classes=CLASSES)
+        self.model = model.to(batches.device, memory_format=torch.channels_last)
+        self.update_average = _model_ema_v3(self.model, decay)
+        self.compiled = torch.compile(self.model) if compiled else self.model
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-4, weight_decay=1e-5)
+        self.batches, self.batch_size, self.images = batches, batch_size, len(batches)
+
+    def epoch(self) -> None:
+        """Train for one epoch."""
+        self.model.train()
+        for images, labels in self.batches.load(shuffled_plan(self.images, 1, self.batch_size, SEED, 1)):
+            with torch.autocast(images.device.type, torch.bfloat16):
+                inputs = self.batches.as_input(images)
+                loss = functional.cross_entropy(self.compiled(inputs), labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
+            self.optimizer.step()
+            self.update_average(self.model)
+
+
+def _model_ema_v3(model: nn.Module, decay: float) -> Callable[[nn.Module], None]:
+    """The update of timm's ModelEmaV3, or what it does with its default ``foreach=True``."""
+    with suppress(ImportError):
+        from timm.utils import ModelEmaV3
+
+        return ModelEmaV3(model, decay=decay).update
+    average = copy.deepcopy(model).eval()
+
+    @torch.no_grad()
+    def update(new: nn.Module) -> None:
+        pairs = list(zip(average.state_dict().values(), new.state_dict().values(), strict=True))
+        old, latest = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(old, latest, weight=1 - decay)
+        for count, value in (pair for pair in pairs if not pair[0].is_floating_point()):
+            count.copy_(value)
+
+    return update
+
+
+Contender = UsualLoop | OurEngine | TimmLoop
 
 
 def usual_network(width: int, image_size: int) -> nn.Sequential:
@@ -164,3 +217,10 @@ def matrix_product_peak(device: torch.device, size: int = 8192, dtype: torch.dty
             left @ right
 
     return products * 2 * size**3 / median_seconds(work, device)
+
+
+def copy_bandwidth(device: torch.device, size: int = 2**31) -> float:
+    """Bytes per second of a copy of ``size`` bytes on the device, those that it reads and those that it writes."""
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / median_seconds(lambda: target.copy_(source), device)

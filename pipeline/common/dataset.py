@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.common.reading import checked, checksum, file_checksum, reading, require_checksum, with_checksum
 from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Eight seconds from the memory.
 CHECKED_BYTES = 16 * 2**30
@@ -122,7 +124,9 @@ class PackedDataset:
         self.manifest = Manifest.read(folder)
 
     @cached_property
-    def _index(self) -> pd.DataFrame:
+    def _index(self) -> "pd.DataFrame":
+        import pandas as pd
+
         path = self.folder / "index.csv"
         with reading(path):
             content = path.read_bytes()
@@ -145,14 +149,14 @@ class PackedDataset:
                 f"set data.{name}_fraction, or choose another split"
             )
         rows = self._rows(name)
-        labels = pd.to_numeric(rows["label"].replace("", str(UNLABELLED))).to_numpy(np.int64)
+        labels = rows["label"].replace("", str(UNLABELLED)).to_numpy(np.int64)
         return PackedSplit(name, self._images(name), labels, rows["id"].tolist(), rows["source"].tolist())
 
     def is_labelled(self, name: str) -> bool:
         """Whether every image of a split has a label; its array is not opened."""
         return bool((self._rows(name)["label"] != "").all())
 
-    def _rows(self, name: str) -> pd.DataFrame:
+    def _rows(self, name: str) -> "pd.DataFrame":
         return self._index[self._index["split"] == name]
 
     def _images(self, name: str) -> "np.memmap[Any, np.dtype[np.uint8]]":
