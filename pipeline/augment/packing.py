@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import Lock
+from multiprocessing.synchronize import Lock as LockType
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from pipeline.common.dataset import create_array
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, RawImage, RawReader
 from pipeline.errors import NO_SPACE
-from pipeline.images.decoding import photo_for_views, plain_photo
+from pipeline.images.decoding import one_large_image, photo_for_views, plain_photo
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.machine import worker_count
 from pipeline.params.schema import AugmentParams
@@ -110,16 +112,16 @@ def _by_size(arrays: ArrayFiles, params: AugmentParams) -> dict[int, AugmentPara
 
 def _worker_processes(arrays: ArrayFiles, params: AugmentParams, seed: int) -> ProcessPoolExecutor:
     try:
-        return ProcessPoolExecutor(worker_count(), initializer=_start_worker, initargs=(arrays, params, seed))
+        return ProcessPoolExecutor(worker_count(), initializer=_start_worker, initargs=(arrays, params, seed, Lock()))
     except OSError as error:
         if error.errno in (*NO_SPACE, errno.EACCES, errno.ENOENT):
             error.filename = "/dev/shm"  # its semaphores are files there
         raise
 
 
-def _start_worker(arrays: ArrayFiles, params: AugmentParams, seed: int) -> None:
+def _start_worker(arrays: ArrayFiles, params: AugmentParams, seed: int, lock: LockType) -> None:
     global _worker
-    _worker = _Worker(arrays, params, seed)
+    _worker = _Worker(arrays, params, seed, lock)
 
 
 def _pack_chunk(start: int) -> Packed:
@@ -129,8 +131,8 @@ def _pack_chunk(start: int) -> Packed:
 class _Worker:
     """A process's open files and transforms."""
 
-    def __init__(self, arrays: ArrayFiles, params: AugmentParams, seed: int) -> None:
-        self.arrays, self.seed, self.image_size = arrays, seed, params.image_size
+    def __init__(self, arrays: ArrayFiles, params: AugmentParams, seed: int, lock: LockType) -> None:
+        self.arrays, self.seed, self.image_size, self.lock = arrays, seed, params.image_size, lock
         self.archive = RawReader(RAW_ARCHIVE)
         # Written by position rather than through a memory map, so memory does not grow with the dataset.
         self.files = {split: os.open(arrays.path(split), os.O_WRONLY) for split in arrays.shapes}
@@ -144,22 +146,26 @@ class _Worker:
     def pack(self, places: range) -> Packed:
         result = Packed(np.zeros(len(places), MEASURES), [], {})
         for number, place in enumerate(places):
-            image = self.arrays.images[place]
-            content, size = self.archive.read(image), self.arrays.shapes[image.split][2]
-            try:
-                photo = plain_photo(content, size)
-                copies = np.stack([self.resize[size](photo), *self._views(content, photo, image)])
-            except ValueError as error:
-                result.bad[place] = str(error)
-                result.digests.append(b"")
-                continue
-            # What is measured has the same size in all splits.
-            as_measured = size == self.image_size and not self.bordered
-            result.measures[number] = measure(content, photo, copies[0] if as_measured else self.whole(photo))
-            result.digests.append(hashlib.blake2b(copies.data, digest_size=16).digest())
-            position = self.arrays.offsets[image.split] + self.arrays.rows[place] * copies.nbytes
-            os.pwrite(self.files[image.split], copies.data, position)
+            with one_large_image(self.lock):
+                self._pack_image(number, place, result)
         return result
+
+    def _pack_image(self, number: int, place: int, result: Packed) -> None:
+        image = self.arrays.images[place]
+        content, size = self.archive.read(image), self.arrays.shapes[image.split][2]
+        try:
+            photo = plain_photo(content, size)
+            copies = np.stack([self.resize[size](photo), *self._views(content, photo, image)])
+        except ValueError as error:
+            result.bad[place] = str(error)
+            result.digests.append(b"")
+            return
+        # What is measured has the same size in all splits.
+        as_measured = size == self.image_size and not self.bordered
+        result.measures[number] = measure(content, photo, copies[0] if as_measured else self.whole(photo))
+        result.digests.append(hashlib.blake2b(copies.data, digest_size=16).digest())
+        position = self.arrays.offsets[image.split] + self.arrays.rows[place] * copies.nbytes
+        os.pwrite(self.files[image.split], copies.data, position)
 
     def _views(self, content: bytes, photo: NDArray[np.uint8], image: RawImage) -> Iterator[NDArray[np.uint8]]:
         _, count, size, *_ = self.arrays.shapes[image.split]

@@ -168,7 +168,17 @@ class RawReader:
         header = os.pread(self._file, self._HEADER, image.offset)
         if len(header) == self._HEADER:
             start = image.offset + self._HEADER + sum(self._LENGTHS.unpack(header[-4:]))
-            content = os.pread(self._file, image.size, start)
+            content = self._content(start, image.size)
             if len(content) == image.size and zlib.crc32(content) == image.crc:
                 return content
         raise PipelineError(f"{self._path}: is damaged at {image.entry}; {restoring(self._path)}")
+
+    def _content(self, start: int, size: int) -> bytes:
+        """Read ``size`` bytes; one call of the system returns 2 GiB at most."""
+        if start + size > os.fstat(self._file).st_size:
+            return b""
+        parts = []
+        while size and (part := os.pread(self._file, size, start)):
+            parts.append(part)
+            start, size = start + len(part), size - len(part)
+        return b"".join(parts)

@@ -24,6 +24,7 @@ from pipeline.download.cache import (
     require_space,
     work_folder,
 )
+from pipeline.download.safety import check_files
 from pipeline.download.trees import FileTree, Sorter
 from pipeline.errors import PipelineError
 from pipeline.progress import say
@@ -102,8 +103,10 @@ def git_tree(name: str, url: str, commit: str, folder: Path) -> Iterator[FileTre
         _fetch_commit(repository, url, commit, folder / f"{commit}.pack")
         with closing(_Blobs(repository)) as blobs:
             blob_of, objects, sorter = _files(repository, commit, blobs)
+        sizes = {path: size for path, (_, size) in blob_of.items()}
+        sizes |= {path: file.size for path, file in objects.items()}
+        check_files(name, sizes)
         _fetch_objects(name, repository, url, commit, objects)
-    sizes = {path: size for path, (_, size) in blob_of.items()} | {path: file.size for path, file in objects.items()}
     with closing(_Blobs(repository)) as blobs:
         yield FileTree(
             name,

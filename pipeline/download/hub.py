@@ -27,7 +27,7 @@ from pipeline.download.cache import (
     require_space,
     work_folder,
 )
-from pipeline.download.safety import safe_path
+from pipeline.download.safety import check_files, safe_path
 from pipeline.download.trees import FileTree, Sorter
 from pipeline.errors import PipelineError
 from pipeline.progress import say
@@ -116,6 +116,7 @@ def _files(api: "HubApi", dataset: str, revision: str) -> tuple[dict[str, "FileI
     for path, file in files.items():
         if file.sha256 and not re.fullmatch("[0-9a-f]{64}", file.sha256):
             raise FetchError(f"the hub states the SHA-256 {file.sha256!r} of {path}")
+    check_files(dataset, {path: file.size for path, file in files.items()})
     return files, sorter.left_out
 
 

@@ -9,6 +9,8 @@ overlap, and whatever exceeds these limits:
 * ``MOST_BYTES`` unpacked bytes per source;
 * ``LARGEST_RATIO`` unpacked bytes per packed byte, once more than ``RATIO_COUNTS_FROM`` bytes are unpacked;
 * ``LARGEST_HEADERS`` bytes of headers per tar member: its name, times and so on.
+
+The first three apply to the files of a folder, a repository or a hub, too.
 """
 
 import re
@@ -17,7 +19,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
@@ -182,8 +184,8 @@ def _checked(
             fault = "has no name"
         elif path in seen:
             fault = "is listed twice"
-        elif not fault and size > LARGEST_FILE and not is_archive(path):
-            fault = f"has {size:,} bytes, more than {_gib(LARGEST_FILE)}"
+        else:
+            fault = fault or _size_fault(path, size)
         if fault:
             raise PipelineError(
                 f"{archive}: the member {name!r} {fault}; allowed are plain files, each once: pack it again"
@@ -191,6 +193,26 @@ def _checked(
         seen.add(path)
         quota.add(archive, size)
         yield path, member
+
+
+def _size_fault(path: str, size: int) -> str | None:
+    too_large = size > LARGEST_FILE and not is_archive(path)
+    return f"has {size:,} bytes, more than {_gib(LARGEST_FILE)}" if too_large else None
+
+
+def check_files(source: str, sizes: Mapping[str, int]) -> None:
+    """Apply the limits to files that are in no archive, by their paths.
+
+    Raises:
+        PipelineError: a limit is exceeded.
+    """
+    for path, size in sizes.items():
+        if fault := _size_fault(path, size):
+            raise PipelineError(f"{source}: {path} {fault}, the limit for one file; make it smaller, or move it away")
+    if len(sizes) > MOST_MEMBERS:
+        raise PipelineError(f"{source}: contains {len(sizes):,} files, more than {MOST_MEMBERS:,}, the limit; split it")
+    if (total := sum(sizes.values())) > MOST_BYTES:
+        raise PipelineError(f"{source}: contains {total:,} bytes, more than {_gib(MOST_BYTES)}, the limit; split it")
 
 
 def _zip_fault(info: zipfile.ZipInfo) -> str | None:

@@ -19,7 +19,7 @@ from typing import IO
 from pipeline.common.file_types import HEAD, is_image, is_part, junk_reason, other_reason
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.download.cache import require_space
-from pipeline.download.safety import Quota
+from pipeline.download.safety import Quota, check_files
 from pipeline.errors import PipelineError
 
 MOST_OPEN_FILES = 65_536
@@ -106,7 +106,7 @@ def folder_tree(root: Path) -> FileTree:
     """Return the files in a folder; links to files and to folders are followed.
 
     Raises:
-        PipelineError: something with the name of an image or an archive is not a regular file.
+        PipelineError: something with the name of an image or an archive is not a regular file, or one is too large.
         OSError: a folder that cannot be read, or a broken link with the name of an image or an archive.
     """
     sizes, empty, sorter = {}, set(), Sorter()
@@ -130,6 +130,7 @@ def folder_tree(root: Path) -> FileTree:
                 sorter.left_out[path] = "not a regular file"
             elif sorter.takes(path, lambda file=file: _head(file)):  # type: ignore[misc]
                 sizes[path] = state.st_size
+    check_files(str(root), sizes)
     return FileTree(
         *(str(root), sizes, lambda path: (root / path).open("rb")),
         *(frozenset(sorter.recognised), sorter.left_out, frozenset(empty)),

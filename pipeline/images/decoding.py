@@ -14,6 +14,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # Pillow's own limit for decompression bombs: 512 MiB of RGB.
 MAX_PIXELS = 178_956_970
+
+# An image with more pixels takes more than 100 MB per copy, of which decoding makes several.
+LARGE_PIXELS = 2**25
 
 # A JPEG is decoded at the smallest scale at which both sides have at least this many times image_size. For plain copies
 # the scale then changes the pixels less than the choice of a library does (benchmarks/augment.py quality); for views, a
@@ -113,6 +117,29 @@ def depends_on_scale(content: bytes) -> bool:
     return kind_of(content[:HEAD]) is Kind.JPEG
 
 
+@contextlib.contextmanager
+def one_large_image(lock: AbstractContextManager[Any]) -> Iterator[None]:
+    """Let ``decode`` acquire a lock, before an image of more than ``LARGE_PIXELS``, until the end of the block.
+
+    So the workers that share the lock together need the memory for one large image, not each of them.
+    """
+    with contextlib.ExitStack() as turn:
+        _turn.take = lambda: turn.enter_context(lock)
+        try:
+            yield
+        finally:
+            _turn.take = None
+
+
+def _take_turn() -> None:
+    if take := getattr(_turn, "take", None):
+        take()
+        _turn.take = None
+
+
+_turn = threading.local()
+
+
 @functools.cache
 def _formats() -> list[str]:
     """Of Pillow's forty formats those in common use: the files may be malicious, so rare decoders stay unused."""
@@ -125,8 +152,13 @@ def _formats() -> list[str]:
 def _decode(content: bytes, least: int) -> NDArray[np.uint8]:
     image = _open(content)
     _check_header(image, content)
+    whole = image.size
     if least:
         image.draft(None, (least, least))
+    # All coefficients of a progressive JPEG are in memory, whatever the scale.
+    width, height = whole if "progressive" in image.info else image.size
+    if width * height > LARGE_PIXELS:
+        _take_turn()
     with _quiet_stderr() if image.format == "TIFF" else contextlib.nullcontext():
         image.load()
     transposition = None if image.format in _UPRIGHT_FORMATS else _TRANSPOSITIONS.get(_orientation(image))

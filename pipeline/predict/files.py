@@ -19,7 +19,7 @@ from pipeline.common.file_types import HEAD, IMAGE_ENDINGS, LARGEST_FILE, is_ima
 from pipeline.common.paths import PARAMS
 from pipeline.common.text import listed, shown_name
 from pipeline.errors import PipelineError
-from pipeline.images.decoding import photo_for_views, plain_photo
+from pipeline.images.decoding import one_large_image, photo_for_views, plain_photo
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.machine import worker_count
 from pipeline.network.device import choose_device, forward_batch_size
@@ -234,7 +234,7 @@ def _decode_ahead(
     files: Sequence[Path], specs: Sequence[ModelSpec], views: AugmentParams | None, seed: int, ahead: int
 ) -> Iterator[Photo | str]:
     """Yield the photo of each file, decoded by threads, or the reason why it cannot be decoded."""
-    local = threading.local()
+    local, lock = threading.local(), threading.Lock()
 
     def read(file: Path) -> Photo | str:
         # Transforms have a state, so every thread has its own.
@@ -247,7 +247,8 @@ def _decode_ahead(
             if (size := file.stat().st_size) > LARGEST_FILE:
                 return f"has {size:,} bytes, allowed are {LARGEST_FILE:,}"
             content = file.read_bytes()
-            return [reader(content, file.name) for reader in local.readers]
+            with one_large_image(lock):
+                return [reader(content, file.name) for reader in local.readers]
         except OSError as error:
             return error.strerror or str(error)
         except ValueError as error:

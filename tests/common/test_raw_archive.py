@@ -1,5 +1,7 @@
 """data/raw.zip is deterministic, and what is written is read back."""
 
+import dataclasses
+import os
 import random
 import zipfile
 from pathlib import PurePosixPath
@@ -184,3 +186,18 @@ def test_a_damaged_image_is_named(raw):
     assert reader.read(images[0]) == b"train/0_a.jpg"
     with pytest.raises(PipelineError, match=r"raw.zip: is damaged at train/0_b.jpg; use an intact copy"):
         reader.read(images[1])
+
+
+def test_an_image_of_which_the_system_returns_a_part_at_a_time_is_read_completely(raw, monkeypatch):
+    """Linux returns 2 GiB at most."""
+    write(raw, ["train/0_a.jpg", "train/0_b.jpg"])
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, start: pread(file, min(size, 30), start))
+    assert [RawReader(raw).read(image) for image in read(raw)[1]] == [b"train/0_a.jpg", b"train/0_b.jpg"]
+
+
+def test_a_size_that_the_archive_does_not_have_takes_no_memory(raw):
+    write(raw, ["train/0_a.jpg"])
+    image = dataclasses.replace(read(raw)[1][0], size=2**62)
+    with pytest.raises(PipelineError, match=r"raw.zip: is damaged at train/0_a.jpg"):
+        RawReader(raw).read(image)

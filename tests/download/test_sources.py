@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.common.raw_archive import entry_name, write_raw_archive
+from pipeline.download import safety
 from pipeline.download.sources import SOURCES, open_digits, open_folder
 from pipeline.errors import PipelineError
 from pipeline.params.schema import DataParams
@@ -140,3 +142,37 @@ def test_a_name_that_is_not_utf8_is_refused(workspace, data_params):
     ):
         entries = {entry_name("train", image.label, image.name): image.path for image in source.images}
         write_raw_archive(Path("raw.zip"), source.classes, entries, source.read)
+
+
+class TestLimits:
+    """The limits for members of archives apply to files in folders, repositories and hubs."""
+
+    @pytest.fixture
+    def folder(self, photos, data_params):
+        def complaint():
+            with pytest.raises(PipelineError) as error, open_folder(data_params("folder", location=str(photos))):
+                pass
+            return str(error.value).removeprefix(f"{photos}: ")
+
+        return complaint
+
+    def test_a_file_of_three_gigabytes_is_refused_by_name(self, photos, folder):
+        name = next(photos.rglob("*.*")).relative_to(photos)
+        os.truncate(photos / name, 3 * 2**30)
+        assert folder() == (
+            f"{name} has 3,221,225,472 bytes, more than 1 GiB, the limit for one file; make it smaller, or move it away"
+        )
+
+    def test_an_archive_may_be_larger_and_other_files_are_not_counted(self, photos, data_params):
+        for name in ("video.mp4", "notes.bin"):
+            (photos / name).touch()
+            os.truncate(photos / name, 3 * 2**30)
+        with open_folder(data_params("folder", location=str(photos))) as source:
+            assert len(source.left_out) == 2
+        safety.check_files("hub", {"train.zip": 3 * 2**30})
+
+    def test_more_files_and_bytes_than_allowed_are_refused(self, folder, monkeypatch):
+        monkeypatch.setattr(safety, "MOST_BYTES", 1024)
+        assert re.fullmatch(r"contains [0-9,]+ bytes, more than [0-9e.-]+ GiB, the limit; split it", folder())
+        monkeypatch.setattr(safety, "MOST_MEMBERS", 3)
+        assert re.fullmatch(r"contains \d+ files, more than 3, the limit; split it", folder())

@@ -5,7 +5,10 @@ import io
 import os
 import re
 import struct
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from pipeline.images.decoding import decode
+from pipeline.images import decoding
+from pipeline.images.decoding import decode, one_large_image
 from tests.support.hostile_images import NOISE, PICTURE, encode, hostile_files, oriented, png, png_chunk, tiff
 
 HOSTILE_FILES = hostile_files()
@@ -272,3 +276,53 @@ def test_damaged_bytes_are_decoded_or_rejected_with_a_reason(content, changes, l
 )
 def test_random_bytes_are_decoded_or_rejected_with_a_reason(head, tail):
     decode_or_reason(head + tail)
+
+
+class TestOneLargeImage:
+    LARGE, SMALL = (encode(np.zeros((side, side, 3), np.uint8), "PNG") for side in (60, 40))
+
+    @pytest.fixture(autouse=True)
+    def fifty_pixels_square(self, monkeypatch):
+        monkeypatch.setattr(decoding, "LARGE_PIXELS", 50 * 50)
+
+    def test_is_decoded_and_processed_at_a_time(self):
+        lock, inside, most = threading.Lock(), [], []
+
+        def work(_):
+            with one_large_image(lock):
+                decode(self.LARGE)
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.01)
+                inside.pop()
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(work, range(12)))
+        assert most == [1] * 12
+
+    @pytest.mark.parametrize(
+        ("content", "least", "waits"),
+        [
+            (SMALL, 0, False),
+            (LARGE, 0, True),
+            (encode(np.zeros((60, 60, 3), np.uint8), "JPEG"), 0, True),
+            (encode(np.zeros((60, 60, 3), np.uint8), "JPEG"), 20, False),
+            (encode(np.zeros((60, 60, 3), np.uint8), "JPEG", progressive=True), 20, True),
+        ],
+    )
+    def test_waits_for_its_turn_and_a_small_one_does_not(self, content, least, waits):
+        lock = threading.Lock()
+        with one_large_image(lock):
+            decode(content, least)
+            decode(content, least)  # again, as for the views
+            assert lock.locked() == waits
+        assert not lock.locked()
+
+    def test_that_is_damaged_does_not_keep_the_others_waiting(self):
+        lock = threading.Lock()
+        with pytest.raises(ValueError, match="truncated"), one_large_image(lock):
+            decode(encode(NOISE.repeat(9, 0).repeat(9, 1), "JPEG")[:-300])
+        assert not lock.locked()
+
+    def test_needs_no_lock(self):
+        assert decode(self.LARGE).shape == (60, 60, 3)
