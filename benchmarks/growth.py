@@ -2,13 +2,14 @@
 
     OMP_NUM_THREADS=1 python benchmarks/growth.py stages --sizes 1000,3000,10000
     OMP_NUM_THREADS=1 python benchmarks/growth.py tables --sizes 10000,100000,1000000
+    OMP_NUM_THREADS=1 python benchmarks/growth.py tables --sizes 1000,2000,4000,8000 --names pages
     python benchmarks/growth.py dvc --gigabytes 1
 
 *stages*: a folder of JPEGs of 48 pixels, all different, goes through the pipeline at 32 pixels, without views, with a
 network of width 4 and one epoch, each stage in a new process. Decoding and the network are as cheap as possible, so the
 rest of each stage's work per image remains. *tables*: reading the archive's table of contents and the index, the
-bootstrap (1,000 resamples, 10 classes), and the search for close hashes, on random values. *dvc*: hashing, linking and
-copying one large file.
+bootstrap (1,000 resamples, 10 classes), and the search for close hashes, on random values; *pages*: the search for
+duplicates in scanned pages of text, which look alike. *dvc*: hashing, linking and copying one large file.
 
 The time is wall time, and the CPU time of the process and its children, because other processes may use the machine.
 Memory is the peak over time of the sum of all processes' anonymous memory, imports included, without pages of files.
@@ -29,7 +30,8 @@ Measured:
 
     Tables, CPU seconds and peak MiB of 10,000, 100,000 and 1 million rows: contents 0.1, 1.5 and 15.5, 34, 124 and 955;
     index below 0.1, 0.2 and 1.9, 54, 85 and 429. Of 10,000 and 100,000: bootstrap 0.4 and 3.7, 455 and 456; the search
-    for duplicates, plain and mirrored, 0.2 and 11.9, 58 and 91.
+    for duplicates, plain and mirrored, 0.2 and 11.9, 58 and 91. Of 1,000, 2,000, 4,000 and 8,000 scanned pages 0.9,
+    2.2, 4.7 and 10.0, 59, 65, 78 and 96.
 
     DVC 3.67.1, one file of 1.07 GB, CPU seconds of two runs: add 8.9 and 10.9, push 5.4 and 4.5, checkout 0.9 and 1.0,
     status 1.0 and 1.1, pull 5.3 and 4.2.
@@ -49,7 +51,7 @@ from pathlib import Path
 
 import numpy as np
 import typer
-from inputs import ROOT, noise_photo, with_quick_mode
+from inputs import ROOT, noise_photo, text_page, with_quick_mode
 from peak_memory import watch_memory
 
 PHOTO_SIDE, IMAGE_SIZE, CLASSES = 48, 32, 10
@@ -57,7 +59,7 @@ STAGES = ("download", "augment", "train", "evaluate", "tsne", "predict", "report
 MIB = 2**20
 
 app = typer.Typer(add_completion=False)
-with_quick_mode(app, lambda: (stages("60"), tables("100"), dvc(0.01)))
+with_quick_mode(app, lambda: (stages("60"), tables("100"), tables("100", "pages"), dvc(0.01)))
 
 
 def write_photos(folder: Path, count: int) -> None:
@@ -160,7 +162,7 @@ def tables(sizes: str = "10000,100000", names: str = "contents,index,bootstrap,h
 @app.command(hidden=True)
 def table(name: str, count: int) -> None:
     """Create a table in the current folder, and print the cost of the work on it as JSON."""
-    makers = {"contents": _contents, "index": _index, "bootstrap": _bootstrap, "hashes": _hashes}
+    makers = {"contents": _contents, "index": _index, "bootstrap": _bootstrap, "hashes": _hashes, "pages": _pages}
     print("\n" + json.dumps(cost(makers[name](count))))
 
 
@@ -199,6 +201,21 @@ def _hashes(count: int) -> Callable[[], object]:
     prints = np.frombuffer(random.bytes(count * FINGERPRINT.itemsize), FINGERPRINT)
     image = random.integers(0, 256, (64, 64), dtype=np.uint8)
     return lambda: find_duplicates(prints, np.zeros(count, np.int64), lambda row: image)
+
+
+def _pages(count: int) -> Callable[[], object]:
+    import cv2
+
+    from pipeline.images.duplicates import FINGERPRINT, find_duplicates, fingerprint, thumbnail
+
+    random = np.random.default_rng(0)
+    prints, thumbnails = np.zeros(count, FINGERPRINT), []
+    for row in range(count):
+        page = text_page(random)
+        small = cv2.resize(page, (128, 128), interpolation=cv2.INTER_AREA)
+        prints[row] = fingerprint(page.tobytes(), page, cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+        thumbnails.append(thumbnail(small))
+    return lambda: find_duplicates(prints, np.zeros(count, np.int64), thumbnails.__getitem__)
 
 
 @app.command()

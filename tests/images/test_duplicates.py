@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.cluster.hierarchy import DisjointSet
 
+from benchmarks.inputs import text_page
+from pipeline.images import duplicates
 from pipeline.images.duplicates import (
     CANDIDATES,
     FINGERPRINT,
@@ -210,3 +213,19 @@ def test_images_that_have_more_similar_ones_than_are_compared_are_counted(monkey
     found = find_duplicates(prints, np.zeros(40, int), lambda row: np.zeros((64, 64), np.uint8))
     assert found.near == []
     assert found.cut == 40 - CANDIDATES - 1
+
+
+def test_copies_of_scanned_pages_are_found_among_pages_that_look_alike_with_few_comparisons(monkeypatch):
+    random = np.random.default_rng(0)
+    pages = [text_page(random) for _ in range(300)]
+    copies = [(number, change(pages[number])) for change in CHANGES for number in range(0, 60, 3)]
+    compared, compare = [], duplicates.correlation
+    monkeypatch.setattr(duplicates, "correlation", lambda *pair: compared.append(1) or compare(*pair))
+    found = search([*pages, *(copy for _, copy in copies)], 128)
+    same = DisjointSet(range(len(pages) + len(copies)))
+    for group in [*found.identical, *found.near]:
+        same.merge(*group.rows)
+    planted = [same.connected(number, len(pages) + place) for place, (number, _) in enumerate(copies)]
+    assert np.mean(planted) >= 0.95
+    assert len(same.subsets()) == len(pages) + len(copies) - sum(planted)  # no other two are taken for the same
+    assert len(pages) < len(compared) <= CANDIDATES * (len(pages) + len(copies))
