@@ -8,6 +8,8 @@ import argparse
 import subprocess
 import sys
 
+from pipeline.common.text import shown
+
 # The workflow finds its previous comment by this first line, which Markdown does not show.
 WATERMARK = "<!-- experiment report -->"
 # Characters that GitHub allows in a comment.
@@ -28,7 +30,7 @@ def main() -> int:
     try:
         print(report(base, arguments.results))
     except subprocess.CalledProcessError as error:
-        print(f"error: {' '.join(error.cmd)}: {error.stderr.strip() or 'failed'}", file=sys.stderr)
+        print(f"error: {shown(' '.join(error.cmd))}: {shown(error.stderr.strip()) or 'failed'}", file=sys.stderr)
         return 1
     return 0
 
@@ -61,10 +63,10 @@ def commit(revision: str) -> str | None:
 
 
 def difference(kind: str, revision: str) -> list[str]:
-    """Return the lines of the table of ``dvc {kind} diff``: header, rule, and one row per change."""
+    """Return the lines of the table of ``dvc {kind} diff``, without secrets: header, rule, and one row per change."""
     command = [sys.executable, "-m", "dvc", kind, "diff", "--md", revision]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in lines if line.startswith("|")]
+    return [shown(line) for line in lines if line.startswith("|")]
 
 
 def table(lines: list[str], revision: str) -> str:

@@ -1,8 +1,10 @@
 """The paths of each stage's files, relative to the repository root, where DVC starts every command."""
 
 import os
+import re
 from pathlib import Path
 
+from pipeline.common.text import hide
 from pipeline.errors import PipelineError
 
 PARAMS = Path("params.yaml")
@@ -38,6 +40,28 @@ def repository_root() -> Path:
     return next((parent.parent.parent for parent in folder.parents if parent.parts[-2:] == (".dvc", "tmp")), folder)
 
 
+def with_variables(location: str, name: str = "data.location") -> str:
+    """Replace each ``$NAME`` in a location by that environment variable, of which no message shows the value.
+
+    A name has upper-case letters, digits and underscores; any other ``$`` stays as it is. The result is for fetching
+    and reading alone, and never written. DVC would replace ``${NAME}`` itself.
+
+    Raises:
+        PipelineError: a variable is not set or empty; ``name`` is that of the parameter.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1], "")
+        if not found:
+            raise PipelineError(
+                f"{name}: the environment variable {match[1]} is not set; set it: export {match[1]}=..."
+            )
+        hide(found.rstrip("/"), match[0])
+        return found
+
+    return re.sub(r"\$([A-Z_][A-Z0-9_]*)", value, location)
+
+
 def user_path(location: str, name: str = "data.location") -> Path:
     """Resolve a path from ``params.yaml``, which is relative to the repository that the user works in.
 
@@ -56,8 +80,11 @@ def expanded(path: str, name: str) -> Path:
     """A path with ``~`` and ``~user`` replaced by the home folder, as a shell does.
 
     Raises:
-        PipelineError: there is no such home folder; ``name`` is that of the parameter or the environment variable.
+        PipelineError: it is a URL, or there is no such home folder; ``name`` is that of the parameter or the
+            environment variable.
     """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+        raise PipelineError(f"{name}: got the URL {path}, allowed is a path on this machine; download it first")
     text = os.path.expanduser(path)  # noqa: PTH111
     if text.startswith("~"):
         raise PipelineError(

@@ -110,5 +110,9 @@ def listed(items: Iterable[object], limit: int = 5) -> str:
 
 
 def shortened(text: str, most: int = 400) -> str:
-    """The text without its middle if it is too long for a message, as a value that a user gave may be of any size."""
+    """The text without its middle if it is too long for a message, as a value that a user gave may be of any size.
+
+    Secrets are masked before the cut, behind which a part of one would not be recognised.
+    """
+    text = without_secrets(text)
     return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[len(text) - most // 3 :]}"

@@ -127,8 +127,10 @@ def variables() -> Iterator[Finding]:
     for problem in variable_problems():
         line, _, fix = problem.partition("; ")
         yield Finding(ERROR, line, f"{fix}: `unset {line.partition(':')[0]}`")
-    shown = [name for name in sorted(os.environ) if name in VARIABLES or OTHER_VARIABLES.fullmatch(name)]
-    yield Finding(OK, ", ".join(f"{name}={os.environ[name]}" for name in shown) or "none is set")
+    names = [name for name in sorted(os.environ) if name in VARIABLES or OTHER_VARIABLES.fullmatch(name)]
+    # A password is recognised up to the next white space.
+    values = ("%20".join(os.environ[name].split()) for name in names)
+    yield Finding(OK, ", ".join(map("=".join, zip(names, values, strict=True))) or "none is set")
 
 
 @check("Machine", "torch")

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.common.paths import PARAMS, user_path
+from pipeline.common.paths import PARAMS, user_path, with_variables
 from pipeline.common.text import listed
 from pipeline.doctor.environment import installing
 from pipeline.doctor.finding import ERROR, NOTE, OK, Finding, ask, check, complaint, shell_path
@@ -134,12 +134,16 @@ def _source(data: "DataParams") -> Finding:
     if data.source == "modelscope" and not importlib.util.find_spec("modelscope_hub") and not shutil.which("git-lfs"):
         fix = f"{installing('-c constraints.txt -e .[modelscope]')}, or `apt install git-lfs`"
         return Finding(ERROR, "data.source: modelscope needs the package modelscope-hub or git-lfs", fix)
-    if data.source == "modelscope" or is_url(location):
+    try:
+        place = with_variables(location)
+    except PipelineError as problem:
+        return Finding(ERROR, str(problem))
+    if data.source == "modelscope" or is_url(place):
         downloaded = (cache_folder() / (data.sha256 or "modelscope")).exists()
         state = "downloaded" if downloaded else "not downloaded yet"
         return Finding(OK, f"data.source: {data.source} {location}, {state}")
     try:
-        path = user_path(location)
+        path = user_path(place)
     except PipelineError as problem:
         return Finding(ERROR, str(problem))
     found = "is a folder" if path.is_dir() else "is a file" if path.is_file() else "does not exist"

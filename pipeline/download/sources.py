@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.paths import user_path
+from pipeline.common.paths import user_path, with_variables
 from pipeline.common.text import one_line
 from pipeline.download.archives import archive_tree, with_archives
 from pipeline.download.cache import FetchError, cache_folder, content_sha256
@@ -64,7 +64,7 @@ def open_folder(params: DataParams) -> Iterator[ImageSet]:
     Raises:
         PipelineError: no such folder, an unknown layout, or an archive in it that cannot be read.
     """
-    root = user_path(params.location or "")
+    root = user_path(with_variables(params.location or ""))
     if not root.is_dir():
         found = "is a file, use data.source archive for it" if root.exists() else "does not exist"
         raise PipelineError(f"data.location: the folder {root} {found}; set it to a folder of images")
@@ -80,9 +80,12 @@ def open_archive(params: DataParams) -> Iterator[ImageSet]:
         PipelineError: no such file, another checksum, neither a zip nor a tar, a damaged archive, or a member that is
             refused (see ``safety``).
     """
-    location = params.location or ""
+    location = with_variables(params.location or "")
     if is_url(location):
-        file = fetch([location, *params.mirrors], params.sha256 or "")
+        if not params.sha256:
+            raise PipelineError("data.sha256: got null, required with a URL; set the SHA-256 that the publisher states")
+        mirrors = [with_variables(mirror, "data.mirrors") for mirror in params.mirrors]
+        file = fetch([location, *mirrors], params.sha256)
         location = one_line(location)  # messages about the archive show the URL without its password
     else:
         path = user_path(location)
@@ -113,7 +116,7 @@ def open_modelscope(params: DataParams) -> Iterator[ImageSet]:
     """
     dataset, revision = params.location or DATASET, params.revision or REVISION
     endpoint = (os.environ.get("MODELSCOPE_ENDPOINT") or ENDPOINT).rstrip("/")
-    if not re.match(r"[a-z]+://", endpoint):
+    if not re.match(r"(?i)[a-z]+://", endpoint):
         endpoint = f"https://{endpoint}"
     has_client = importlib.util.find_spec("modelscope_hub") is not None and not endpoint.startswith("file:")
     url = f"{endpoint}/datasets/{dataset}.git"

@@ -15,7 +15,7 @@ import jinja2
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from pipeline.common.text import listed
+from pipeline.common.text import listed, one_line
 from pipeline.images.decoding import PLAIN_DETAIL
 from pipeline.network.models import ModelSpec
 from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams, is_url
@@ -86,7 +86,7 @@ def _dataset_name(data: DataParams) -> str:
     """The name of the folder, of the archive without its extension, or of the dataset on the hub."""
     if data.location is None:
         return data.source
-    location = urlsplit(data.location).path if is_url(data.location) else data.location
+    location = urlsplit(one_line(data.location)).path if is_url(data.location) else data.location
     if data.source == "modelscope":
         return location.rpartition("/")[2]
     # The full path is private.
@@ -118,15 +118,11 @@ def _source(data: DataParams) -> str:
         return "The handwritten digits that scikit-learn ships (`sklearn.datasets.load_digits`)"
     kinds = {"folder": "The folder", "archive": "The archive", "modelscope": "The ModelScope dataset"}
     shown = data.location or data.source
-    if is_url(shown):
-        # The rest of a URL may contain a password or a token.
-        url = urlsplit(shown)
-        shown = f"{url.scheme}://{url.hostname}{url.path}"
-    elif data.source != "modelscope":
+    if data.source != "modelscope" and not is_url(shown):
         shown = Path(shown).resolve().name
     details = {"revision": data.revision, "SHA-256": data.sha256}
     rest = "".join(f", {name} `{value}`" for name, value in details.items() if value)
-    return f"{kinds[data.source]} `{shown.replace('`', '')}`{rest}"
+    return f"{kinds[data.source]} `{one_line(shown).replace('`', '')}`{rest}"
 
 
 def _preparation(run: Run) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from pipeline.common.text import listed, shortened
+from pipeline.common.text import listed, shortened, without_secrets
 from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.params.names import parameter_names, suggestion
@@ -95,7 +95,8 @@ def _key(loc: tuple[int | str, ...], schema: type[BaseModel]) -> tuple[int | str
 def _error_line(problem: Any, content: dict[str, Any], schema: type[BaseModel]) -> str:
     keys = _key(problem["loc"], schema)
     # A typing error can produce a key of any length.
-    name = ".".join(str(key) if len(str(key)) <= 80 else f"{str(key)[:80]}…" for key in keys)
+    names = (without_secrets(str(key)) for key in keys)
+    name = ".".join(key if len(key) <= 80 else f"{key[:80]}…" for key in names)
     if problem["type"] == "extra_forbidden":
         hint = suggestion(name, tuple(parameter_names(schema)))
         if hint:
@@ -116,8 +117,15 @@ def _error_line(problem: Any, content: dict[str, Any], schema: type[BaseModel]) 
     return f"{name}: got {_short.repr(found)}, allowed is {allowed_values(keys, schema)}{hint}"
 
 
-# A value can be of any size; with YAML aliases, even in a small file.
-_short = reprlib.Repr()
+class _Short(reprlib.Repr):
+    """A value can be of any size; with YAML aliases, even in a small file."""
+
+    def repr_str(self, text: str, level: int) -> str:
+        # Of a URL without its end, the password would not be recognised.
+        return super().repr_str(without_secrets(text), level)
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = _short.maxlong = 80
 _short.maxlevel = 3
 

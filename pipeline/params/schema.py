@@ -50,7 +50,7 @@ class DataParams(Section):
         description="digits (built in), folder (of images), archive (zip or tar) or modelscope (a dataset on its hub)"
     )
     location: str | None = Field(
-        description="path of the folder, path or URL of the archive, or owner/name on modelscope; null for digits"
+        description="folder, path or URL of an archive, or owner/name on modelscope; $NAME is an environment variable"
     )
     mirrors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         description="more URLs of the same archive, tried in order after location"
@@ -143,8 +143,15 @@ class DataParams(Section):
             raise ContradictionError(
                 "location", f"got {self.location!r}, allowed with source digits is null; set it to null"
             )
-        if self.location and not self.location.isprintable():
-            raise ContradictionError("location", f"got {self.location!r}, allowed are printable characters; correct it")
+        for key, location in (("location", self.location or ""), *(("mirrors", mirror) for mirror in self.mirrors)):
+            if not location.isprintable():
+                raise ContradictionError(key, f"got {location!r}, allowed are printable characters; correct it")
+            if "${" in location:
+                advice = "which dvc exp run -S would replace itself; for an environment variable write $NAME"
+                raise ContradictionError(key, f"contains ${{, {advice}")
+            # What is before the white space would not be recognised as a part of a password.
+            if is_url(location) and re.search(r"\s.*@", location):
+                raise ContradictionError(key, "contains white space before an @; percent-encode it as %20")
         if self.location and is_url(self.location):
             if self.source != "archive":
                 raise ContradictionError("location", f"got the URL {self.location!r}; set data.source to archive")
@@ -152,13 +159,13 @@ class DataParams(Section):
                 raise ContradictionError(
                     "sha256", "got null, required with a URL; set the SHA-256 that the publisher states"
                 )
-        elif self.mirrors:
+        elif self.mirrors and not (self.location or "").startswith("$"):
             raise ContradictionError(
                 "mirrors",
                 "got a list, which needs a URL in data.location; set data.location to the first URL, or mirrors to []",
             )
         for mirror in self.mirrors:
-            if not (is_url(mirror) and mirror.isprintable()):
+            if not (is_url(mirror) or mirror.startswith("$")):
                 raise ContradictionError(
                     "mirrors", f"contains {mirror!r}, allowed are http:// and https:// URLs; correct it"
                 )
@@ -195,7 +202,7 @@ class DataParams(Section):
 
 def is_url(location: str) -> bool:
     """Whether a location is a URL and not a path."""
-    return location.startswith(("http://", "https://"))
+    return location.lower().startswith(("http://", "https://"))
 
 
 Preset = Literal["none", "light", "medium", "strong"]

@@ -6,6 +6,7 @@ import jinja2
 import vl_convert
 
 from pipeline.common.dataset import PackedSplit
+from pipeline.common.text import shown
 from pipeline.report.changes import Changes, flattened
 from pipeline.report.charts import curve_by_epoch, curve_by_step, tsne
 from pipeline.report.evaluation_charts import by_class, confidences, confusion, curves, reliability
@@ -80,7 +81,7 @@ def _charts(inputs: Inputs, classes: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _yaml(value: Any) -> str:
-    """A parameter, similar to YAML."""
+    """A parameter without secrets, similar to YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -89,7 +90,7 @@ def _yaml(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_yaml, value)) + "]"
-    return str(value)
+    return shown(str(value))
 
 
 def _number(value: Any) -> str:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from pipeline.common.file_types import is_junk
 from pipeline.common.files import write_text
-from pipeline.common.paths import SOURCE, repository_root, user_path
+from pipeline.common.paths import SOURCE, repository_root, user_path, with_variables
+from pipeline.errors import PipelineError
 from pipeline.params.schema import is_url
 from pipeline.progress import progress
 
@@ -28,11 +29,13 @@ class Source(NamedTuple):
         kind: ``data.source``.
         location: a folder or an archive; None if a checksum, a revision or a package already pins the images.
         labels: the tables of ``data.labels`` outside the location by their split, ``all`` if one is for all splits.
+        problem: why the location is not known on this machine; empty if it is.
     """
 
     kind: str
     location: Path | None
     labels: dict[str, Path]
+    problem: str = ""
 
 
 class Entry(NamedTuple):
@@ -46,17 +49,24 @@ class Entry(NamedTuple):
 
 def find_source(kind: str, location: str | None, labels: str | Mapping[Any, str] | None) -> Source:
     """Resolve the paths of a section ``data`` of the parameters."""
-    local = kind == "folder" or (kind == "archive" and not is_url(location or ""))
     tables = {"all": labels} if labels is None or isinstance(labels, str) else labels
     paths = {split: user_path(path, "data.labels") for split, path in tables.items() if path}
     # Others are in the folder or the archive, or missing, which download reports.
     found = {split: path for split, path in paths.items() if path.is_file()}
-    return Source(kind, user_path(location or "") if local else None, found)
+    if kind not in ("folder", "archive") or is_url(location or ""):
+        return Source(kind, None, found)
+    try:
+        place = with_variables(location or "")
+    except PipelineError as error:  # a clone without the images needs no variable
+        return Source(kind, None, found, str(error))
+    return Source(kind, None if is_url(place) else user_path(place), found)
 
 
 def problem_of(source: Source) -> str | None:
     """Why the source cannot be listed on this machine; None if it can."""
     location = source.location
+    if source.problem:
+        return source.problem
     if location and not (location.is_dir() if source.kind == "folder" else location.is_file()):
         return f"the {source.kind} {location} is not here"
     if location and not os.access(location, os.R_OK | os.X_OK if location.is_dir() else os.R_OK):

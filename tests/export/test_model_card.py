@@ -169,7 +169,7 @@ def test_a_class_name_is_not_interpreted_as_markup(run):
             "archive",
             "https://jane:pass@example.org/a/photos.zip?token=123#x",
             "photos",
-            "The archive `https://example.org/a/photos.zip`, SHA-256 `aaa",
+            "The archive `https://***@example.org/a/photos.zip?***`, SHA-256 `aaa",
         ),
         ("modelscope", "someone/food-11", "food-11", "The ModelScope dataset `someone/food-11`, revision `v1`"),
     ],
