@@ -29,7 +29,6 @@ CHUNK = 256 * 1024  # bytes
 SPACE_LEFT = 100_000_000  # bytes of the disk, but at most 1 %
 # What requests raises, for a request or while reading; some errors of urllib3 and http.client are not wrapped.
 NETWORK_ERRORS = (requests.RequestException, HTTPError, HTTPException, ValueError)
-INVALID_ADDRESS = (requests.TooManyRedirects, ValueError)  # of the URL, of a redirect or of a proxy
 
 
 @dataclass(frozen=True)
@@ -338,8 +337,12 @@ def _response(url: str, offset: int, policy: RetryPolicy) -> requests.Response:
     timeout = (policy.connect_timeout, policy.read_timeout)
     try:
         response = _Session().get(url, headers=headers, stream=True, timeout=timeout)
-    except INVALID_ADDRESS as error:
+    except requests.TooManyRedirects as error:
         raise _MirrorError(f"cannot be fetched ({error})", final=True) from None
+    except ValueError:
+        # The error shows what it takes for the host: part of a password that contains a /, ? or # as it is.
+        problem = "the address, that of a redirect or that of the proxy is not valid; percent-encode special characters"
+        raise _MirrorError(f"cannot be fetched ({problem})", final=True) from None
     except NETWORK_ERRORS as error:
         untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
         raise _MirrorError(f"did not answer ({_cause(error, policy)})", final=untrusted) from None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.common.paths import expanded, repository_root, user_path
+from pipeline.common.paths import expanded, repository_root, user_path, with_variables
 from pipeline.errors import PipelineError
 
 
@@ -48,3 +48,26 @@ def test_a_home_folder_that_does_not_exist_is_one_line():
         user_path("~nobody-here/photos")
     with pytest.raises(PipelineError, match=r"^PIPELINE_CACHE: got ~nobody-here, but "):
         expanded("~nobody-here", "PIPELINE_CACHE")
+
+
+@pytest.mark.parametrize("path", ["https://host/a", "Https:/host", "s3://bucket/a", "smb://host", "file:///a"])
+def test_a_url_is_no_path(workspace, path):
+    with pytest.raises(PipelineError, match="PIPELINE_CACHE: got the URL .*, allowed is a path on this machine"):
+        expanded(path, "PIPELINE_CACHE")
+    assert expanded("C:/a", "data.location") == Path("C:/a")
+
+
+def test_variables_of_a_location_are_those_of_the_environment(monkeypatch):
+    monkeypatch.setenv("PLACE_1", "/mnt/$PLACE_2")
+    assert with_variables("$PLACE_1/a.$PLACE_1") == "/mnt/$PLACE_2/a./mnt/$PLACE_2"
+    for location in ("a$/b", "cost$", "https://host/a?$filter=x", "$1", "${x}", "$$", "C$"):
+        assert with_variables(location) == location
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_variable_that_is_not_set_is_named(monkeypatch, value):
+    monkeypatch.delenv("PLACE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("PLACE", value)
+    with pytest.raises(PipelineError, match="^data.mirrors: the environment variable PLACE is not set; set it: export PLACE="):
+        with_variables("https://host/$PLACE", "data.mirrors")
