@@ -326,7 +326,7 @@ class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
         if target and resp.url.startswith("https:") and target.lower().startswith("http:"):
-            raise requests.exceptions.InvalidURL("a redirect from https to http is refused")
+            raise requests.exceptions.InvalidSchema("a redirect from https to http is refused")
         return target
 
 
@@ -337,7 +337,7 @@ def _response(url: str, offset: int, policy: RetryPolicy) -> requests.Response:
     timeout = (policy.connect_timeout, policy.read_timeout)
     try:
         response = _Session().get(url, headers=headers, stream=True, timeout=timeout)
-    except requests.TooManyRedirects as error:
+    except (requests.TooManyRedirects, requests.exceptions.InvalidSchema) as error:
         raise _MirrorError(f"cannot be fetched ({error})", final=True) from None
     except ValueError:
         # The error shows what it takes for the host: part of a password that contains a /, ? or # as it is.

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from pipeline.common.files import write_text
 from pipeline.common.paths import RECIPES
-from pipeline.common.yaml_file import parse_yaml, read_yaml
+from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.params.file import check_params
 from pipeline.params.names import unknown_keys
@@ -65,10 +65,9 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
         raise PipelineError("\n".join(f"{recipe_path(name)}: {line}" for line in unknown))
     changes = _merge(content, recipe, "")
     check_params(_plain(content), params_path)
-    buffer = io.StringIO()
-    yaml.dump(content, buffer)
-    text, tidy = buffer.getvalue(), _tidy(buffer.getvalue())
-    write_text(params_path, tidy if _reads_as(tidy, text) else text)
+    text = io.StringIO()
+    yaml.dump(content, text)
+    write_text(params_path, _tidy(text.getvalue()))
     return changes or [f"{params_path} already has these values"]
 
 
@@ -89,14 +88,6 @@ def _tidy(text: str) -> str:
     text = re.sub(r"^( *[^\s#][^#\n'\"]*?) *(# .*)$", r"\1  \2", text, flags=re.MULTILINE)
     text = re.sub(r"\n+(?= +- )", "\n", text)
     return re.sub(r"\n+(?=\w+:\n)", "\n\n", text)
-
-
-def _reads_as(changed: str, text: str) -> bool:
-    """Whether a text has the same content as another one."""
-    try:
-        return bool(parse_yaml(changed, "") == parse_yaml(text, ""))
-    except PipelineError:
-        return False
 
 
 def _merge(target: MutableMapping[str, Any], values: MutableMapping[str, Any], prefix: str) -> list[str]:

@@ -52,7 +52,7 @@ def test_a_home_folder_that_does_not_exist_is_one_line():
 
 @pytest.mark.parametrize("path", ["https://host/a", "Https:/host", "s3://bucket/a", "smb://host", "file:///a"])
 def test_a_url_is_no_path(workspace, path):
-    with pytest.raises(PipelineError, match="PIPELINE_CACHE: got the URL .*, allowed is a path on this machine"):
+    with pytest.raises(PipelineError, match=r"PIPELINE_CACHE: got the URL .*, allowed is a path on this machine"):
         expanded(path, "PIPELINE_CACHE")
     assert expanded("C:/a", "data.location") == Path("C:/a")
 
@@ -69,5 +69,7 @@ def test_a_variable_that_is_not_set_is_named(monkeypatch, value):
     monkeypatch.delenv("PLACE", raising=False)
     if value is not None:
         monkeypatch.setenv("PLACE", value)
-    with pytest.raises(PipelineError, match="^data.mirrors: the environment variable PLACE is not set; set it: export PLACE="):
+    with pytest.raises(
+        PipelineError, match=r"^data.mirrors: the environment variable PLACE is not set; set it: export PLACE="
+    ):
         with_variables("https://host/$PLACE", "data.mirrors")

@@ -223,8 +223,14 @@ def test_a_missing_section_is_named():
         ({"source": "folder", "location": "https://example.org/a.zip"}, "data.source"),
         ({"source": "archive", "location": "https://example.org/a.zip", "sha256": None}, "data.sha256"),
         ({"source": "folder", "location": "https://example.org/two\nlines"}, "data.location"),
-        ({"source": "archive", "location": "https://me:two words@host/a", "sha256": "0" * 64}, "data.location: contains"),
-        ({"source": "folder", "location": "${HOME}/a"}, "data.location: contains ${, which dvc exp run -S would replace"),
+        (
+            {"source": "archive", "location": "https://me:two words@host/a", "sha256": "0" * 64},
+            "data.location: contains",
+        ),
+        (
+            {"source": "folder", "location": "${HOME}/a"},
+            "data.location: contains ${, which dvc exp run -S would replace",
+        ),
         ({"source": "archive", "location": "$URL", "mirrors": ["${URL}"]}, "data.mirrors: contains ${"),
         ({"source": "archive", "location": "$URL", "mirrors": ["s3://a"]}, "data.mirrors: contains 's3://a', allowed"),
         ({"source": "digits", "location": "photos"}, "data.location: got 'photos', allowed with source digits is null"),

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from dvc.utils.hydra import apply_overrides
 
 from pipeline.errors import PipelineError
 from pipeline.params.file import load_params
@@ -104,9 +103,3 @@ def test_an_unknown_key_of_a_recipe_names_the_recipe(params, tmp_path, monkeypat
         "recipes/bad.yaml: imgsz: unknown key; did you mean augment.image_size?",
         "recipes/bad.yaml: train.learning_rate: unknown key; did you mean train.lr?",
     ]
-
-
-def test_a_file_that_dvc_wrote_lists_to_stays_valid(params):
-    apply_overrides(params, ["data.mirrors=[a,b]"])
-    apply_recipe("imagefolder", params)
-    assert load_params(params).augment.image_size == 128

@@ -177,7 +177,16 @@ def test_commands_that_show_parameters_and_variables_show_no_secret(folder, monk
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     commands = ["params", "params data.location", "params data", "doctor --json"]
-    for command in [*commands, "source", "download", "augment", "train", "evaluate", "predict", "recipe apply imagefolder"]:
+    for command in [
+        *commands,
+        "source",
+        "download",
+        "augment",
+        "train",
+        "evaluate",
+        "predict",
+        "recipe apply imagefolder",
+    ]:
         result = run_command(*command.split())
         assert result.stdout + result.stderr
         assert_no_secret(result.stdout, result.stderr)
