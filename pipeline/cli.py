@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.common.paths import MODEL, PARAMS
+from pipeline.common.files import clean_up
+from pipeline.common.paths import MODEL, PARAMS, written_folders
 from pipeline.errors import PipelineError, explained, unexpected
+from pipeline.processes import end_with_parent, stop_signals
 from pipeline.progress import say, say_json, set_up_output
 
 if TYPE_CHECKING:
@@ -20,12 +22,16 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """Commands of which every error is one line, that of the machine, such as a full disk, and one that is ours too."""
+    """Commands that signals stop as Ctrl-C does, and of which every error is one line."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
+        """Run a command, after what a killed one left is removed."""
         try:
-            return super().invoke(ctx)
+            with stop_signals():
+                end_with_parent()
+                for folder in written_folders():
+                    clean_up(folder)
+                return super().invoke(ctx)
         except (BrokenPipeError, typer.Exit, typer.Abort, typer.TyperException):
             raise
         except Exception as error:
@@ -48,7 +54,7 @@ app.add_typer(recipe_app, name="recipe")
 
 
 def main() -> None:
-    """Run a command; exit with 1 and one line per error on bad input, 2 on wrong options, and 130 on Ctrl-C."""
+    """Run a command; exit with 1 and one line per error on bad input, 2 on wrong options, and 130 when stopped."""
     # Torch reads it when it starts: huge pages for large tensors, a tenth more images per second on a CPU with Linux.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     set_up_output()
@@ -170,13 +176,26 @@ def lr_find(
 
 
 def start_processes() -> None:
-    """If ``PIPELINE_PROCESSES`` is above 1, replace this process by torchrun, which starts that many."""
+    """If ``PIPELINE_PROCESSES`` is above 1, let torchrun run the command in that many, and end as they do."""
     from pipeline.machine import process_count
 
     processes = process_count()
-    if processes > 1 and "WORLD_SIZE" not in os.environ:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        os.execv(sys.executable, [sys.executable, *torchrun, "-m", "pipeline", *sys.argv[1:]])
+    if processes == 1 or "WORLD_SIZE" in os.environ:
+        return
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={processes}", "-m", "pipeline", *sys.argv[1:]])
+    except SignalException:
+        raise KeyboardInterrupt from None
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            raise PipelineError(f"process {rank} of {processes} was ended by {failure.signal_name()}") from None
+        raise typer.Exit(failure.exitcode) from None
+    raise typer.Exit()
 
 
 @app.command()

@@ -1,13 +1,10 @@
 """Fills the packed arrays: decodes, measures, resizes and augments all images in parallel processes."""
 
-import errno
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import Lock
 from multiprocessing.synchronize import Lock as LockType
 from pathlib import Path
 
@@ -18,11 +15,11 @@ from pipeline.augment.audit import MEASURES, measure
 from pipeline.common.dataset import create_array
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, RawImage, RawReader
-from pipeline.errors import NO_SPACE
 from pipeline.images.decoding import one_large_image, photo_for_views, plain_photo
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.machine import worker_count
 from pipeline.params.schema import AugmentParams
+from pipeline.processes import worker_processes
 from pipeline.progress import progress
 
 CHUNK = 64
@@ -94,9 +91,9 @@ def pack(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Packed:
     for stored in _by_size(arrays, params).values():
         augmented_view(stored)  # report an invalid transform once, not from every worker
     result = Packed(np.zeros(len(arrays.images), MEASURES), [], {})
-    with _worker_processes(arrays, params, seed) as workers:
+    with worker_processes(worker_count(), _start_worker, arrays, params, seed) as parallel_map:
         starts = range(0, len(arrays.images), CHUNK)
-        chunks = progress(workers.map(_pack_chunk, starts), len(arrays.images), "augment", step=CHUNK)
+        chunks = progress(parallel_map(_pack_chunk, starts), len(arrays.images), "augment", step=CHUNK)
         for start, chunk in zip(starts, chunks, strict=True):
             result.measures[start : start + CHUNK] = chunk.measures
             result.digests += chunk.digests
@@ -108,15 +105,6 @@ def _by_size(arrays: ArrayFiles, params: AugmentParams) -> dict[int, AugmentPara
     """The parameters for each size of the stored images."""
     sizes = {params.stored_size(split) for split in arrays.shapes}
     return {size: params.model_copy(update={"image_size": size}) for size in sizes}
-
-
-def _worker_processes(arrays: ArrayFiles, params: AugmentParams, seed: int) -> ProcessPoolExecutor:
-    try:
-        return ProcessPoolExecutor(worker_count(), initializer=_start_worker, initargs=(arrays, params, seed, Lock()))
-    except OSError as error:
-        if error.errno in (*NO_SPACE, errno.EACCES, errno.ENOENT):
-            error.filename = "/dev/shm"  # its semaphores are files there
-        raise
 
 
 def _start_worker(arrays: ArrayFiles, params: AugmentParams, seed: int, lock: LockType) -> None:

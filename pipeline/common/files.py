@@ -1,11 +1,13 @@
 """Atomic writing: a path never contains half a file. Write to a temporary path in the same folder, then rename."""
 
 import errno
-import glob
+import hashlib
 import json
 import os
+import re
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,62 +18,154 @@ from pipeline.errors import PipelineError, unnamed_full_disk
 if TYPE_CHECKING:
     import pandas as pd
 
+LEFTOVER = re.compile(
+    r"\.(?P<stem>.+)\.(?P<process>[0-9a-f]{6}-\d+-\d+)\.(?P<kind>part|old)(?P<suffix>(\.[^.]*)?)", re.DOTALL
+)
+SECONDS_OF_OTHER_HOST = 86_400
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path for a file or a folder, which replaces ``path`` when the block succeeds.
+    """Yield a temporary path for a file or a folder, which replaces ``path`` in one step when the block succeeds.
 
     On any error, Ctrl-C included, the temporary path is removed and ``path`` keeps its old content. If the process is
-    killed, the next call for the same path cleans up.
+    killed, the next command cleans up.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clean_up(path)
-    # The suffix stays last: matplotlib and pandas choose the format by it.
-    temporary, old = (path.with_name(f".{path.stem}.{os.getpid()}.{kind}{path.suffix}") for kind in ("part", "old"))
+    clean_up(path.parent, path)
+    temporary = _hidden(path, "part")
     try:
         yield temporary
         temporary.stat()  # if nothing was written, the old content stays
-        if path.exists() and (temporary.is_dir() or path.is_dir()):
-            # A folder cannot replace another path in one step.
-            path.rename(old)
-            temporary.rename(path)
-        else:
-            temporary.replace(path)
+        _move(temporary, path)
     except Exception as error:
         if unnamed_full_disk(error):
             number = error.errno if isinstance(error, OSError) else None
             raise OSError(number or errno.ENOSPC, os.strerror(number or errno.ENOSPC), str(path)) from error
         raise
     finally:
-        _clean_up(path)
+        _remove(temporary)
 
 
-def _clean_up(path: Path) -> None:
-    """Remove what this process and killed ones left; old content without a successor is restored."""
-    for kind in ("old", "part"):
-        for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.{kind}{glob.escape(path.suffix)}"):
-            pid = leftover.name.removeprefix(f".{path.stem}.").removesuffix(f".{kind}{path.suffix}")
-            if not pid.isdigit() or _is_running_elsewhere(int(pid)):
-                continue
-            with suppress(FileNotFoundError):  # another process cleans up at the same time
-                if kind == "old" and not path.exists():
-                    leftover.rename(path)
-                elif leftover.is_dir() and not leftover.is_symlink():
-                    shutil.rmtree(leftover)
-                else:
-                    leftover.unlink()
+@contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Give ``path``, a file or a folder, its content back if the block ends in an error, Ctrl-C included.
 
-
-def _is_running_elsewhere(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
+    If the process is killed, the next command does. A path that does not exist keeps what the block writes.
+    """
+    clean_up(path.parent, path)
+    if not path.exists():
+        yield
+        return
+    old, temporary = _hidden(path, "old"), _hidden(path, "part")
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        (shutil.copytree if path.is_dir() else shutil.copy2)(path, temporary)
+        temporary.rename(old)
+        yield
+        old.rename(temporary)
+    finally:
+        _restore(old, path)
+        _remove(temporary)
+
+
+def clean_up(folder: Path, path: Path | None = None) -> None:
+    """Remove what killed processes left in a folder, and restore the old content of what they were changing.
+
+    If only ``path`` is about to be written, no other old content is restored: this process may have written it anew.
+
+    A process is known by its host, number and start time. Whether one of another host runs cannot be found out: what it
+    has not changed for a day is taken for left behind.
+    """
+    with suppress(OSError):  # no such folder, or no right to change it
+        for leftover in list(folder.iterdir()):
+            match = LEFTOVER.fullmatch(leftover.name)
+            with suppress(OSError):  # another process cleans up at the same time, or it belongs to another user
+                if match and not _is_in_use(leftover, match["process"]):
+                    changed = folder / f"{match['stem']}{match['suffix']}"
+                    if match["kind"] == "part":
+                        _remove(leftover)
+                    elif path in (None, changed):
+                        _restore(leftover, changed)
+
+
+def _hidden(path: Path, kind: str) -> Path:
+    """The temporary path of this process in the folder of ``path``; ``old`` content is to be restored."""
+    # The suffix stays last: matplotlib and pandas choose the format by it.
+    return path.with_name(f".{path.stem}.{_host()}-{os.getpid()}-{_start_time(os.getpid())}.{kind}{path.suffix}")
+
+
+def _is_in_use(leftover: Path, process: str) -> bool:
+    host, pid, start = process.split("-")
+    if host != _host():
+        files = [leftover, *(leftover.rglob("*") if leftover.is_dir() else ())]
+        return max(file.lstat().st_mtime for file in files) > time.time() - SECONDS_OF_OTHER_HOST
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
-    return True
+    return _start_time(int(pid)) in (start, "0")
+
+
+def _host() -> str:
+    return hashlib.blake2b(os.uname().nodename.encode(), digest_size=3).hexdigest()
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, in ticks since the host did; 0 if the system does not say, nothing if it has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return "0"
+    return "" if state == "Z" else fields[18]
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a file or a folder to a path. In place of a folder, the two are exchanged where the system can do that."""
+    if not os.path.lexists(target) or not (source.is_dir() or target.is_dir()):
+        source.replace(target)
+    elif not _exchange(source, target):
+        old = _hidden(target, "old")
+        target.rename(old)
+        try:
+            source.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+        old.rename(source)
+
+
+def _restore(old: Path, path: Path) -> None:
+    """Give a path its old content back, if there is any."""
+    if old.exists():
+        temporary = _hidden(path, "part")
+        with suppress(FileNotFoundError):
+            path.rename(temporary)
+        old.rename(path)
+        _remove(temporary)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step; return whether the system and the file system can do that."""
+    import ctypes
+
+    libc, paths = ctypes.CDLL(None), (os.fsencode(one), os.fsencode(other))
+    if hasattr(libc, "renameat2"):
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        code: int = libc.renameat2(here, paths[0], here, paths[1], exchange)
+    elif hasattr(libc, "renamex_np"):
+        code = libc.renamex_np(*paths, 2)  # RENAME_SWAP of macOS
+    else:
+        return False
+    return code == 0
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

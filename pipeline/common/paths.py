@@ -1,5 +1,6 @@
 """The paths of each stage's files, relative to the repository root, where DVC starts every command."""
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -28,6 +29,12 @@ PLOTS = Path("results/plots")
 EVALUATION = Path("results/evaluation")
 PREDICTIONS = Path("results/predictions")
 LIVE = Path("results/live")
+
+
+def written_folders() -> list[Path]:
+    """The folders of this repository that commands write to."""
+    trees = (METRICS.parent.glob("**/"), SWEEPS.glob("**/"), Path(".dvc/tmp").glob("*/"))
+    return [SOURCE.parent, Path(".checkpoints"), *itertools.chain(*trees)]
 
 
 def repository_root() -> Path:

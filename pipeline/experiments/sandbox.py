@@ -4,13 +4,11 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -134,7 +132,7 @@ class Sandbox:
 def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[Sandbox]:
     """Yield a sandbox in ``folder`` for this process only; it is removed in the end.
 
-    SIGTERM ends the block as Ctrl-C does. Training that is stopped in it can resume in the next one: its checkpoint
+    Training that is stopped in it can resume in the next one: its checkpoint
     is in the repository around it.
 
     Raises:
@@ -146,7 +144,7 @@ def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[San
         lock = FileLock(f"{folder}.lock").acquire(timeout=0)
     except Timeout as error:
         raise PipelineError(f"another process runs {subject}; wait for it") from error
-    with lock, _sigterm_as_interrupt():
+    with lock:
         running = FileLock(f"{folder}.running")
         try:
             running.acquire(timeout=0.1)
@@ -155,6 +153,8 @@ def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[San
             running.acquire(timeout=SECONDS_TO_END + 10)
         running.release()
         try:
+            for other in folder.parent.glob("*/"):
+                _remove_left_sandbox(other)
             # A process that was killed may have left it.
             shutil.rmtree(folder, ignore_errors=True)
             yield Sandbox(folder, snapshot)
@@ -162,16 +162,14 @@ def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[San
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _remove_left_sandbox(folder: Path) -> None:
+    """Remove another sandbox, if the process that used it was killed, and its experiment has ended."""
+    with (
+        suppress(Timeout),
+        FileLock(f"{folder}.lock").acquire(timeout=0),
+        FileLock(f"{folder}.running").acquire(timeout=0),
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clone(folder: Path) -> None:

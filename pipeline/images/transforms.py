@@ -24,6 +24,7 @@ from pipeline.common.text import one_line, shortened
 from pipeline.errors import PipelineError
 from pipeline.images.decoding import GREY
 from pipeline.params.schema import AugmentParams, Transform
+from pipeline.processes import become_worker
 
 
 def _import_albumentations() -> ModuleType:
@@ -264,7 +265,7 @@ def _trial(transform: Any) -> str | None:
     """Try a transform in a process with limits, and return what is wrong; None if it works."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run_trial, args=(transform, sender))
+    process = context.Process(target=_run_trial, args=(transform, sender), daemon=True)
     process.start()
     sender.close()
     reason: str | None = _TOO_MUCH
@@ -277,6 +278,7 @@ def _trial(transform: Any) -> str | None:
 
 
 def _run_trial(transform: Any, sender: Connection) -> None:
+    become_worker()
     _set_limits()
     with warnings.catch_warnings(action="ignore"):
         sender.send(_trial_reason(transform))

@@ -8,12 +8,10 @@ processes start the same run, one of them trains and the others wait for it.
 import hashlib
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -162,25 +160,6 @@ class Checkpointer:
     def _due(self, at_epoch_end: bool) -> bool:
         elapsed = self.clock() - self.saved
         return elapsed >= self.seconds or (at_epoch_end and (elapsed >= COST * self.cost or self.trainer.complete))
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether SIGINT or SIGTERM has arrived; a second signal stops the process."""
-    arrived = False
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal arrived
-        if arrived:
-            raise KeyboardInterrupt
-        arrived = True
-
-    handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: arrived
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

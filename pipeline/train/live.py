@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.common.files import replacing, write_json
+from pipeline.common.files import restoring, write_json
 from pipeline.common.paths import LIVE, METRICS
 from pipeline.errors import PipelineError
 from pipeline.machine import tensorboard_folder
@@ -65,21 +65,20 @@ def live_metrics(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     If the block ends in an error, Ctrl-C included, the file gets its old content back: metrics of a run that is not
     complete do not count.
     """
-    before = path.read_bytes() if path.exists() else None
-    try:
-        yield lambda metrics: write_json(path, metrics)
-    except BaseException:
-        if before is None:
+    with restoring(path):
+        try:
+            yield lambda metrics: write_json(path, metrics)
+        except BaseException:
             path.unlink(missing_ok=True)
-        else:
-            with replacing(path) as temporary:
-                temporary.write_bytes(before)
-        raise
+            raise
 
 
 @contextmanager
 def live_curves() -> Iterator[Callable[[Row], None]]:
     """Yield a function that appends an epoch to the curves, and signals it to the VS Code extension.
+
+    If the block ends in an error, Ctrl-C included, the curves of an earlier run come back, since they belong to the
+    model that is still there. If there are none, as when DVC has removed them, those of the stopped run stay.
 
     Raises:
         PipelineError: the git repository has no commit.
@@ -87,16 +86,18 @@ def live_curves() -> Iterator[Callable[[Row], None]]:
     from dvclive.live import Live
     from scmrepo.exceptions import SCMError
 
-    try:
-        # By default DVCLive rewrites the user's dvc.yaml while the stage runs.
-        live = Live(str(LIVE), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
-    except SCMError:
-        raise PipelineError("git: the repository has no commit yet, which DVCLive needs; make a first commit") from None
+    with restoring(LIVE):
+        try:
+            # By default DVCLive rewrites the user's dvc.yaml while the stage runs.
+            live = Live(str(LIVE), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
+        except SCMError:
+            reason = "git: the repository has no commit yet, which DVCLive needs; make a first commit"
+            raise PipelineError(reason) from None
 
-    def log(row: Row) -> None:
-        for name, value in curve_values(row).items():
-            live.log_metric(name, value)
-        live.next_step()
+        def log(row: Row) -> None:
+            for name, value in curve_values(row).items():
+                live.log_metric(name, value)
+            live.next_step()
 
-    with live:
-        yield log
+        with live:
+            yield log

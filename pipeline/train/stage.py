@@ -19,7 +19,8 @@ from pipeline.network.device import choose_device, describe_device, describe_pre
 from pipeline.network.models import ModelSpec, build_model, unused_parameters
 from pipeline.network.weights import save_model
 from pipeline.params.schema import ModelParams, TrainParams
-from pipeline.train.checkpoint import Checkpointer, checkpoint_path, exclusive, fingerprint, interruptible, resume
+from pipeline.processes import stop_signals
+from pipeline.train.checkpoint import Checkpointer, checkpoint_path, exclusive, fingerprint, resume
 from pipeline.train.distributed import ProcessGroup, process_group
 from pipeline.train.live import best_metrics, live_results
 from pipeline.train.optimization import notes, outputs_for
@@ -34,7 +35,7 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
 
     Raises:
         PipelineError: there is no dataset, the loss is no longer finite, or the device is out of memory.
-        KeyboardInterrupt: SIGINT or SIGTERM arrived; a checkpoint was written.
+        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP arrived; a checkpoint was written.
     """
     device = choose_device()
     with process_group(device) as group:
@@ -115,7 +116,7 @@ def _parameter_count(trainer: Trainer) -> int:
 
 def _fit(trainer: Trainer, path: Path, publish: Callable[[], None]) -> None:
     """Train with checkpoints, and publish each epoch."""
-    with interruptible() as interrupted:
+    with stop_signals(deferred=True) as interrupted:
         checkpointer = Checkpointer(trainer, path, interrupted)
 
         def on_epoch(row: Row) -> None:

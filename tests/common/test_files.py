@@ -1,6 +1,7 @@
 """Tests of atomic writing: a path never contains half a file."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,8 +12,11 @@ import pandas as pd
 import pytest
 from safetensors import SafetensorError
 
-from pipeline.common.files import replacing, write_json, write_table, write_text
+from pipeline.common import files
+from pipeline.common.files import clean_up, replacing, restoring, write_json, write_table, write_text
 from pipeline.errors import explained
+
+ROOT = Path(__file__).parents[2]
 
 
 def write_file(path, content):
@@ -90,41 +94,57 @@ def test_the_old_content_stays_if_nothing_was_written(tmp_path, write):
     assert content(path) == "old"
 
 
-KILLED_AFTER_RENAME = """
+KILLED = """
 import os, pathlib, signal, sys
-from pipeline.common.files import replacing
+from pipeline.common import files
 
-rename, renames = pathlib.Path.rename, []
+path, call = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+if sys.argv[3] == "renames":
+    files._exchange = lambda one, other: False
+renames = 0
 
-def rename_and_die(source, target):
-    rename(source, target)
-    renames.append(source)
-    if len(renames) == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
+def counted(rename):
+    def rename_and_die(*arguments):
+        global renames
+        done = rename(*arguments)
+        renames += 1
+        if renames == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
 
-pathlib.Path.rename = rename_and_die
-with replacing(pathlib.Path(sys.argv[1])) as temporary:
+    return rename_and_die
+
+pathlib.Path.rename, files._exchange = counted(pathlib.Path.rename), counted(files._exchange)
+with files.replacing(path) as temporary:
     temporary.mkdir()
     (temporary / "part.npy").write_text("new")
 """
 
 
-@pytest.mark.parametrize(("renames", "kept"), [(1, "old"), (2, "new")])
-def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, renames, kept):
+@pytest.mark.parametrize(
+    ("way", "call", "there", "kept"),
+    [
+        ("exchange", 1, True, "new"),
+        ("renames", 1, True, "old"),
+        ("renames", 2, False, "old"),
+        ("renames", 3, True, "old"),
+        ("renames", 4, True, "new"),
+    ],
+)
+def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, way, call, there, kept):
     path = tmp_path / "data"
     write_folder(path, "old")
-    command = [sys.executable, "-c", KILLED_AFTER_RENAME, str(path), str(renames)]
-    assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED, str(path), str(call), way]
+    assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
+    assert path.exists() == there
     assert any(leftover.name.startswith(".") for leftover in tmp_path.iterdir())
-    with pytest.raises(ValueError, match="half"), replacing(path) as temporary:
-        write_folder(temporary, "third")
-        raise ValueError("half")
+    clean_up(tmp_path)
     assert content(path) == kept
     assert list(tmp_path.iterdir()) == [path]
 
 
 @KINDS
-def test_ctrl_c_between_the_renames_restores_the_old_content(tmp_path, monkeypatch, write):
+def test_ctrl_c_between_two_renames_restores_the_old_content(tmp_path, monkeypatch, write):
     path = tmp_path / "data"
     write_folder(path, "old")
     rename = Path.rename
@@ -134,6 +154,7 @@ def test_ctrl_c_between_the_renames_restores_the_old_content(tmp_path, monkeypat
             raise KeyboardInterrupt
         return rename(source, target)
 
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
         write(temporary, "new")
@@ -141,13 +162,95 @@ def test_ctrl_c_between_the_renames_restores_the_old_content(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_temporary_paths_of_running_processes_and_other_files_are_left_alone(tmp_path):
-    others = [f".data.{os.getppid()}.part.npy", f".data.more.{2**22 + 1}.part.npy", ".data.x.part.npy"]
-    for name in [*others, f".data.{2**22 + 1}.part.npy"]:
-        (tmp_path / name).touch()
+def leftover(path, pid, start, host=None):
+    """A file that this host, or another one, would leave for a path."""
+    return path.with_name(f".{path.stem}.{host or files._host()}-{pid}-{start}.part{path.suffix}")
+
+
+def test_what_running_processes_write_and_files_of_other_names_are_left_alone(tmp_path):
+    parent, own = (files._start_time(pid) for pid in (os.getppid(), os.getpid()))
+    others = [
+        leftover(tmp_path / "data.npy", os.getppid(), parent),
+        leftover(tmp_path / "more", os.getpid(), own),
+        leftover(tmp_path / "data.npy", 2**22 + 1, 5, host="0123ab"),
+        *(tmp_path / name for name in (".data.x.part.npy", ".data.1.part.npy", "data.part.npy", ".part")),
+    ]
+    for path in others:
+        path.touch()
+    clean_up(tmp_path)
+    assert set(tmp_path.iterdir()) == set(others)
+
+
+@pytest.mark.parametrize("name", ["data.npy", "other.csv", "folder", "a.b.zip"])
+def test_what_ended_processes_left_for_any_path_of_the_folder_is_removed(tmp_path, name):
+    path, start = tmp_path / name, files._start_time(os.getppid())
+    leftover(path, 2**22 + 1, 5).touch()
+    # Another process has the number now.
+    write_folder(leftover(path, os.getppid(), int(start) - 1), "half")
+    abandoned = leftover(path, 1, 1, host="0123ab")
+    write_folder(abandoned, "half")
+    for file in (abandoned, abandoned / "part.npy"):
+        os.utime(file, (0, 0))
     with replacing(tmp_path / "data.npy") as temporary:
         temporary.touch()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "data.npy"])
+    assert list(tmp_path.iterdir()) == [tmp_path / "data.npy"]
+
+
+def test_a_process_that_has_ended_but_is_not_yet_waited_for_does_not_run(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    path = leftover(tmp_path / "data.npy", process.pid, files._start_time(process.pid))
+    path.touch()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    clean_up(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    process.communicate()
+
+
+@KINDS
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_content_that_a_failed_block_changed_is_restored(tmp_path, write, error):
+    path = tmp_path / "curve.tsv"
+    write(path, "old")
+    with pytest.raises(error), restoring(path):
+        files._remove(path)
+        write(path, "half")
+        raise error
+    assert content(path) == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@KINDS
+def test_content_that_a_block_changed_or_created_stays(tmp_path, write):
+    path = tmp_path / "curve.tsv"
+    for text in ("first", "second"):
+        with restoring(path):
+            files._remove(path)
+            write(path, text)
+        assert content(path) == text
+        assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match="half"), restoring(tmp_path / "new"):
+        write(tmp_path / "new", "new")
+        raise ValueError("half")
+    assert content(tmp_path / "new") == "new"
+
+
+@KINDS
+def test_content_that_a_killed_block_changed_is_restored_by_the_next_command(tmp_path, write):
+    path = tmp_path / "curve.tsv"
+    write(path, "old")
+    killed = multiprocessing.get_context("fork").Process(target=change_and_die, args=(path,))
+    killed.start()
+    killed.join()
+    assert content(path) == "half"
+    clean_up(tmp_path)
+    assert content(path) == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def change_and_die(path: Path) -> None:
+    with restoring(path):
+        (path / "part.npy" if path.is_dir() else path).write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_parent_folders_are_created(tmp_path):

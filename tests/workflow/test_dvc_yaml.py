@@ -16,6 +16,7 @@ WITHOUT_EFFECT = {
     "pipeline/errors.py",
     "pipeline/git.py",
     "pipeline/machine.py",
+    "pipeline/processes.py",
     "pipeline/progress.py",
     "pipeline/tensorboard.py",
     "pipeline/params",
