@@ -97,7 +97,7 @@ def _hidden(path: Path, kind: str) -> Path:
 def _is_in_use(leftover: Path, process: str) -> bool:
     host, pid, start = process.split("-")
     if host != _host():
-        files = [leftover, *(leftover.rglob("*") if leftover.is_dir() else ())]
+        files: list[Path] = [leftover, *(leftover.rglob("*") if leftover.is_dir() else ())]
         return max(file.lstat().st_mtime for file in files) > time.time() - SECONDS_OF_OTHER_HOST
     try:
         os.kill(int(pid), 0)
