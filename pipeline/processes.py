@@ -88,10 +88,12 @@ class Map(Protocol):
 def worker_processes(count: int, start: Callable[..., None], *arguments: Any) -> Iterator[Map]:
     """Yield a ``map`` that runs in processes, each of which has called ``start(*arguments, lock)``.
 
-    The lock is one of all these processes. They end at once if the block ends in an error, Ctrl-C included, and if this process ends.
+    All of them share the lock. They end at once if the block ends in an error, Ctrl-C included, and if this process ends.
     """
     try:
-        pool = ProcessPoolExecutor(count, initializer=_start_worker, initargs=(start, *arguments, multiprocessing.Lock()))
+        pool = ProcessPoolExecutor(
+            count, initializer=_start_worker, initargs=(start, *arguments, multiprocessing.Lock())
+        )
     except OSError as error:
         if error.errno in (*NO_SPACE, errno.EACCES, errno.ENOENT):
             error.filename = "/dev/shm"  # its semaphores are files there
