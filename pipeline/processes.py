@@ -88,7 +88,7 @@ class Map(Protocol):
 def worker_processes(count: int, start: Callable[..., None], *arguments: Any) -> Iterator[Map]:
     """Yield a ``map`` that runs in processes, each of which has called ``start(*arguments, lock)``.
 
-    All of them share the lock. They end at once if the block ends in an error, Ctrl-C included, and if this process ends.
+    All of them share the lock. They end at once if the block ends in an error, Ctrl-C included, or if this process ends.
     """
     try:
         pool = ProcessPoolExecutor(
@@ -124,9 +124,9 @@ def _start_worker(start: Callable[..., None], *arguments: Any) -> None:
 
 
 def become_worker() -> None:
-    """Let this process of multiprocessing leave signals to its parent, and end when that ends for any reason."""
+    """Let this process of multiprocessing end when its parent does, and leave the signals of the terminal to it."""
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
