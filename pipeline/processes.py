@@ -88,7 +88,7 @@ class Map(Protocol):
 def worker_processes(count: int, start: Callable[..., None], *arguments: Any) -> Iterator[Map]:
     """Yield a ``map`` that runs in processes, each of which has called ``start(*arguments, lock)``.
 
-    All of them share the lock. They end at once if the block ends in an error, Ctrl-C included, or if this process ends.
+    They share the lock, and end at once if the block ends in an error, Ctrl-C included, or if this process ends.
     """
     try:
         pool = ProcessPoolExecutor(
