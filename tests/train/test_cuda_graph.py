@@ -4,14 +4,59 @@ import io
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from pipeline.network.batches import Batches
 from pipeline.network.device import set_up_torch
+from pipeline.network.models import Classifier
+from pipeline.train.cuda_graph import CudaGraph
+from pipeline.train.distributed import ProcessGroup
 from pipeline.train.trainer import Trainer
 from tests.support.sections import EVERYTHING
+from tests.support.tiny_datasets import MEAN, STD, train_params, write_split
 from tests.support.trainers import batches_of, build, fit
 
 CUDA = torch.device("cuda", 0)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+class CopiesBetweenDevices(TorchDispatchMode):
+    """Records each copy between the host and the device, for which the host waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._sample_dirichlet.default:  # torch cannot compute its shape
+            return torch.empty_like(args[0])
+        output = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, output)) if isinstance(leaf, torch.Tensor)]
+        copies = func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_)
+        if copies and len({tensor.device.type for tensor in tensors}) > 1:
+            self.copies.append(str(func))
+        return output
+
+
+@pytest.mark.filterwarnings("ignore")  # about addresses of tensors that have none
+def test_a_step_reads_nothing_from_the_device_and_copies_nothing_to_it(tmp_path, monkeypatch):
+    """With tensors that have a shape and a device but no data: reading a value of one is an error."""
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)  # needs a driver
+    params, split = train_params(**EVERYTHING, precision="bf16"), write_split(tmp_path, 24)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with CUDA:
+            model = Classifier(width=2, dropout=0.1, image_size=32, outputs=3)
+        batches = Batches(split, MEAN, STD, CUDA, resident=True)
+        trainer = Trainer(model, batches, batches, 3, params, 5, ProcessGroup())
+        assert isinstance(trainer.gradients, CudaGraph)
+        images = torch.empty(8, 32, 32, 3, dtype=torch.uint8, device=CUDA)
+        with CopiesBetweenDevices() as watch:
+            measures = trainer.compute_gradients(images, torch.zeros(8, dtype=torch.int64, device=CUDA))
+            trainer.ema.update()
+    assert measures.device == CUDA
+    assert watch.copies == []
 
 
 def test_the_cpu_and_several_processes_have_no_graph(tmp_path):
