@@ -1,10 +1,10 @@
 """Batches of a packed split."""
 
 import os
-import queue
-import threading
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -23,8 +23,7 @@ class Batches:
     """Loads the batches of a packed split to a device.
 
     A split that fits into the memory is copied to the device once, and a batch is one indexing operation there.
-    Otherwise a thread reads batches ahead from the file and copies them from pinned memory. Both return the same
-    values.
+    Otherwise threads read batches ahead from the file into pinned memory. Both return the same values.
 
     Args:
         split: the images and labels.
@@ -108,48 +107,37 @@ class Batches:
             yield self.images.index_select(0, index), self.labels.index_select(0, index // self.shape[1])
 
     def _stream(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
-        """Read at most ``PREFETCH`` batches ahead in a thread, so that the memory does not grow with the split."""
-        ready: queue.Queue[tuple[Tensor, Tensor] | BaseException | None] = queue.Queue(PREFETCH)
-        stopped = threading.Event()
+        """Read ``PREFETCH`` batches ahead in threads, and no more, so that the memory does not grow with the split."""
+        ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        # So that the next batch is copied while the device computes.
+        side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        with Path(self.file).open("rb", buffering=0) as file, ThreadPoolExecutor(PREFETCH) as readers:
+            for rows, copies in plan:
+                ahead.append(readers.submit(self._read, file.fileno(), rows, copies))
+                if len(ahead) > PREFETCH:
+                    yield self._to_device(*ahead.popleft().result(), side)
+            while ahead:
+                yield self._to_device(*ahead.popleft().result(), side)
 
-        def put(item: tuple[Tensor, Tensor] | BaseException | None) -> None:
-            while not stopped.is_set():
-                try:
-                    return ready.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
+    def _to_device(self, images: Tensor, labels: Tensor, side: torch.cuda.Stream | None) -> tuple[Tensor, Tensor]:
+        if side is None:
+            return images.to(self.device), labels.to(self.device)
+        with torch.cuda.stream(side):
+            batch = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(side)
+        for tensor in batch:
+            tensor.record_stream(current)
+        return batch
 
-        def work() -> None:
-            try:
-                with Path(self.file).open("rb", buffering=0) as file:
-                    for rows, copies in plan:
-                        put((self._read(file.fileno(), rows, copies), self.labels[rows]))
-                        if stopped.is_set():
-                            return
-                put(None)
-            except BaseException as error:  # passed to the consumer, which raises it
-                put(error)
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                images, labels = item
-                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        finally:
-            stopped.set()
-            thread.join()
-
-    def _read(self, file: int, rows: Tensor, copies: Tensor) -> Tensor:
+    def _read(self, file: int, rows: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
         """Read a batch by file offsets: the pages of a memory map would count as memory of this process."""
         batch = torch.empty((len(rows), *self.shape[2:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         size = batch[0].numel()
         for image, row, copy in zip(batch.numpy(), rows.tolist(), copies.tolist(), strict=True):
             if os.preadv(file, [image.data], self.offset + (row * self.shape[1] + copy) * size) != size:
                 raise PipelineError(f"{self.file}: ends before image {row}; run dvc repro --force augment")
-        return batch
+        return batch, self.labels[rows]
 
 
 def resized(pixels: Tensor, size: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The losses, optimizers and learning rate schedules by name."""
 
-import warnings
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,16 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    CosineAnnealingLR,
-    ExponentialLR,
-    LinearLR,
-    LRScheduler,
-    OneCycleLR,
-    SequentialLR,
-    StepLR,
-)
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from pipeline.errors import PipelineError
 from pipeline.params.schema import TrainParams
@@ -175,25 +166,27 @@ def build_schedule(optimizer: Optimizer, params: TrainParams, steps_per_epoch: i
         rise = warmup / total if warmup else ONECYCLE_RISE
         # Without cycling the momentum, so that it does the same for every optimizer.
         return OneCycleLR(optimizer, params.lr, total_steps=total + 1, pct_start=rise, cycle_momentum=False)
-    main = _MAIN[params.schedule](optimizer, params, total - warmup, steps_per_epoch)
-    if not warmup:
-        return main
-    if params.warmup_method == "linear":
-        first: LRScheduler = LinearLR(optimizer, start_factor=params.warmup_decay, total_iters=warmup)
-    else:
-        first = ConstantLR(optimizer, factor=params.warmup_decay, total_iters=warmup)
-    with warnings.catch_warnings():
-        # SequentialLR calls step() in a deprecated way, and warns about it.
-        warnings.simplefilter("ignore", UserWarning)
-        return SequentialLR(optimizer, [first, main], milestones=[warmup])
+    main = _MAIN[params.schedule]
+
+    def factor(step: int) -> float:
+        if step >= warmup:
+            return main(params, step - warmup, total - warmup, steps_per_epoch)
+        risen = step / warmup if params.warmup_method == "linear" else 0.0
+        return params.warmup_decay + (1 - params.warmup_decay) * risen
+
+    return LambdaLR(optimizer, factor)
 
 
-_MAIN: dict[str, Callable[[Optimizer, TrainParams, int, int], LRScheduler]] = {
-    "constant": lambda optimizer, p, steps, per_epoch: ConstantLR(optimizer, factor=1.0, total_iters=0),
-    "step": lambda optimizer, p, steps, per_epoch: StepLR(optimizer, p.lr_step_size * per_epoch, p.lr_gamma),
-    "exponential": lambda optimizer, p, steps, per_epoch: ExponentialLR(optimizer, p.lr_gamma ** (1 / per_epoch)),
-    "linear": lambda optimizer, p, steps, per_epoch: LinearLR(
-        optimizer, start_factor=1.0, end_factor=min(p.lr_min / p.lr, 1.0), total_iters=steps
-    ),
-    "cosine": lambda optimizer, p, steps, per_epoch: CosineAnnealingLR(optimizer, steps, eta_min=min(p.lr_min, p.lr)),
+def _falling(p: TrainParams, share: float) -> float:
+    """The factor of ``train.lr`` at a share of the way from it to ``train.lr_min``."""
+    return 1 - share * (1 - min(p.lr_min / p.lr, 1.0))
+
+
+# The factors of ``train.lr`` by the name of the schedule, at a step after the warm-up.
+_MAIN: dict[str, Callable[[TrainParams, int, int, int], float]] = {
+    "constant": lambda p, step, steps, per_epoch: 1.0,
+    "step": lambda p, step, steps, per_epoch: p.lr_gamma ** (step // (p.lr_step_size * per_epoch)),
+    "exponential": lambda p, step, steps, per_epoch: p.lr_gamma ** (step / per_epoch),
+    "linear": lambda p, step, steps, per_epoch: _falling(p, step / steps),
+    "cosine": lambda p, step, steps, per_epoch: _falling(p, (1 - math.cos(math.pi * step / steps)) / 2),
 }

@@ -161,24 +161,22 @@ def test_truncated_file_raises_an_error_and_yields_no_invalid_batch(tmp_path, ke
         list(batches.load(everything))
 
 
-def test_error_in_the_plan_is_raised_in_the_consumer_after_the_batches_before_it(split):
+def test_error_in_the_plan_is_raised_in_the_consumer(split):
     def broken():
         yield from plan()[:2]
         raise ZeroDivisionError
 
-    stream = open_split(split, False).load(broken())
-    assert same([next(stream), next(stream)], list(open_split(split, True).load(plan()[:2])))
     with pytest.raises(ZeroDivisionError):
-        next(stream)
+        list(open_split(split, False).load(broken()))
 
 
 @pytest.mark.parametrize("taken", [1, 4])
-def test_closed_iterator_ends_its_thread(split, taken):
+def test_closed_iterator_ends_its_threads(split, taken):
     before = threading.active_count()
     stream = open_split(split, False).load(itertools.cycle(plan()))
     for _ in range(taken):
         next(stream)
-    assert threading.active_count() == before + 1
+    assert before < threading.active_count() <= before + PREFETCH
     stream.close()
     assert threading.active_count() == before
 
@@ -189,8 +187,8 @@ def test_number_of_batches_that_are_read_ahead_is_limited(split):
     next(stream)
     time.sleep(0.3)
     stream.close()
-    # One returned, those in the queue, and one that the thread has read.
-    assert 2 <= len(planned) <= PREFETCH + 2
+    # One returned, and those that are read ahead.
+    assert len(planned) == PREFETCH + 1
 
 
 @settings(max_examples=20, deadline=None)
