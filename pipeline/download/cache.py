@@ -185,10 +185,10 @@ def locked(path: Path) -> Iterator[None]:
     """Keep other processes from writing to the same path; the lock ends with its process, even if that is killed.
 
     Raises:
-        PipelineError: the lock cannot be opened, since it is a link, or that of a user who does not share it.
+        PipelineError: the lock cannot be opened, since it is a link, for example.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
+    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"), mode=0o666)  # it stays, for other users too
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

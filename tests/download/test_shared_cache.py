@@ -101,6 +101,11 @@ def test_a_link_in_place_of_a_lock_is_one_line_and_changes_nothing(site, kept, w
     assert (workspace / "mine").read_text() == "mine"
 
 
+def test_every_user_can_use_a_lock_that_stays(site, kept):
+    assert fetched(site) == CONTENT
+    assert stat.S_IMODE(kept.with_name(f"{SHA256}.lock").stat().st_mode) == 0o666
+
+
 @needs_root
 def test_a_file_of_another_user_is_read_from_a_copy(site, kept):
     assert fetched(site) == CONTENT

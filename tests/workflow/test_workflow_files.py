@@ -1,6 +1,7 @@
 """The workflows of GitHub: the linters pass and find mistakes, and the workflows contain no logic of their own."""
 
 import fnmatch
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.support.workflow_steps import FOLDER, run_steps, workflow
+from tests.support.workflow_steps import FOLDER, run_step, run_steps, workflow
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yml"))
@@ -122,6 +123,23 @@ def test_long_proofs_run_on_a_schedule_and_on_demand():
     assert {"schedule", "workflow_dispatch"} <= workflow("ci")["on"].keys()
     assert workflow("ci")["jobs"]["long-proofs"]["if"].count("github.event_name") == 2
     assert "make test-all" in str(run_steps("ci", "long-proofs"))
+
+
+@pytest.mark.parametrize(
+    ("audit", "code", "output"),
+    [
+        ("exit 0", 0, ""),
+        ("echo 'diskcache 5.6.3' > \"${@: -1}\"; exit 1", 1, "diskcache 5.6.3\n"),
+        ("exit 1", 0, "::warning::The vulnerabilities could not be looked up; run this workflow again later\n"),
+    ],
+    ids=["nothing found", "a vulnerability", "no answer"],
+)
+def test_the_audit_fails_for_a_vulnerability_and_not_for_an_outage(tmp_path, monkeypatch, audit, code, output):
+    (tmp_path / "pipx").write_text(f"#!/bin/bash\n{audit}\n")
+    (tmp_path / "pipx").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    done = run_step(run_steps("audit", "dependencies")["Audit"], tmp_path, GITHUB_STEP_SUMMARY=str(tmp_path / "summary"))
+    assert (done.returncode, done.stdout) == (code, output)
 
 
 def test_uploaded_files_are_outputs_of_stages():
