@@ -29,8 +29,8 @@ def git(*arguments: str, folder: Path | None = None, **environment: str) -> str:
         if "dubious ownership" in result.stderr:
             folder = (folder or Path()).absolute()
             raise PipelineError(
-                f"{folder} belongs to another user, so git does not trust it; if you trust that user: git config --global "
-                f"--add safe.directory {folder}"
+                f"{folder} belongs to another user, so git does not trust it; if you trust that user: "
+                f"git config --global --add safe.directory {folder}"
             )
         reason = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
         raise PipelineError(f"git {arguments[0]}: {reason}")

@@ -194,6 +194,9 @@ def test_a_repository_of_another_user_is_one_line_with_the_command_that_helps(re
     with pytest.raises(PipelineError) as error:
         compare_revisions("main", "better")
     folder = Path.cwd()
-    assert f"{folder} belongs to another user, so git does not trust it; git config --global --add" in str(error.value)
+    assert (
+        f"{folder} belongs to another user, so git does not trust it; if you trust that user: git config --global --add"
+        in str(error.value)
+    )
     subprocess.run(["git", "config", "--global", "--add", "safe.directory", str(folder)], check=True)
     assert compare_revisions("main", "better")[0].images == 40

@@ -138,7 +138,9 @@ def test_the_audit_fails_for_a_vulnerability_and_not_for_an_outage(tmp_path, mon
     (tmp_path / "pipx").write_text(f"#!/bin/bash\n{audit}\n")
     (tmp_path / "pipx").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    done = run_step(run_steps("audit", "dependencies")["Audit"], tmp_path, GITHUB_STEP_SUMMARY=str(tmp_path / "summary"))
+    done = run_step(
+        run_steps("audit", "dependencies")["Audit"], tmp_path, GITHUB_STEP_SUMMARY=str(tmp_path / "summary")
+    )
     assert (done.returncode, done.stdout) == (code, output)
 
 
