@@ -7,9 +7,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.common.paths import DETAILS, EVALUATION, METRICS
+from pipeline.common.reading import checksum
 from pipeline.common.text import listed, one_line
 from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import OWN_COLUMNS, SHARED_COLUMNS, Comparison, compare, pair
@@ -17,6 +19,7 @@ from pipeline.git import git
 
 WORKSPACE = ("workspace", ".")
 PREDICTIONS = EVALUATION / "predictions.csv"
+_AGAIN = "run dvc repro --force evaluate there"
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,7 @@ class Experiment:
 
     def results(self, stage: str, folder: Path = METRICS) -> dict[str, Any]:
         """The metrics of a stage, or its other results in the folder ``DETAILS``; raises what :meth:`read` raises."""
-        results: dict[str, Any] = json.loads(self.read(folder / f"{stage}.json"))
-        return results
+        return read_results(self.reference, stage, folder)
 
 
 def require_root() -> str:
@@ -88,6 +90,22 @@ def read_text(revision: str, path: Path) -> str:
     return text
 
 
+def read_results(revision: str, stage: str, folder: Path) -> dict[str, Any]:
+    """The metrics of a stage, or its other results in the folder ``DETAILS``, as they were in a revision.
+
+    Raises:
+        PipelineError: see :func:`read_text`; or the file is not a JSON object.
+    """
+    path = folder / f"{stage}.json"
+    try:
+        content = json.loads(read_text(revision, path))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise PipelineError(f"{revision}: {path} is not a JSON object; {_AGAIN}")
+    return content
+
+
 def _why_not(revision: str, path: Path, error: Exception) -> str:
     """Why DVC cannot open ``path`` of ``revision``, in one line."""
     from dvc.api import DVCFileSystem
@@ -123,18 +141,28 @@ def _unknown_revision(revision: str, error: Exception) -> str:
 
 
 def read_predictions(revision: str) -> pd.DataFrame:
-    """The table ``results/evaluation/predictions.csv`` of a revision: id, class, predicted_class, confidence, loss.
+    """The table ``results/evaluation/predictions.csv`` of a revision: id, class, predicted_class, confidence, loss; the
+    name of the split is in its ``attrs``.
 
     Raises:
-        PipelineError: see :func:`read_text`; or the file is not such a table.
+        PipelineError: see :func:`read_text`; or the file is not such a table, or is damaged.
     """
-    text = dict.fromkeys(["id", "class", "predicted_class"], str)
+    types = dict.fromkeys(["id", "class", "predicted_class"], str) | dict.fromkeys(["confidence", "loss"], float)
     try:
-        file = StringIO(read_text(revision, PREDICTIONS))
+        text = read_text(revision, PREDICTIONS)
         # A class may be called NA or null.
-        table = pd.read_csv(file, usecols=SHARED_COLUMNS + OWN_COLUMNS, dtype=text, na_filter=False)
+        table = pd.read_csv(StringIO(text), usecols=SHARED_COLUMNS + OWN_COLUMNS, dtype=types, na_filter=False)
+        if not np.isfinite(table[["confidence", "loss"]]).all(axis=None):
+            raise ValueError("a confidence or a loss is not finite")
     except ValueError as error:
-        raise PipelineError(f"{revision}: {PREDICTIONS} is not a table of predictions: {error}") from error
+        raise PipelineError(
+            f"{revision}: {PREDICTIONS} is not a table of predictions: {one_line(str(error))}; {_AGAIN}"
+        ) from error
+    details = read_results(revision, "evaluate", DETAILS)
+    table.attrs, files = {"split": details.get("split")}, details.get("files")
+    # A revision of an older version of the code has no checksums.
+    if isinstance(files, dict) and files.get(PREDICTIONS.as_posix()) != checksum(text.encode()):
+        raise PipelineError(f"{revision}: {PREDICTIONS} is damaged, its checksum is wrong; {_AGAIN}")
     repeated = table["id"][table["id"].duplicated()]
     if len(repeated):
         raise PipelineError(f"{revision}: {PREDICTIONS} has two rows for the image {repeated.iloc[0]}")
@@ -151,7 +179,7 @@ def compare_revisions(a: str, b: str) -> tuple[Comparison, pd.DataFrame, str]:
         PipelineError: see :func:`read_text` and ``comparison.pair``; or the splits are not the same.
     """
     tables = [read_predictions(revision) for revision in (a, b)]
-    splits = [json.loads(read_text(revision, DETAILS / "evaluate.json"))["split"] for revision in (a, b)]
+    splits = [table.attrs["split"] for table in tables]
     if splits[0] != splits[1]:
         raise PipelineError(
             f"{a} was evaluated on the {splits[0]} split and {b} on the {splits[1]} split; use the same evaluate.split"
