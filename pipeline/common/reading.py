@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,17 @@ def _made_by(path: Path) -> str:
 
 def _output(path: Path) -> tuple[str, str, bool]:
     """The stage that writes a file, its output in ``dvc.yaml`` and whether git tracks that; empty for another file."""
+    return next((output for output in _outputs() if path.is_relative_to(output[1])), ("", "", False))
+
+
+@cache
+def _outputs() -> list[tuple[str, str, bool]]:
+    found = []
     for stage, content in read_yaml(ROOT / "dvc.yaml")["stages"].items():
         for output in [*content.get("outs", []), *content.get("metrics", [])]:
             name, options = (output, {}) if isinstance(output, str) else next(iter(output.items()))
-            if path.is_relative_to(name):
-                return stage, name, not options.get("cache", True)
-    return "", "", False
+            found.append((stage, name, not options.get("cache", True)))
+    return found
 
 
 def checksum(content: bytes) -> str:

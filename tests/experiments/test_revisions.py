@@ -132,7 +132,7 @@ def test_a_name_of_several_experiments_is_refused(repository):
         ("predicted_class,", "guess,", "is not a table of predictions: "),
         ("0001,", "0000,", "has two rows for the image 0000"),
         (",1,1,0,0,1", ",1,,0,0,1", "is not a table of predictions: "),
-        (",1,1,0,0,1", ",1,nan,0,0,1", "is not a table of predictions: a confidence or a loss is not finite"),
+        (",1,1,0,0,1", ",1,inf,0,0,1", "is not a table of predictions: a confidence or a loss is not finite"),
     ],
 )
 def test_a_damaged_table_is_refused(repository, old, new, line):
