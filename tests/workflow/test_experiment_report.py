@@ -80,6 +80,17 @@ def test_report_lists_metrics_that_differ_from_the_committed_ones(branch, text):
     assert "[results]" not in committed
 
 
+def test_report_shows_no_secret_of_a_parameter(branch):
+    before = (branch.folder / "params.yaml").read_text("utf-8")
+    branch.replace("params.yaml", "location: null", "location: https://ann:s3cr3t@example.org/a?token=s3cr3t")
+    try:
+        changed = report(branch, "main")
+    finally:
+        branch.write("params.yaml", before)
+    assert ["params.yaml", "data.location", "-", "https://***@example.org/a?***"] in rows(changed, "### Parameters")
+    assert "s3cr3t" not in changed
+
+
 def test_report_starts_with_the_watermark_of_the_comment(text):
     watermark = text.splitlines()[0]
     assert watermark == "<!-- experiment report -->"

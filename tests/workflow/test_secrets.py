@@ -4,7 +4,6 @@ import hashlib
 import shutil
 import socket
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -288,28 +287,20 @@ def test_no_command_prints_or_writes_a_secret(tmp_path, serve):
     values = {"source": "archive", "location": location, "sha256": hashlib.sha256(content).hexdigest()}
     clone.change({f"data.{key}": value for key, value in values.items()})
     clone.commit("photos")
-    pipeline = (sys.executable, "-m", "pipeline")
     commands = [
-        ("dvc", "repro"),
-        ("dvc", "exp", "run", "-n", "another", "-S", "train.epochs=2"),
-        (*pipeline, "compare", "another", "workspace"),
-        (*pipeline, "compare", "another", "workspace", "--json"),
-        (*pipeline, "seeds", "--n", "2", "-S", "train.epochs=1"),
-        (*pipeline, "sweep", "sweeps/learning_rate.yaml", "--trials", "2", "-S", "train.epochs=2"),
-        (*pipeline, "folds", "-S", "data.folds=2", "-S", "train.epochs=1"),
-        (*pipeline, "lr-find", "--steps", "10"),
-        (*pipeline, "predict", str(tmp_path / "elsewhere")),
-        (*pipeline, "params"),
-        (*pipeline, "doctor"),
-        (sys.executable, ".github/experiment_report.py", "HEAD~"),
+        "dvc repro",
+        "dvc exp run -n another -S train.epochs=2",
+        "python -m pipeline compare another workspace --json",
+        "python -m pipeline seeds --n 2 -S train.epochs=1",
+        "python -m pipeline sweep sweeps/learning_rate.yaml --trials 1 -S train.epochs=1",
+        "python -m pipeline lr-find --steps 10",
+        f"python -m pipeline predict {tmp_path / 'elsewhere'}",
+        "python -m pipeline params",
+        "python -m pipeline doctor",
+        "python .github/experiment_report.py HEAD~",
     ]
-    outputs = [clone.run(*command, fails="doctor" in command) for command in commands[:10]]
-    outputs.append(
-        subprocess.run(
-            [*pipeline, "doctor"], cwd=clone.folder, env=clone.variables(), capture_output=True, text=True
-        ).stdout
-    )
-    outputs.append(clone.run(*commands[-1], PYTHONPATH="."))
+    run = partial(clone.run, PYTHONPATH=".")
+    outputs = [run("bash", "-c", f"{command}{' || true' if 'doctor' in command else ''}") for command in commands]
     assert "http://ann:$PASSWORD@" in outputs[-1]
     assert_no_secret(*outputs)
     # What is in params.yaml is in dvc.lock and in the commits, too.
