@@ -12,6 +12,8 @@ from pipeline.report.charts import BLUE, GREY, ORANGE, choice, class_legend, inl
 # Most classes with numbers in the cells, with a colour for each curve, and with curves.
 NUMBERED, COLOURED, CURVES = 25, 20, 50
 MEASURES = ("recall", "precision", "f1")
+# The name of a class on an axis, from its key.
+NAME = "slice(datum.label, 1)"
 UNIT = alt.Scale(domain=[0, 1], nice=False)
 PERCENT = alt.Axis(format=".0%")
 COUNT = alt.Tooltip("images:Q", format=",d")
@@ -26,15 +28,16 @@ def confusion(images: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
     counts["kind"] = np.where(counts["class"] == counts["predicted_class"], "correct", "mistake")
     show = choice("show", "show", ["number of images", "share of the true class"], ["images", "share"], "images")
     numbered = len(classes) <= NUMBERED
-    bands = alt.Scale(domain=classes, paddingInner=0.04 if numbered else 0)
+    counts["true_key"], counts["predicted_key"] = _key(counts["class"]), _key(counts["predicted_class"])
+    bands = alt.Scale(domain=[f"={name}" for name in classes], paddingInner=0.04 if numbered else 0)
     style: dict[str, Any] = {"labelFontSize": 11 if numbered else 9, "labelOverlap": not numbered}
-    style |= {"grid": False, "ticks": False, "domain": False}
+    style |= {"labelExpr": NAME, "grid": False, "ticks": False, "domain": False}
     x_axis = alt.Axis(title="predicted class", labelAngle=-40 if numbered else -90, **style)
     y_axis = alt.Axis(title="true class", labelAngle=0, **style)
     base = (
         alt.Chart(inline_rows(counts))
         .transform_calculate(value="datum[show]", text="show == 'images' ? datum.images : format(datum.share, '.0%')")
-        .encode(alt.X("predicted_class:N", scale=bands, axis=x_axis), alt.Y("class:N", scale=bands, axis=y_axis))
+        .encode(alt.X("predicted_key:N", scale=bands, axis=x_axis), alt.Y("true_key:N", scale=bands, axis=y_axis))
     )
     opacity = alt.Scale(type="sqrt", domainMin=0, range=[0.12, 0.95], nice=False)
     tooltip = [
@@ -55,6 +58,11 @@ def confusion(images: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
     return spec | {"usermeta": {"maxWidth": round(side * 1.7 + 160)}}
 
 
+def _key(classes: pd.Series) -> pd.Series:
+    """What Vega finds rows by: as a property of a JavaScript object, which has a ``constructor`` and ``__proto__``."""
+    return "=" + classes
+
+
 def by_class(table: pd.DataFrame) -> dict[str, Any]:
     """Precision, recall or F1 of each class with its interval, the worst first."""
     rows = []
@@ -62,11 +70,13 @@ def by_class(table: pd.DataFrame) -> dict[str, Any]:
         ends = {end: table.get(f"{measure}_{end}", pd.Series(np.nan, table.index)) for end in ("low", "high")}
         part = table[["class", "images"]].assign(measure=measure, value=table[measure], **ends)
         rows.append(part[part["value"].notna()])
+    bars_of = pd.concat(rows)
+    bars_of["key"] = _key(bars_of["class"])
     order = alt.EncodingSortField("value", order="ascending", op="max")
     base = (
-        alt.Chart(inline_rows(pd.concat(rows)))
+        alt.Chart(inline_rows(bars_of))
         .transform_filter("datum.measure == measure")
-        .encode(alt.Y("class:N", sort=order, axis=alt.Axis(title=None, labelLimit=130)))
+        .encode(alt.Y("key:N", sort=order, axis=alt.Axis(title=None, labelLimit=130, labelExpr=NAME)))
     )
     tooltip = [
         *("class:N", "measure:N", alt.Tooltip("value:Q", format=".1%")),
@@ -89,6 +99,7 @@ def curves(table: pd.DataFrame, classes: pd.DataFrame, area: str, x: str, y: str
     worst = set(classes.dropna(subset=[area]).nsmallest(CURVES, area)["class"])
     names = [name for name in classes["class"] if name in worst]
     table = table[table["class"].isin(names)].merge(classes[["class", area]], on="class")
+    table["key"] = _key(table["class"])
     pointed = alt.selection_point(name="over", fields=["class"], on="pointerover", clear="pointerout")
     colour: Any = alt.condition(pointed, alt.value(BLUE), alt.value(GREY), empty=False)
     if len(names) <= COLOURED:
@@ -103,7 +114,7 @@ def curves(table: pd.DataFrame, classes: pd.DataFrame, area: str, x: str, y: str
             alt.X(f"{x}:Q", scale=UNIT, title=titles.get(x, x)),
             alt.Y(f"{y}:Q", scale=UNIT, title=titles.get(y, y)),
             color=colour,
-            detail="class:N",
+            detail="key:N",
             order=f"{x}:Q",
             opacity=alt.condition(pointed, alt.value(0.9), alt.value(0.15)),
             strokeWidth=alt.value(1.8),

@@ -144,6 +144,20 @@ def test_few_and_many_classes(opened, make_report, count):
         assert is_within_the_screen(page)
 
 
+def test_names_of_what_every_javascript_object_has(opened, make_report):
+    names = ["constructor", "toString", "hasOwnProperty", "__proto__", "valueOf", "length", "cat"]
+    page = opened(make_report(names, 140))
+    assert min(page.evaluate(MARKS).values()) > 0
+    assert page.locator(POINTS).count() == 140
+    for chart in ("confusion-chart", "classes-chart"):
+        labels = page.locator(f"#{chart} .role-axis-label text").all_text_contents()
+        assert set(names) <= set(labels)
+    for chart in ("roc", "precision-recall", "tsne-chart"):
+        assert set(names) <= set(page.locator(f"#{chart} .role-legend-label text").all_text_contents())
+    assert page.locator("#classes-chart .mark-rect.role-mark path").count() == len(names)
+    assert page.locator("#roc .mark-line.role-mark path").count() == len(names)
+
+
 def test_long_names_do_not_widen_the_page(opened, make_report):
     page = opened(make_report(["x" * 200, "word " * 40]), 390)
     assert is_within_the_screen(page)
