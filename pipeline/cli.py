@@ -186,6 +186,8 @@ def start_processes() -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    # The processes share the cores; torchrun sets the same, with a warning.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         torchrun(["--standalone", f"--nproc-per-node={processes}", "-m", "pipeline", *sys.argv[1:]])
     except SignalException:

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from pipeline.machine import (
     check_variables,
     checkpoint_folder,
     checkpoint_minutes,
+    crowded,
     process_count,
     tensorboard_folder,
     worker_count,
@@ -167,3 +170,16 @@ def test_several_processes_without_a_rank_are_refused(monkeypatch, rank):
         monkeypatch.setenv("LOCAL_RANK", rank)
     with pytest.raises(PipelineError, match=r"^(WORLD_SIZE: got 2, but LOCAL_RANK is|LOCAL_RANK: got '.*', allowed)"):
         world_size()
+
+
+def test_threads_that_other_processes_leave_no_cores_for_are_reported_with_the_variable():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    try:
+        assert re.fullmatch(rf"other processes use .* of {cores} cores, and torch 4 threads: .*", crowded(4))
+        assert "OMP_NUM_THREADS=1" in crowded(4)
+        assert crowded(1) == ""
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()

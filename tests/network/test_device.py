@@ -1,5 +1,9 @@
 """The device, the precision and the reproducibility of torch."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -9,6 +13,7 @@ from pipeline.network.device import (
     choose_precision,
     describe_device,
     describe_precision,
+    facts_of,
     forward_batch_size,
     set_up_torch,
 )
@@ -17,7 +22,8 @@ from pipeline.network.device import (
 @pytest.fixture
 def settings(monkeypatch):
     """Restore the settings of torch after the test."""
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "TORCHINDUCTOR_DETERMINISTIC"):
+        monkeypatch.delenv(name, raising=False)
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     precision = torch.get_float32_matmul_precision()
     benchmark, tf32 = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
@@ -61,6 +67,7 @@ def test_seed_decides_the_random_numbers_and_deterministic_the_kernels(determini
     assert torch.are_deterministic_algorithms_enabled() == deterministic
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.backends.cudnn.benchmark != deterministic
+    assert os.environ.get("TORCHINDUCTOR_DETERMINISTIC") == ("1" if deterministic else None)
 
 
 @pytest.mark.parametrize(
@@ -91,3 +98,26 @@ def test_gpu_multiplies_float32_matrices_in_tf32():
     cuda = torch.device("cuda")
     assert choose_precision("fp16", cuda) == torch.float16
     assert describe_precision(torch.float16, cuda) == "float16, float32 matrix products in TF32"
+
+
+def test_compiler_reads_the_variable_that_makes_it_deterministic():
+    script = (
+        "from pipeline.network.device import set_up_torch\n"
+        "set_up_torch(1, True)\n"
+        "from torch._inductor import config\n"
+        "print(config.deterministic)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout == "True\n"
+
+
+def test_facts_that_decide_the_bits_contain_the_precision():
+    cpu = torch.device("cpu")
+    assert facts_of(cpu, torch.float32) == {"device": "cpu", "precision": "torch.float32"}
+    assert facts_of(cpu, torch.bfloat16) != facts_of(cpu, torch.float32)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_facts_that_decide_the_bits_contain_the_gpu_and_cudnn():
+    facts = facts_of(torch.device("cuda"), torch.float32)
+    assert (facts["gpu"], facts["cudnn"]) == (torch.cuda.get_device_name(), torch.backends.cudnn.version())

@@ -49,6 +49,19 @@ def test_classifier_takes_any_multiple_of_32_and_any_number_of_classes(size, out
     assert all(weights.grad is not None and weights.grad.isfinite().all() for weights in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["classifier", "resnet18", "mobilenet_v3_small"])
+def test_last_layer_computes_in_fp32_under_autocast(name):
+    model, images = build(name=name, image_size=64).eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(images)
+    assert found.dtype == torch.float32
+    # More digits than bf16 has, so it is not only converted.
+    assert not torch.equal(found, found.bfloat16().float())
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.05)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_pooling_before_relu_equals_relu_before_pooling(training):
     torch.manual_seed(0)
