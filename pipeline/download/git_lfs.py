@@ -47,6 +47,8 @@ _SETTINGS = {
     "http.lowSpeedLimit": "100",  # bytes per second, for
     "http.lowSpeedTime": "60",  # seconds
 }
+# git-lfs has no such settings; when it resumes, it first reads what is there.
+LFS_SECONDS, LFS_LEAST = 120.0, 12_000  # bytes
 _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -117,19 +119,44 @@ def git_tree(name: str, url: str, commit: str, folder: Path) -> Iterator[FileTre
 
 
 def _git(
-    repository: Path | None, *arguments: str, stdin: IO[bytes] | int = subprocess.DEVNULL, progress: bool = False
+    repository: Path | None,
+    *arguments: str,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
+    growing: Path | None = None,
 ) -> str:
-    """Run git and return its output; with ``progress``, show the output on the terminal instead."""
-    done = subprocess.run(
+    """Run git and return its output; or show it on the terminal, while the folder ``growing`` grows fast enough."""
+    with subprocess.Popen(
         _command(repository, *arguments),
         stdin=stdin,
-        stdout=sys.stderr if progress and sys.stderr.isatty() else subprocess.PIPE,
+        stdout=sys.stderr if growing and sys.stderr.isatty() else subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=_environment(),
-    )
-    if done.returncode:
-        raise FetchError(_reason(done.stderr.decode("utf-8", "replace")))
-    return (done.stdout or b"").decode("utf-8", "surrogateescape")
+    ) as process:
+        try:
+            size = _size(growing)
+            while True:
+                try:
+                    output, complaint = process.communicate(timeout=LFS_SECONDS if growing else None)
+                    break
+                except subprocess.TimeoutExpired:
+                    before, size = size, _size(growing)
+                    if size - before < LFS_LEAST:
+                        raise FetchError(f"git-lfs received {size - before:,} bytes in {LFS_SECONDS:g} s") from None
+        except BaseException:
+            process.terminate()  # git ends git-lfs, too
+            raise
+    if process.returncode:
+        raise FetchError(_reason(complaint.decode("utf-8", "replace")))
+    return (output or b"").decode("utf-8", "surrogateescape")
+
+
+def _size(folder: Path | None) -> int:
+    """The bytes in the files of a folder."""
+    size = 0
+    for path in folder.rglob("*") if folder else ():
+        with suppress(FileNotFoundError):  # it was renamed
+            size += path.lstat().st_size
+    return size
 
 
 def _command(repository: Path | None, *arguments: str) -> list[str]:
@@ -250,7 +277,7 @@ def _fetch_objects(name: str, repository: Path, url: str, commit: str, objects: 
         own[file].parent.mkdir(parents=True, exist_ok=True)
         own[file].unlink(missing_ok=True)
         own[file].symlink_to(file.path.absolute())
-    _git(repository, "-c", f"remote.origin.url={url}", "lfs", "fetch", "origin", commit, progress=True)
+    _git(repository, "-c", f"remote.origin.url={url}", "lfs", "fetch", "origin", commit, growing=repository / "lfs")
     for file in missing:
         if own[file].is_file():
             add_file(own[file], file.path)

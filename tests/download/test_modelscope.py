@@ -1,18 +1,22 @@
 """A dataset on the hub has the same images by git and git-lfs as by the hub's client, in every layout."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from pipeline.common.file_types import is_part
+from pipeline.download import git_lfs
 from pipeline.download.sources import DATASET, open_modelscope
 from pipeline.errors import PipelineError
 from tests.support.archives import packed
@@ -307,6 +311,26 @@ class TestGit:
         oid = sha256(IMAGES["valid/1_1.jpg"])
         object_path(dataset.remote, oid).unlink()
         assert oid in complaint()
+
+    def test_a_hub_that_sends_a_byte_now_and_then_is_given_up(self, cache, root, publish, complaint, monkeypatch):
+        def drip(request):
+            request.send_response(200)
+            request.send_header("Content-Length", "10000")
+            request.end_headers()
+            with contextlib.suppress(OSError):  # git-lfs was ended
+                for _ in range(500):
+                    time.sleep(0.05)
+                    request.wfile.write(b"x")
+
+        publish()
+        without_client(monkeypatch)
+        monkeypatch.setattr(git_lfs, "LFS_SECONDS", 0.5)
+        with Hub(root) as hub:
+            monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
+            hub.faults[f"/objects/{DATASET}"] = drip
+            start = time.monotonic()
+            assert re.search(r"\(git-lfs received \d+ bytes in 0.5 s\); check", complaint())
+            assert time.monotonic() - start < 10
 
     def test_without_git_lfs_says_how_to_install_it(self, at_file, publish, workspace, complaint, monkeypatch):
         publish()

@@ -97,7 +97,8 @@ def object_path(repository, oid):
 class Hub(LoopbackServer):
     """A web server with the hub's API for listing and downloading and, unless ``git`` is False, its git repositories.
 
-    ``faults`` maps a part of the URL to a status, to a body (bytes), or to the number of bytes before a break.
+    ``faults`` maps a part of the URL to a status, to a body (bytes), to the number of bytes before a break, or
+    to a function that answers.
     """
 
     def __init__(self, root):
@@ -115,6 +116,8 @@ class Hub(LoopbackServer):
             return self.send(request, fault, b'{"Code": 10010205001, "Message": "not found"}')
         if isinstance(fault, bytes):
             return self.send(request, 200, fault)
+        if callable(fault):
+            return fault(request)
         if match := re.fullmatch(r"/api/v1/datasets/([^/]+/[^/]+)/repo(/tree)?", url.path):
             dataset = self.dataset(match[1])
             answer = self.listing if match[2] else self.download
