@@ -38,6 +38,9 @@ class Metric:
 METRICS = {
     "train.valid_accuracy": Metric("train", "valid_accuracy", "maximize", CURVES / "valid/accuracy.tsv"),
     "train.valid_loss": Metric("train", "valid_loss", "minimize", CURVES / "valid/loss.tsv"),
+    "train.valid_cross_entropy": Metric(
+        "train", "valid_cross_entropy", "minimize", CURVES / "valid/cross_entropy.tsv", folder=DETAILS
+    ),
     "evaluate.accuracy": Metric("evaluate", "accuracy", "maximize"),
     "evaluate.balanced_accuracy": Metric("evaluate", "balanced_accuracy", "maximize", folder=DETAILS),
     "evaluate.macro_f1": Metric("evaluate", "macro_f1", "maximize"),

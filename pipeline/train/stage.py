@@ -143,5 +143,6 @@ def _write_tables(trainer: Trainer) -> None:
         "parameters": _parameter_count(trainer),
         "train_accuracy": history.best["train_accuracy"],
         "train_gradient_norm": history.best["train_gradient_norm"],
+        "valid_cross_entropy": history.best["valid_cross_entropy"],
     }
     write_results("train", best_metrics(history), details, PLOTS / "steps.csv", *LIVE.rglob("*.tsv"))

@@ -83,7 +83,6 @@ class Trainer:
         # When it is disabled, its methods only pass through.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.loss = build_loss(params, class_weights(train.labels, classes, params, self.device))
-        self.valid_loss = build_loss(params.model_copy(update={"label_smoothing": 0.0}), None)
         self.history = History()
         self.epoch, self.step = 1, 0
         images = min(len(train), params.batch_size)
@@ -202,14 +201,14 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> Row:
-        """Both losses are without label smoothing and class weights, so they compare runs that differ in those."""
+        """The loss is that of the training; cross-entropy, without label smoothing, compares runs with other losses."""
         self.evaluated.eval()
         totals = torch.zeros(3, device=self.device)
         batch_size = max(self.params.batch_size, 256)
         for images, labels in self.valid.in_order(batch_size, self.group.rank, self.group.world):
             outputs = self._outputs(self.evaluated, images)
             logits = class_logits(outputs)
-            loss = self.valid_loss(outputs, self._one_hot(labels)) * len(labels)
+            loss = self.loss(outputs, self._one_hot(labels)) * len(labels)
             entropy = functional.cross_entropy(logits, labels, reduction="sum")
             totals += torch.stack([loss, entropy, (logits.argmax(1) == labels).sum()])
         loss, entropy, correct = (self.group.sum(totals) / len(self.valid)).tolist()

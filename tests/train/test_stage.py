@@ -28,7 +28,7 @@ def test_network_learns_to_tell_colours_apart(dataset):
     metrics, details = (json.loads((folder / "train.json").read_text()) for folder in (METRICS, DETAILS))
     assert list(metrics) == ["best_epoch", "train_loss", "valid_loss", "valid_accuracy"]
     assert metrics["valid_accuracy"] >= 0.9
-    counts = ["epochs", "steps", "parameters", "train_accuracy", "train_gradient_norm"]
+    counts = ["epochs", "steps", "parameters", "train_accuracy", "train_gradient_norm", "valid_cross_entropy"]
     assert list(details) == [*counts, "files", "checksum"]
     assert (details["epochs"], details["steps"]) == (10, 30)
 
