@@ -31,7 +31,7 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -48,7 +48,6 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import numpy as np
 import torch
 import torch._dynamo  # or the first optimizer of each process would import it
-import torch._inductor.config
 import torchvision
 from inputs import CLASSES, MEAN, SEED, STD, Photos, photo_files
 from loops import (
@@ -74,16 +73,18 @@ from pipeline.common.dataset import PackedSplit, create_array
 from pipeline.network.batches import Batches, shuffled_plan
 from pipeline.network.device import describe_device
 from pipeline.train.checkpoint import Checkpointer, resume, save_checkpoint
+from pipeline.train.trainer import Trainer
 
 MINUTES = 9.0
-FOOD11_VALID = 3430
+# Of an epoch with batch 512, and images of the validation.
+FOOD11_STEPS, FOOD11_VALID = 19, 3430
 # A run of 4 epochs of 10 steps that draws every kind of random number.
 EPOCHS, EPOCH_STEPS, STOP = 4, 10, 15
 AUGMENTED = {"hflip": 0.5, "random_resized_crop": 0.6, "color_jitter": 0.2, "random_erase": 0.3, "mixup_alpha": 0.2}
 AVERAGED = {"ema_decay": 0.999}
-
-
 MODES = ("eager", "graph", "compile", "compile + graph")
+# The compiler reads it when torchvision is imported, long before set_up_torch.
+DETERMINISTIC = {"TORCHINDUCTOR_DETERMINISTIC": "1"}
 
 
 @dataclass(frozen=True)
@@ -128,20 +129,15 @@ def new_engine(sizes: Sizes, batches: Batches, mode: str, network: str = "classi
     """Our engine with one of the ways to launch a step: eager, graph, compile, compile + graph.
 
     Raises:
-        SkippedError: there is no such way on this device, or in this version of the engine.
+        SkippedError: there is no such way on this device.
     """
     if "compile" in mode and not sizes.on_gpu:
         raise SkippedError("torch.compile takes a minute on a CPU")
     if "graph" in mode and not sizes.on_gpu:
         raise SkippedError("CUDA graphs need a GPU")
-    # What set_up_torch asks for by a variable that torch has read here when it was imported.
-    torch._inductor.config.deterministic = changes.get("deterministic", False)
     engine = OurEngine(mode, batches, sizes.width, network, compile="compile" in mode, **changes)
-    trainer = engine.trainer
-    if "graph" in mode and not hasattr(trainer, "compute_gradients"):
-        raise SkippedError("this version of the engine has no CUDA graph")
-    if "graph" not in mode and hasattr(trainer, "compute_gradients"):
-        trainer.gradients = trainer.compute_gradients
+    if "graph" not in mode:
+        engine.trainer.gradients = engine.trainer.compute_gradients
     return engine
 
 
@@ -156,7 +152,7 @@ def warm_engine(sizes: Sizes, batch: int, mode: str, steps: int = 0, **changes: 
 
 
 def speed(sizes: Sizes, name: str, engine: OurEngine) -> Iterator[Figure]:
-    """Images per second, and the time that the host needs to queue a step."""
+    """Images per second; what the host needs to queue a step, and the kernels to do it."""
     totals, hosts = [], []
     for _ in range(sizes.rounds):
         engine.set_up()
@@ -169,6 +165,11 @@ def speed(sizes: Sizes, name: str, engine: OurEngine) -> Iterator[Figure]:
     yield Figure(name, engine.images / median(totals), "images/s")
     yield Figure(f"{name}: step", 1000 * median(totals) / engine.trainer.steps, "ms")
     yield Figure(f"{name}: the host, to queue a step", 1000 * median(hosts) / engine.trainer.steps, "ms")
+    if sizes.on_gpu:
+        costs = profile_epoch(engine)
+        count = sum(kernel.count for kernel in kernels(costs))
+        yield Figure(f"{name}: the kernels of a step", 1000 * kernel_seconds(costs) / engine.trainer.steps, "ms")
+        yield Figure(f"{name}: the kernels of a step", count / engine.trainer.steps, "kernels")
 
 
 def peaks(sizes: Sizes) -> tuple[float, float]:
@@ -192,12 +193,6 @@ def step(sizes: Sizes) -> Iterator[Figure]:
             name = f"eager, batch {batch}{', moving average' if changes else ''}"
             engine = warm_engine(sizes, batch, "eager", **changes)
             yield from speed(sizes, name, engine)
-            if not sizes.on_gpu:
-                continue
-            costs = profile_epoch(engine)
-            launched = sum(kernel.count for kernel in kernels(costs))
-            yield Figure(f"{name}: kernels in a step", 1000 * kernel_seconds(costs) / engine.trainer.steps, "ms")
-            yield Figure(f"{name}: kernels in a step", launched / engine.trainer.steps, "kernels")
 
 
 def syncs(sizes: Sizes) -> Iterator[Figure]:
@@ -220,11 +215,13 @@ def syncs(sizes: Sizes) -> Iterator[Figure]:
 def launched(sizes: Sizes, size: int, mode: str = "", deterministic: bool = False) -> Iterator[Figure]:
     """The speed of one way to launch a step, or of the best one; in a new process, which compiles for one size only."""
     batch, mode = sizes.batch(size), mode or best_mode(sizes)
+    start = time.perf_counter()
     engine = warm_engine(sizes, batch, mode, deterministic=deterministic)
     name = f"{mode}, batch {batch}{', deterministic' if deterministic else ''}"
+    yield Figure(f"{name}: until the end of the first epoch", time.perf_counter() - start, "s")
     for figure in speed(sizes, name, engine):
         yield figure
-        if sizes.on_gpu and figure.unit == "images/s":
+        if figure.unit == "images/s" and sizes.divisor == 1:
             share = 100 * figure.value * FLOP_PER_IMAGE / matrix_product_peak(sizes.device)
             yield Figure(f"{name}: of the bf16 matrix product", share, "%")
     if sizes.on_gpu:
@@ -232,12 +229,17 @@ def launched(sizes: Sizes, size: int, mode: str = "", deterministic: bool = Fals
 
 
 def best_mode(sizes: Sizes) -> str:
-    """The fastest way in the file, not deterministic; the engine's default if none was measured."""
+    """The fastest way on this device in the file, not deterministic; the engine's default if none was measured."""
     lines = [json.loads(line) for line in sizes.out.read_text().splitlines()] if sizes.out.exists() else []
     sections = {f"modes: {mode}": mode for mode in MODES}
-    speeds = [(line["value"], line["section"]) for line in lines if line["unit"] == "images/s"]
-    found = [(value, sections[section]) for value, section in speeds if section in sections]
-    return max(found)[1] if found else "graph" if sizes.on_gpu else "eager"
+    here = [line for line in lines if line["device"] == describe_device(sizes.device) and line["unit"] == "images/s"]
+    speeds = {line["value"]: sections[line["section"]] for line in here if line["section"] in sections}
+    return speeds[max(speeds)] if speeds else default_mode(sizes)
+
+
+def default_mode(sizes: Sizes) -> str:
+    """What ``Trainer`` does without ``train.compile``."""
+    return "graph" if sizes.on_gpu else "eager"
 
 
 def run_to_digest(sizes: Sizes, mode: str, path: Path | None = None, stop: int | None = None) -> str:
@@ -293,6 +295,9 @@ def bits(sizes: Sizes) -> Iterator[Figure]:
             yield Figure("replayed and eager", float(ends["graph"] == ends["eager"]), "same bits")
 
 
+REPEATS = 10
+
+
 def layers(sizes: Sizes) -> Iterator[Figure]:
     """Forward and backward of the layers of each block, and the shortest time that the measured peaks allow."""
     product, bandwidth = peaks(sizes)
@@ -322,9 +327,6 @@ def layers(sizes: Sizes) -> Iterator[Figure]:
         side, before = side // 2, after
 
 
-REPEATS = 10
-
-
 def _forward_and_backward(layer: nn.Module, images: torch.Tensor) -> None:
     inputs = [tensor for tensor in (*layer.parameters(), images) if tensor.requires_grad]
     with torch.autocast(images.device.type, torch.bfloat16):
@@ -336,34 +338,38 @@ def _forward_and_backward(layer: nn.Module, images: torch.Tensor) -> None:
 
 def boundary(sizes: Sizes) -> Iterator[Figure]:
     """What comes between the last step of an epoch and the first of the next one."""
-    mode = "graph" if sizes.on_gpu else "eager"
-    engine = warm_engine(sizes, sizes.batch(512), mode, steps=19, epochs=10**4, patience=0, **AVERAGED)  # Food-11
+    changes = {"steps": FOOD11_STEPS, "epochs": 10**4, "patience": 0, **AVERAGED}
+    engine = warm_engine(sizes, sizes.batch(512), default_mode(sizes), **changes)
     trainer = engine.trainer
     trainer.valid = sizes.batches(sizes.batch(FOOD11_VALID))
     one_epoch = median(seconds(engine.epoch, sizes.device) for _ in range(sizes.rounds))
-    yield Figure(f"the 19 steps of an epoch of Food-11, batch {sizes.batch(512)}", 1000 * one_epoch, "ms")
+    yield Figure(f"the {FOOD11_STEPS} steps of an epoch of Food-11, batch {sizes.batch(512)}", 1000 * one_epoch, "ms")
     path = sizes.folder / "checkpoint.pt"
-    for name, saves in (("without checkpoints", False), ("with checkpoints", True)):
-        saver = Checkpointer(trainer, path, lambda: False)
-        ends: list[float] = []
-
-        def on_epoch(row: Any, saves: bool = saves, saver: Checkpointer = saver, ends: list[float] = ends) -> None:
-            if saves:
-                saver.save_if_due(at_epoch_end=True)
-            ends.append(time.perf_counter())
-            if len(ends) > 4 * sizes.rounds:
-                raise KeyboardInterrupt
-
-        with suppress(KeyboardInterrupt):
-            trainer.fit(lambda: None, on_epoch)
-        whole = (ends[-1] - ends[0]) / (len(ends) - 1)
-        yield Figure(f"an epoch with validation, {name}", 1000 * whole, "ms")
+    yield Figure("an epoch with validation", 1000 * whole_epoch(sizes, trainer, lambda: None), "ms")
+    saver = Checkpointer(trainer, path, lambda: False)
+    saved = whole_epoch(sizes, trainer, partial(saver.save_if_due, at_epoch_end=True))
+    yield Figure("an epoch with validation, and checkpoints when they are due", 1000 * saved, "ms")
     save = median(seconds(lambda: save_checkpoint(path, trainer.state_dict()), sizes.device) for _ in range(3))
     yield Figure("a checkpoint", 1000 * save, "ms")
     yield Figure("a checkpoint: file", path.stat().st_size / 1e6, "MB")
     state = trainer.evaluated_model.state_dict()
     copies = median_seconds(lambda: [tensor.clone() for tensor in state.values()], sizes.device)
     yield Figure("a copy of the best state", 1000 * copies, "ms")
+
+
+def whole_epoch(sizes: Sizes, trainer: Trainer, save: Callable[[], None]) -> float:
+    """The mean seconds of some epochs of ``fit``, after the first one."""
+    ends: list[float] = []
+
+    def on_epoch(row: Any) -> None:
+        save()
+        ends.append(time.perf_counter())
+        if len(ends) > 4 * sizes.rounds:
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        trainer.fit(lambda: None, on_epoch)
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
 def of_torchvision(sizes: Sizes, name: str) -> Iterator[Figure]:
@@ -388,18 +394,18 @@ def photos(sizes: Sizes) -> Iterator[Figure]:
     count, batch = max(3000 // sizes.divisor**2, 8), sizes.batch(64)
     files = photo_files(sizes.photos, sizes.folder / "photos", min(count, 300))
     kind = "photos" if sizes.photos else "photos of noise"
-    best = "graph" if sizes.on_gpu else "eager"
-    engines = [(size, warm_engine(sizes, sizes.batch(size), best)) for size in (64, 512)]
+    mode = default_mode(sizes)
+    engines = [(size, warm_engine(sizes, sizes.batch(size), mode)) for size in (64, 512)]
     for workers in (8, 16) if sizes.divisor == 1 else (1, 2):
-        network = usual_network(sizes.width, sizes.image_size)
-        usual = UsualLoop(Photos(files, count, sizes.image_size), batch, workers, network, sizes.device)
+        model = usual_network(sizes.width, sizes.image_size)
+        usual = UsualLoop(Photos(files, count, sizes.image_size), batch, workers, model, sizes.device)
         usual.set_up()
         theirs = usual.images / median_seconds(usual.epoch, sizes.device, 2 if sizes.on_gpu else 1)
         yield Figure(f"usual loop, {workers} workers, {count} {kind}, {len(files)} files", theirs, "images/s")
         for size, engine in engines:
             engine.set_up()
             ours = engine.images / median_seconds(engine.epoch, sizes.device, sizes.rounds)
-            yield Figure(f"ours, {best}, batch {sizes.batch(size)}, against {workers} workers", ours / theirs, "×")
+            yield Figure(f"ours, {mode}, batch {sizes.batch(size)}, against {workers} workers", ours / theirs, "×")
 
 
 def streaming(sizes: Sizes) -> Iterator[Figure]:
@@ -435,11 +441,11 @@ SECTIONS = [
     Section("synchronisations", 20, syncs),
     *[Section(f"modes: {mode}", 60, partial(launched, mode=mode, size=512)) for mode in MODES],
     *[
-        Section(f"modes: {mode}, deterministic", 60, partial(launched, mode=mode, size=512, deterministic=True))
-        for mode in MODES
+        Section(f"modes: {mode}, deterministic", 60, partial(launched, mode=mode, size=512, deterministic=True), read)
+        for mode, read in zip(MODES, ({}, {}, DETERMINISTIC, DETERMINISTIC), strict=True)
     ],
     *[Section(f"best mode: batch {size}", 45, partial(launched, size=size)) for size in (64, 128, 1024)],
-    Section("bits", 90, bits),
+    Section("bits", 90, bits, DETERMINISTIC),
     Section("layers", 40, layers),
     Section("epoch's boundary", 40, boundary),
     Section("usual loop", 60, photos),
@@ -485,6 +491,8 @@ def main() -> None:
     _block(small.get("image_size", Sizes.image_size))  # once, for all copies of this process
     start, facts = way_to_start(device)
     chosen = [section for section in SECTIONS if section.name.startswith(tuple(options.only.split(",")))]
+    if device.type == "cpu":  # nothing is compiled
+        chosen = [section._replace(variables={}) for section in chosen]
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         sizes = Sizes(device, out, Path(folder), options.photos, start, **small)
         run_sections(chosen, sizes, out, facts, options.minutes)

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +24,15 @@ Work = Callable[[Any], Iterator[Figure]]
 
 
 class Section(NamedTuple):
-    """A name, a limit in seconds, and the work, which gets the settings of the run."""
+    """A name, a limit in seconds, the work, which gets the settings of the run, and environment variables.
+
+    With variables the process imports everything anew: some are read at an import.
+    """
 
     name: str
     limit: float
     work: Work
+    variables: Mapping[str, str] = {}
 
 
 class SkippedError(Exception):
@@ -60,10 +64,14 @@ def _lines(section: Section, settings: Any, limit: float, log: Path) -> Iterator
     if limit < 1:
         yield reason | {"skipped": "the time was over"}
         return
-    context = multiprocessing.get_context(settings.start)
+    context = multiprocessing.get_context("spawn" if section.variables else settings.start)
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(section.work, settings, writer, log))
+    before = os.environ.copy()
+    os.environ.update(section.variables)
     process.start()
+    os.environ.clear()
+    os.environ.update(before)
     writer.close()
     end = time.monotonic() + limit
     try:
