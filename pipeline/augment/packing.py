@@ -59,7 +59,7 @@ def create_arrays(folder: Path, images: list[RawImage], params: AugmentParams) -
         rows.append(counts[image.split])
         counts[image.split] += 1
     views = dict.fromkeys(SPLITS, params.test_views) | {"train": params.views}
-    sizes = {split: params.stored_size(split) for split in SPLITS}
+    sizes = {split: stored_size(params, split) for split in SPLITS}
     shapes: dict[str, tuple[int, ...]] = {
         split: (counts[split], 1 + views[split], sizes[split], sizes[split], 3) for split in SPLITS if counts[split]
     }
@@ -101,9 +101,14 @@ def pack(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Packed:
     return result
 
 
+def stored_size(params: AugmentParams, split: str) -> int:
+    """Height and width in pixels of the stored images of a split."""
+    return params.store_size or params.image_size if split == "train" else params.image_size
+
+
 def _by_size(arrays: ArrayFiles, params: AugmentParams) -> dict[int, AugmentParams]:
     """The parameters for each size of the stored images."""
-    sizes = {params.stored_size(split) for split in arrays.shapes}
+    sizes = {stored_size(params, split) for split in arrays.shapes}
     return {size: params.model_copy(update={"image_size": size}) for size in sizes}
 
 

@@ -99,3 +99,8 @@ def expanded(path: str, name: str) -> Path:
             f"whole path, or ./{path} for a folder of that name here"
         )
     return Path(text)
+
+
+def is_url(location: str) -> bool:
+    """Whether a location is a URL and not a path."""
+    return location.lower().startswith(("http://", "https://"))

@@ -126,8 +126,8 @@ def parameters() -> Iterator[Finding]:
 
 def _source(data: "DataParams") -> Finding:
     """Whether the images are where ``data.source`` and ``data.location`` say, or can be downloaded."""
+    from pipeline.common.paths import is_url
     from pipeline.download.cache import cache_folder
-    from pipeline.params.schema import is_url
     from pipeline.source.listing import changes_since, find_source
 
     location = data.location or ""

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.paths import user_path, with_variables
+from pipeline.common.paths import is_url, user_path, with_variables
 from pipeline.common.text import one_line
 from pipeline.download.archives import archive_tree, with_archives
 from pipeline.download.cache import FetchError, cache_folder, content_sha256
@@ -21,7 +21,7 @@ from pipeline.download.labels import read_labels
 from pipeline.download.layout import ImageSet, SourceImage, read_layout
 from pipeline.download.trees import FileTree, folder_tree
 from pipeline.errors import PipelineError
-from pipeline.params.schema import DataParams, is_url
+from pipeline.params.schema import DataParams
 from pipeline.progress import say
 
 DATASET = "Datawhale/LeeDL-HW3-CNN"

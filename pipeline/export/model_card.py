@@ -15,10 +15,11 @@ import jinja2
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+from pipeline.common.paths import is_url
 from pipeline.common.text import listed, one_line
 from pipeline.images.decoding import PLAIN_DETAIL
 from pipeline.network.models import ModelSpec
-from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams, is_url
+from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams
 
 SPLITS = ("train", "valid", "test")
 

@@ -231,7 +231,7 @@ def _build(transform: Transform, key: str, image_size: int) -> Any:
     if needs:
         raise PipelineError(f"{key}: {transform.name} needs {needs} besides the image; remove it")
     allowed = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
-    arguments = transform.arguments
+    arguments = dict(transform.model_extra or {})
     unknown = sorted(arguments.keys() - set(allowed))
     if unknown:
         argument = shortened(repr(unknown[0]))

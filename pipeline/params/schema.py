@@ -7,9 +7,11 @@ It validates and never changes a result. The descriptions are also the comments 
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pipeline.common.paths import is_url
 
 
 class ContradictionError(ValueError):
@@ -200,11 +202,6 @@ class DataParams(Section):
         return DIGITS if self.source == "digits" else len(self.classes) if self.classes else None
 
 
-def is_url(location: str) -> bool:
-    """Whether a location is a URL and not a path."""
-    return location.lower().startswith(("http://", "https://"))
-
-
 Preset = Literal["none", "light", "medium", "strong"]
 
 
@@ -214,11 +211,6 @@ class Transform(Section):
     model_config = ConfigDict(extra="allow")
 
     name: str
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments as they are in ``params.yaml``, without the name."""
-        return dict(self.model_extra or {})
 
 
 class AugmentParams(Section):
@@ -262,10 +254,6 @@ class AugmentParams(Section):
                 "or set it to null",
             )
         return self
-
-    def stored_size(self, split: str) -> int:
-        """Height and width in pixels of the stored images of a split."""
-        return self.store_size or self.image_size if split == "train" else self.image_size
 
 
 class ModelParams(Section):

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 from pipeline.common.file_types import is_junk
 from pipeline.common.files import write_text
-from pipeline.common.paths import SOURCE, repository_root, user_path, with_variables
+from pipeline.common.paths import SOURCE, is_url, repository_root, user_path, with_variables
 from pipeline.errors import PipelineError
-from pipeline.params.schema import is_url
 from pipeline.progress import progress
 
 CHUNK = 2**20  # bytes

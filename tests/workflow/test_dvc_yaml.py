@@ -1,6 +1,7 @@
 """dvc.yaml: a stage lists the folders of code that it imports from, and no stage imports another stage."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,105 @@ def test_modules_without_effect_on_results_import_no_stage():
     for name in WITHOUT_EFFECT - {"pipeline/params"}:
         assert not folders_of(imported_modules(ROOT / name)) & stages, name
     assert not imports_of_folder("pipeline/params") & stages
+
+
+# What code that decides an output may import from these modules although it is text, or decides something.
+EXCEPTIONS = {
+    "pipeline.errors.NO_SPACE",  # numbers of errors
+    "pipeline.params.schema.NEAR_DUPLICATES",  # a value of a parameter, which DVC compares
+    "pipeline.git.git",  # the report compares with the commit that it names
+    "pipeline.machine.crowded",  # a note about the threads
+    "pipeline.machine.device_name",  # the device that PIPELINE_DEVICE names
+    "pipeline.progress.byte_progress",  # passes the bytes on
+    "pipeline.tensorboard.event_log",  # writes the files of TensorBoard
+}
+
+
+def imports_without_effect() -> set[tuple[str, str, str]]:
+    """The file, the module and the name of each import of a stage's code from the modules without effect."""
+    found = set()
+    for folder in {folder for stage in STAGES for folder in code_folders(stage)}:
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                module = str(getattr(node, "module", ""))
+                if module.startswith("pipeline.") and folders_of({module}) <= WITHOUT_EFFECT:
+                    found |= {(str(path), module, alias.name) for alias in node.names}
+    return found
+
+
+def gives_text(definition: ast.stmt) -> bool:
+    """Whether a function, or a public method of a class, can return text, which could be written to an output."""
+    if isinstance(definition, ast.ClassDef):
+        return any(gives_text(node) for node in definition.body if not getattr(node, "name", "_").startswith("_"))
+    if not isinstance(definition, ast.FunctionDef):
+        return False
+    # An annotation in quotes is a text; without one, anything may be returned.
+    returned = ast.unparse(definition.returns) if definition.returns else "Any"
+    return bool({"str", "bytes", "Any", "object"} & set(re.findall(r"\w+", returned)))
+
+
+def test_code_that_decides_an_output_takes_no_text_from_modules_without_effect():
+    used = imports_without_effect()
+    assert len(used) > 50
+    for path, module, name in used:
+        file = (ROOT / module.replace(".", "/")).with_suffix(".py")
+        defined = [node for node in ast.parse(file.read_text("utf-8")).body if getattr(node, "name", "") == name]
+        if f"{module}.{name}" not in EXCEPTIONS:
+            assert defined, f"{path}: {module}.{name} is neither a function nor a class"
+            assert not gives_text(defined[0]), f"{path}: {module}.{name} returns text; move it to pipeline/common"
+
+
+def test_code_that_decides_an_output_uses_only_the_values_of_the_parameters():
+    schema = ast.parse((ROOT / "pipeline/params/schema.py").read_text("utf-8"))
+    methods = {
+        node.name
+        for section in schema.body
+        if isinstance(section, ast.ClassDef)
+        for node in section.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+    for folder in {folder for stage in STAGES for folder in code_folders(stage)}:
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text("utf-8"))
+            assert not methods & {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}, path
+
+
+# At the end of a module, it adds a marker to each text that one of its functions returns.
+MARKING = """
+
+def _mark_texts():
+    import functools, inspect, sys
+
+    def marked(function):
+        @functools.wraps(function)
+        def call(*args, **options):
+            result = function(*args, **options)
+            if type(result) is str:
+                return result + "MARKER"
+            return [f"{item}MARKER" for item in result] if type(result) is list else result
+
+        return call
+
+    module = sys.modules[__name__]
+    for name, function in list(vars(module).items()):
+        if inspect.isfunction(function) and function.__module__ == __name__:
+            setattr(module, name, marked(function))
+
+
+_mark_texts()
+"""
+
+
+@pytest.mark.slow
+def test_no_text_of_a_module_without_effect_reaches_an_output(origin, tmp_path):
+    clone = origin.clone_with_cache(tmp_path / "clone")
+    modules = [clone.folder / name for name in sorted(WITHOUT_EFFECT - {"pipeline/git.py", "pipeline/params"})]
+    for path in modules:
+        path.write_text(path.read_text("utf-8") + MARKING, "utf-8")
+    output = clone.run("dvc", "repro", "--force", "--no-run-cache")
+    assert "MARKER" in output
+    assert clone.hashes() == origin.hashes()
+    assert clone.run("git", "status", "--porcelain", "results", "dvc.lock").split() in ([], ["M", "dvc.lock"])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipeline").rglob("__init__.py")), ids=lambda path: path.parent.name)
