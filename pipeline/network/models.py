@@ -1,18 +1,28 @@
 """The architectures by name."""
 
 import difflib
+import hashlib
 import itertools
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from pipeline.common.text import listed
+from pipeline.common.text import listed, one_line
 from pipeline.errors import PipelineError
+from pipeline.progress import say
 
 SHOWN_LAYERS = 12
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's; torchvision has no argument for it
 
 
 @dataclass(frozen=True)
@@ -154,7 +164,8 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
         arguments["input_size"] = (spec.image_size, spec.image_size)
     try:
         if pretrained:
-            model = models.get_model(spec.name, weights="DEFAULT", **arguments)
+            with _checked_weights(models.get_model_weights(spec.name).DEFAULT.url):
+                model = models.get_model(spec.name, weights="DEFAULT", **arguments)
             if getattr(model, "AuxLogits", None) is not None:
                 # The auxiliary output is only for training from scratch.
                 model.aux_logits, model.AuxLogits = False, None  # type: ignore[assignment]
@@ -175,6 +186,40 @@ def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
     if spec.stem == "small":
         _shrink_stem(model)
     return model
+
+
+@contextmanager
+def _checked_weights(url: str) -> Iterator[None]:
+    """Let torchvision read a file of torch's hub cache, in which another user may be able to write.
+
+    It is read without unpickling objects, which can run any program. torch compares its SHA-256 with the digits in its
+    name only when it downloads the file.
+
+    Raises:
+        PipelineError: the file contains something else than tensors, or is damaged.
+    """
+    name = Path(urlsplit(url).path).name
+    file, digits = Path(torch.hub.get_dir(), "checkpoints", name), re.search(r"-([0-9a-f]{8,})\.", name)
+    before = os.environ.get(WEIGHTS_ONLY)
+    os.environ[WEIGHTS_ONLY] = "1"
+    try:
+        if file.exists() and not file.is_file():  # reading a pipe would wait for its other end
+            raise RuntimeError("it is not a regular file")
+        if file.exists() and digits:
+            with file.open("rb") as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
+            if not found.startswith(digits[1]):
+                say(f"model.pretrained: warning: {file} is another file than the publisher's (its SHA-256 is {found})")
+        yield
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise PipelineError(
+            f"params.yaml: model.pretrained: {file} contains no usable weights ({one_line(str(error))[:200]}); remove "
+            "it, so that it is downloaded again"
+        ) from None
+    finally:
+        os.environ.pop(WEIGHTS_ONLY)
+        if before is not None:
+            os.environ[WEIGHTS_ONLY] = before
 
 
 def _head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:

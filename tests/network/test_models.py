@@ -1,5 +1,6 @@
 """The architectures."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -244,6 +245,43 @@ def test_pretrained_weights_in_the_hub_cache_are_loaded_with_a_new_last_layer(
     outputs = model(torch.randn(2, 3, size, size))
     assert isinstance(outputs, torch.Tensor)
     assert outputs.shape == (2, 3)
+
+
+class Program:
+    """Runs a program when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.fixture
+def hub_file(workspace, monkeypatch):
+    """The file of resnet18 in torch's hub cache, in which another user may have written it."""
+    monkeypatch.setenv("TORCH_HOME", str(workspace))
+    (workspace / "hub/checkpoints").mkdir(parents=True)
+    return workspace / "hub/checkpoints/resnet18-f37072fd.pth"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pretrained_weights_in_the_hub_cache_run_no_program(hub_file, zipped, capsys):
+    torch.save({"conv1.weight": Program()}, hub_file, _use_new_zipfile_serialization=zipped)
+    line = f"params.yaml: model.pretrained: {hub_file} contains no usable weights (Weights only load failed"
+    assert_refused(re.escape(line), name="resnet18", pretrained=True)
+    assert not Path("ran").exists()
+    assert f"model.pretrained: warning: {hub_file} is another file than the publisher's" in capsys.readouterr().out
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 damaged", b"<html>log in</html>", None])
+def test_a_damaged_file_or_a_pipe_in_the_hub_cache_is_one_line(hub_file, content):
+    if content is None:
+        os.mkfifo(hub_file)
+    else:
+        hub_file.write_bytes(content)
+    line = (
+        rf"params.yaml: model.pretrained: {hub_file} contains no usable weights \(.*\); remove it, so that it is down"
+    )
+    assert_refused(line, name="resnet18", pretrained=True)
 
 
 def test_class_logits_of_two_or_more_outputs_are_the_outputs():
