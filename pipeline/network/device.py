@@ -1,6 +1,8 @@
 """The device, the precision and the reproducibility of torch."""
 
 import os
+import stat
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,6 +88,23 @@ def forward_batch_size(device: torch.device, image_size: int, most: int = 256) -
     """
     pixels = PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE_ELSEWHERE)
     return max(1, min(most, pixels // image_size**2))
+
+
+def check_compiler_cache() -> None:
+    """Check the folder whose programs ``torch.compile`` runs: by default one in ``/tmp``, which any user can create.
+
+    Raises:
+        PipelineError: another user can write there.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    folder = Path(cache_dir())
+    state = folder.stat()
+    if state.st_uid not in (0, os.geteuid()) or state.st_mode & stat.S_IWOTH:
+        raise PipelineError(
+            f"train.compile: another user can write programs to torch's folder {folder}; set the environment variable "
+            "TORCHINDUCTOR_CACHE_DIR to a folder of your own"
+        )
 
 
 def set_up_torch(seed: int, deterministic: bool) -> None:

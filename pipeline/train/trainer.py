@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches, shuffled_plan, steps_per_epoch
-from pipeline.network.device import choose_precision
+from pipeline.network.device import check_compiler_cache, choose_precision
 from pipeline.network.models import class_logits
 from pipeline.params.schema import TrainParams
 from pipeline.progress import TrainingProgress
@@ -182,7 +182,10 @@ class Trainer:
         return torch.stack([loss.detach(), hits])
 
     def _compiled(self, model: nn.Module) -> nn.Module:
-        return cast(nn.Module, torch.compile(model)) if self.params.compile else model
+        if not self.params.compile:
+            return model
+        check_compiler_cache()
+        return cast(nn.Module, torch.compile(model))
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         """``functional.one_hot`` as ``float32``; that one checks the labels, for which the host may have to wait."""

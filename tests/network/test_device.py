@@ -9,6 +9,7 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.network.device import (
+    check_compiler_cache,
     choose_device,
     choose_precision,
     describe_device,
@@ -121,3 +122,20 @@ def test_facts_that_decide_the_bits_contain_the_precision():
 def test_facts_that_decide_the_bits_contain_the_gpu_and_cudnn():
     facts = facts_of(torch.device("cuda"), torch.float32)
     assert (facts["gpu"], facts["cudnn"]) == (torch.cuda.get_device_name(), torch.backends.cudnn.version())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders to another user")
+def test_compiled_programs_of_another_user_are_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    check_compiler_cache()
+    (folder,) = tmp_path.iterdir()
+    os.chown(folder, 1234, 1234)
+    with pytest.raises(
+        PipelineError, match=rf"^train.compile: another user can write programs to torch's folder {folder}; "
+    ):
+        check_compiler_cache()
+    os.chown(folder, 0, 0)
+    folder.chmod(0o777)
+    with pytest.raises(PipelineError, match="set the environment variable TORCHINDUCTOR_CACHE_DIR"):
+        check_compiler_cache()
