@@ -14,7 +14,6 @@ from pipeline.common.dataset import PackedDataset, PackedSplit
 from pipeline.common.files import write_table
 from pipeline.common.paths import DATASET, EVALUATION, MODEL, PLOTS
 from pipeline.common.results import write_results
-from pipeline.errors import PipelineError
 from pipeline.evaluate.bootstrap import bootstrap_intervals
 from pipeline.evaluate.calibration import calibration_metrics, cross_fitted_probabilities, fit_temperature, reliability
 from pipeline.evaluate.metrics import (
@@ -55,7 +54,7 @@ def evaluate(params: EvaluateParams) -> None:
         params = params.model_copy(update={"top_k": top_k})
     if params.tta:
         split.require_views("evaluate")
-    logits = _finite_logits(model, spec, split, "evaluate")
+    logits = predict_logits(model, spec, split, "evaluate").astype(np.float64)
     probabilities = softmax(logits, axis=1)
     temperature, calibrated = _calibrate(dataset, model, spec, split, logits)
     results, intervals_by_class = _compute(split.labels, probabilities, params)
@@ -76,16 +75,6 @@ def evaluate(params: EvaluateParams) -> None:
     _report_accuracy(split, metrics | results)
 
 
-def _finite_logits(model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str) -> NDArray[np.float64]:
-    """The logits of the plain images, ``float64``, ``(images, classes)``."""
-    logits = predict_logits(model, spec, split, label).astype(np.float64)
-    if not np.isfinite(logits).all():
-        raise PipelineError(
-            f"{MODEL}: its output for the {split.name} split is not finite; train it with a lower train.lr"
-        )
-    return logits
-
-
 def _calibrate(
     dataset: PackedDataset, model: nn.Module, spec: ModelSpec, split: PackedSplit, logits: NDArray[np.float64]
 ) -> tuple[float, NDArray[np.float64]]:
@@ -93,7 +82,8 @@ def _calibrate(
     if split.name == "valid":
         return fit_temperature(logits, split.labels), cross_fitted_probabilities(logits, split.labels)
     valid = dataset.labelled_split("valid")
-    temperature = fit_temperature(_finite_logits(model, spec, valid, "evaluate, valid"), valid.labels)
+    of_valid = predict_logits(model, spec, valid, "evaluate, valid").astype(np.float64)
+    temperature = fit_temperature(of_valid, valid.labels)
     return temperature, softmax(logits / temperature, axis=1)
 
 

@@ -12,6 +12,7 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from pipeline.common.dataset import PackedDataset, PackedSplit
+from pipeline.common.paths import MODEL
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches
@@ -73,8 +74,17 @@ def run_model(
 def predict_logits(
     model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, copy: int = 0
 ) -> NDArray[np.float32]:
-    """Logits of the classes, ``float32``, ``(images, classes)``; their softmax is the class probabilities."""
-    return run_model(model, spec, split, label, lambda model, images: class_logits(model(images)), copy)
+    """Logits of the classes, ``float32``, ``(images, classes)``; their softmax is the class probabilities.
+
+    Raises:
+        PipelineError: one of them is NaN or infinite.
+    """
+    logits = run_model(model, spec, split, label, lambda model, images: class_logits(model(images)), copy)
+    if not np.isfinite(logits).all():
+        raise PipelineError(
+            f"{MODEL}: its output for the {split.name} split is not finite; train it with a lower train.lr"
+        )
+    return logits
 
 
 def predict_probabilities(

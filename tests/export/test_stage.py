@@ -27,6 +27,7 @@ from pipeline.params.schema import AugmentParams, DataParams, ModelParams, Train
 from pipeline.predict.files import load_models, predict_files
 from tests.support.folders import inside_copy
 from tests.support.hostile_images import hostile_files, oriented
+from tests.support.models import overflowing
 from tests.support.sections import AUGMENT, COLOURS, DATA, TRAIN
 from tests.support.sections import MODEL as MODEL_PARAMS
 
@@ -185,9 +186,7 @@ def test_a_file_that_disagrees_does_not_replace_the_old_one(trained):
     write_evaluation()
     ONNX.write_bytes(b"old")
     network, spec = load_model(MODEL)
-    state = network.state_dict()
-    state["output.weight"][:] = 3e38  # the sum is infinite
-    save_model(MODEL, state, spec)
+    save_model(MODEL, overflowing(network), spec)
     with pytest.raises(PipelineError, match="differ from torch's by nan"):
         run()
     assert ONNX.read_bytes() == b"old"

@@ -32,7 +32,7 @@ from pipeline.predict.files import (
     predict_paths,
 )
 from tests.support.commands import run_command
-from tests.support.models import SPEC
+from tests.support.models import SPEC, overflowing
 from tests.support.sections import AUGMENT
 
 ROOT = Path(__file__).parents[2]
@@ -431,10 +431,7 @@ def test_probabilities_that_are_not_finite_are_an_error(workspace):
     write_image("a.png")
     path = write_model("x.safetensors")
     network, spec = load_model(path)
-    state = network.state_dict()
-    for name in ("hidden1.1.weight", "hidden2.1.weight", "output.weight"):
-        state[name] *= 1e20  # the features become infinite
-    save_model(path, state, spec)
+    save_model(path, overflowing(network), spec)
     with pytest.raises(PipelineError) as error:
         predict_paths([Path("a.png")], [path], None, 3, 0)
     assert str(error.value) == (

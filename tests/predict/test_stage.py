@@ -18,6 +18,7 @@ from pipeline.network.weights import load_model, save_model
 from pipeline.params.schema import AugmentParams, PredictParams
 from pipeline.predict.files import load_models, predict_files
 from pipeline.predict.stage import categories, predict
+from tests.support.models import overflowing
 from tests.support.sections import AUGMENT
 
 COLUMNS = ["p_blue", "p_green", "p_red"]
@@ -57,6 +58,14 @@ def test_submission_has_one_row_per_image_with_its_id_and_most_probable_class(tr
 def test_any_split_can_be_predicted(trained, split, images):
     predict(PredictParams(split=split, tta=False))
     assert len(written("submission")) == images
+
+
+def test_a_network_whose_output_is_not_finite_writes_no_predictions(trained):
+    network, spec = load_model(MODEL)
+    save_model(MODEL, overflowing(network), spec)
+    with pytest.raises(PipelineError, match=r"results/model.safetensors: its output for the test split is not finite"):
+        predict(PredictParams(split="auto", tta=False))
+    assert not PREDICTIONS.exists()
 
 
 def test_probabilities_of_image_files_equal_those_of_the_packed_images(trained):
