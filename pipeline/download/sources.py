@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -116,8 +115,8 @@ def open_modelscope(params: DataParams) -> Iterator[ImageSet]:
     """
     dataset, revision = params.location or DATASET, params.revision or REVISION
     endpoint = (os.environ.get("MODELSCOPE_ENDPOINT") or ENDPOINT).rstrip("/")
-    if not re.match(r"(?i)[a-z]+://", endpoint):
-        endpoint = f"https://{endpoint}"
+    scheme, colon, rest = endpoint.partition("://")
+    endpoint = f"{scheme.lower()}://{rest}" if colon else f"https://{endpoint}"
     has_client = importlib.util.find_spec("modelscope_hub") is not None and not endpoint.startswith("file:")
     url = f"{endpoint}/datasets/{dataset}.git"
     folder = cache_folder() / "modelscope" / dataset

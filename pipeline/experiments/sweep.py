@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.common.files import write_json, write_table
 from pipeline.common.paths import PARAMS, SWEEPS
-from pipeline.common.text import one_line
+from pipeline.common.text import one_line, without_secrets
 from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import DvcError, overridden_params
 from pipeline.experiments.revisions import Experiment
@@ -53,7 +53,7 @@ def run_sweep(path: Path, trials: int, overrides: Sequence[str]) -> None:
     with open_sandbox(SANDBOXES / "sweeps" / name, snapshot, f"the sweep {name}") as sandbox:
         study = Study(folder / "journal.log", name, sweep, _most_epochs(sweep, base))
         trials = _announce(study, stem, trials)
-        facts = {"file": str(path), "commit": snapshot.head, "overrides": list(overrides)}
+        facts = {"file": str(path), "commit": snapshot.head, "overrides": list(map(without_secrets, overrides))}
         write_json(folder / "sweep.json", facts | sweep.model_dump())
         runner = TrialRunner(sandbox, study, base, overrides, inputs, stem, folder / "checkpoints")
         try:

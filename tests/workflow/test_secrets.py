@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import socket
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.support.archives import packed
 from tests.support.clones import SMALL, Clone
 from tests.support.commands import run_command
 from tests.support.faulty_server import Site, good, redirect, says, wrong_byte
+from tests.support.hubs import Dataset, Hub
 from tests.support.report_results import write_run
 from tests.support.sections import write_photos
 
@@ -276,6 +278,26 @@ def test_the_whole_url_can_be_a_variable(folder, serve, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_password_of_the_hub_is_neither_printed_nor_written(folder, monkeypatch):
+    write_photos(folder / "elsewhere", per_class=3)
+    files = {path.relative_to(folder / "elsewhere").as_posix(): path for path in (folder / "elsewhere").rglob("*.jpg")}
+    Dataset(folder / "hub", "someone/photos").commit({name: path.read_bytes() for name, path in files.items()})
+    monkeypatch.setitem(sys.modules, "modelscope_hub", None)
+    set_data(source="modelscope", location="someone/photos", sha256=None)
+    with Hub(folder / "hub") as hub:
+        endpoint = hub.url.replace("//", f"//{SECRET}:{SECRET}@")
+        for value, code in (
+            (endpoint, 0),
+            (endpoint.replace("http", "Http"), 0),
+            (f"{endpoint}/elsewhere?{SECRET}", 1),
+        ):
+            monkeypatch.setenv("MODELSCOPE_ENDPOINT", value)
+            result = run_command("download")
+            assert result.code == code, result
+            assert_no_secret(result.stdout, result.stderr, folder=folder)
+
+
+@pytest.mark.slow
 def test_no_command_prints_or_writes_a_secret(tmp_path, serve):
     content = photos_zip(tmp_path)
     address = serve(good, content=content).removeprefix("http://")
@@ -292,7 +314,7 @@ def test_no_command_prints_or_writes_a_secret(tmp_path, serve):
         "dvc exp run -n another -S train.epochs=2",
         "python -m pipeline compare another workspace --json",
         "python -m pipeline seeds --n 2 -S train.epochs=1",
-        "python -m pipeline sweep sweeps/learning_rate.yaml --trials 1 -S train.epochs=1",
+        "python -m pipeline sweep sweeps/learning_rate.yaml --trials 1 -S train.epochs=1 -S data.revision=null",
         "python -m pipeline lr-find --steps 10",
         f"python -m pipeline predict {tmp_path / 'elsewhere'}",
         "python -m pipeline params",
