@@ -90,7 +90,7 @@ def expanded(path: str, name: str) -> Path:
         PipelineError: it is a URL, or there is no such home folder; ``name`` is that of the parameter or the
             environment variable.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|(//)?[^/\\:@]{2,}:[^@]*@", path):
         raise PipelineError(f"{name}: got the URL {path}, allowed is a path on this machine; download it first")
     text = os.path.expanduser(path)  # noqa: PTH111
     if text.startswith("~"):

@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 SHORTEST_SECRET = 6  # characters of a value that is hidden wherever it occurs
 _PUNCTUATION = "`'\")]}>.,;:"  # after a URL in a sentence
+# A password may contain any character but white space.
+_WORD = re.compile(r"(?<!\S)[^\s@?#]*+[@?#]\S*")
 _START = r"(?<![^\s'\"`=(\[{<>,;|])"  # of a word, or of a value in it that follows =, a quote or a bracket
 # Path joins the slashes of https://host to https:/host. A scheme has two letters or more, the drive of C:/ one.
 _URL = re.compile(rf"(?<=[\w+.-][\w+.-]):/+|{_START}//+")
@@ -28,6 +30,7 @@ _NAMED = re.compile(
     rf"(?!(?-i:{_VARIABLE})(?![\w$]))"
     r"""("[^"]*"|'[^']*'|[^\s,;"']+)"""
 )
+_PARTS_OF_NAMES = ("passw", "secret", "token", "credential", "signature", "authorization", "key")  # quicker to find
 _hidden: dict[str, str] = {}
 
 
@@ -44,14 +47,12 @@ def without_secrets(text: str) -> str:
     """
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, _hidden[secret])
-    # A password may contain any character but white space.
-    return _NAMED.sub(r"\1***", re.sub(r"\S+", lambda word: _masked(word[0]), text))
+    text = _WORD.sub(lambda word: _masked(word[0]), text)
+    return _NAMED.sub(r"\1***", text) if any(part in text.lower() for part in _PARTS_OF_NAMES) else text
 
 
 def _masked(word: str) -> str:
     """Mask what is before an @, and what follows the first ? or #, in a word that contains a URL or a part of one."""
-    if not any(sign in word for sign in "@?#"):
-        return word
     urls = list(_URL.finditer(word))
     start, end = _user(word, urls)
     pattern, place = (_QUERY, urls[0].end()) if urls else (_BARE_QUERY, 0)

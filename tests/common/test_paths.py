@@ -50,11 +50,15 @@ def test_a_home_folder_that_does_not_exist_is_one_line():
         expanded("~nobody-here", "PIPELINE_CACHE")
 
 
-@pytest.mark.parametrize("path", ["https://host/a", "Https:/host", "s3://bucket/a", "smb://host", "file:///a"])
+@pytest.mark.parametrize(
+    "path",
+    ["https://host/a", "Https:/host", "s3://bucket/a", "smb://host", "file:///a", "me:word@host/a", "//me:word@host/a"],
+)
 def test_a_url_is_no_path(workspace, path):
     with pytest.raises(PipelineError, match=r"PIPELINE_CACHE: got the URL .*, allowed is a path on this machine"):
         expanded(path, "PIPELINE_CACHE")
-    assert expanded("C:/a", "data.location") == Path("C:/a")
+    for path in ("C:/a", "a/b:c@d", "a@b", "//a/b@c"):
+        assert expanded(path, "data.location") == Path(path)
 
 
 def test_variables_of_a_location_are_those_of_the_environment(monkeypatch):
