@@ -1,5 +1,6 @@
 """Batches of a packed split."""
 
+import itertools
 import os
 import warnings
 from collections import deque
@@ -171,7 +172,7 @@ def shuffled_plan(
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     rows = torch.randperm(images, generator=generator)
-    copy = torch.randint(copies, (images,), generator=generator)
-    for step in range(start, steps_per_epoch(images, batch_size)):
-        batch = rows[step * batch_size : (step + 1) * batch_size][rank::world]
-        yield batch, copy[batch]
+    copy_of_row = torch.randint(copies, (images,), generator=generator)[rows]
+    batches = zip(rows.split(batch_size), copy_of_row.split(batch_size), strict=True)
+    for batch in itertools.islice(batches, start, steps_per_epoch(images, batch_size)):
+        yield batch[0][rank::world], batch[1][rank::world]
