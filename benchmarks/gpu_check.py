@@ -58,6 +58,7 @@ from loops import (
     copy_bandwidth,
     kernel_seconds,
     kernels,
+    layer_costs,
     matrix_product_peak,
     median_seconds,
     profile_epoch,
@@ -65,8 +66,7 @@ from loops import (
     synchronise,
     usual_network,
 )
-from sections import Figure, Section, SkippedError, run_sections, table
-from torch import nn
+from sections import Figure, Section, SkippedError, run_sections, table, way_to_start
 
 from pipeline.common.code import code_digest
 from pipeline.common.dataset import PackedSplit, create_array
@@ -295,45 +295,13 @@ def bits(sizes: Sizes) -> Iterator[Figure]:
             yield Figure("replayed and eager", float(ends["graph"] == ends["eager"]), "same bits")
 
 
-REPEATS = 10
-
-
 def layers(sizes: Sizes) -> Iterator[Figure]:
     """Forward and backward of the layers of each block, and the shortest time that the measured peaks allow."""
     product, bandwidth = peaks(sizes)
-    torch.backends.cudnn.benchmark = True
-    batch, side, before = sizes.batch(512), sizes.image_size, 3
-    for number, factor in enumerate((1, 2, 4, 8, 8), 1):
-        after = factor * sizes.width
-        x, y = batch * before * side**2, batch * after * side**2
-        passes = 3 if number > 1 else 2  # the images need no gradient
-        flop = passes * 2 * 9 * before * y
-        convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        # Values that each layer has to read and to write: forward, backward.
-        cases = [
-            ("convolution", convolution, before, flop, (x + y) * passes),
-            ("batch norm", nn.BatchNorm2d(after), after, 0, (2 * y + y) + (4 * y + y)),
-            ("max pool", nn.MaxPool2d(2), after, 0, 2 * (y + y // 4)),
-        ]
-        for name, layer, channels, operations, values in cases:
-            layer = layer.to(sizes.device, memory_format=torch.channels_last)
-            images = torch.randn(batch, channels, side, side, device=sizes.device, dtype=torch.bfloat16)
-            images = images.contiguous(memory_format=torch.channels_last).requires_grad_(channels != 3)
-            taken = median_seconds(partial(_forward_and_backward, layer, images), sizes.device)
-            taken /= REPEATS
-            least = max(operations / product, 2 * values / bandwidth)
-            yield Figure(f"block {number}, {before} to {after} channels, {side} px: {name}", 1000 * taken, "ms")
-            yield Figure(f"block {number}: {name}, of the machine's peak", 100 * least / taken, "%")
-        side, before = side // 2, after
-
-
-def _forward_and_backward(layer: nn.Module, images: torch.Tensor) -> None:
-    inputs = [tensor for tensor in (*layer.parameters(), images) if tensor.requires_grad]
-    with torch.autocast(images.device.type, torch.bfloat16):
-        for _ in range(REPEATS):
-            outputs = layer(images)
-            # Not backward(), which would also add to the gradients of the last time.
-            torch.autograd.grad(outputs, inputs, outputs.detach())
+    for name, work, flop, values in layer_costs(sizes.batch(512), sizes.image_size, sizes.width, sizes.device):
+        taken = median_seconds(lambda work=work: [work() for _ in range(10)], sizes.device) / 10
+        yield Figure(name, 1000 * taken, "ms")
+        yield Figure(f"{name}: of the machine's peak", 100 * max(flop / product, 2 * values / bandwidth) / taken, "%")
 
 
 def boundary(sizes: Sizes) -> Iterator[Figure]:
@@ -464,14 +432,6 @@ def identity(device: torch.device) -> dict[str, Any]:
     return {"device": describe_device(device), "versions": versions}
 
 
-def way_to_start(device: torch.device) -> tuple[str, dict[str, Any]]:
-    """How processes start: as copies of this one, which has imported everything, if those can use the device."""
-    for start in ("fork", "spawn"):
-        with multiprocessing.get_context(start).Pool(1) as pool, suppress(RuntimeError, AssertionError):
-            return start, pool.apply(identity, (device,))
-    raise SystemExit(f"--device: got {device}, allowed is a device of this machine that torch can use")
-
-
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -489,7 +449,7 @@ def main() -> None:
     out, device = options.out.resolve(), torch.device(options.device)
     small = {"image_size": 32, "width": 4, "steps": 2, "rounds": 1, "divisor": 32} if options.quick else {}
     _block(small.get("image_size", Sizes.image_size))  # once, for all copies of this process
-    start, facts = way_to_start(device)
+    start, facts = way_to_start(identity, device)
     chosen = [section for section in SECTIONS if section.name.startswith(tuple(options.only.split(",")))]
     if device.type == "cpu":  # nothing is compiled
         chosen = [section._replace(variables={}) for section in chosen]

@@ -4,13 +4,14 @@ import copy
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
 from inputs import CLASSES, MEAN, NAMES, SEED, STD, Photos, train_params
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEventAvg
 from torch.nn import functional
@@ -224,3 +225,42 @@ def copy_bandwidth(device: torch.device, size: int = 2**31) -> float:
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * size / median_seconds(lambda: target.copy_(source), device)
+
+
+def layer_costs(
+    batch: int, side: int, width: int, device: torch.device
+) -> Iterator[tuple[str, Callable[[], object], int, int]]:
+    """The layers of the homework's blocks: a name, forward and backward in bf16, their FLOP, and the fewest values that
+    they have to read and to write.
+    """
+    torch.backends.cudnn.benchmark = True
+    before = 3
+    for number, after in enumerate(width * factor for factor in (1, 2, 4, 8, 8)):
+        x, y = batch * before * side**2, batch * after * side**2
+        passes = 3 if number else 2  # the images need no gradient
+        cases = [
+            (
+                "convolution",
+                nn.Conv2d(before, after, 3, padding=1, bias=False),
+                passes * 18 * before * y,
+                passes * (x + y),
+            ),
+            ("batch norm", nn.BatchNorm2d(after), 0, 3 * y + 5 * y),
+            ("max pool", nn.MaxPool2d(2), 0, 2 * (y + y // 4)),
+        ]
+        for name, layer, flop, values in cases:
+            layer.to(device, memory_format=torch.channels_last)
+            channels = before if name == "convolution" else after
+            images = torch.randn(batch, channels, side, side, device=device, dtype=torch.bfloat16)
+            images = images.contiguous(memory_format=torch.channels_last).requires_grad_(channels != 3)
+            work = partial(_forward_and_backward, layer, images)
+            yield f"block {number + 1}, {before} to {after} channels, {side} px: {name}", work, flop, values
+        side, before = side // 2, after
+
+
+def _forward_and_backward(layer: nn.Module, images: Tensor) -> None:
+    inputs = [tensor for tensor in (*layer.parameters(), images) if tensor.requires_grad]
+    with torch.autocast(images.device.type, torch.bfloat16):
+        outputs = layer(images)
+    # Not backward(), which would also add to the gradients of the last time.
+    torch.autograd.grad(outputs, inputs, outputs.detach())

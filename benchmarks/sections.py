@@ -104,6 +104,21 @@ def _work(work: Work, settings: Any, writer: Any, log: Path) -> None:
         writer.send({"error": f"{type(error).__name__}: {[*str(error).splitlines(), ''][0]}"})
 
 
+def way_to_start(probe: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
+    """How processes start: as copies of this one, which has imported everything, if a probe works in those.
+
+    Raises:
+        SystemExit: it does not work in a new process either.
+    """
+    for start in ("fork", "spawn"):
+        try:
+            with multiprocessing.get_context(start).Pool(1) as pool:
+                return start, pool.apply(probe, arguments)
+        except (AssertionError, RuntimeError) as error:
+            reason = [*str(error).splitlines(), ""][0]
+    raise SystemExit(f"{', '.join(map(str, arguments))}: cannot be used here ({reason})")
+
+
 def shown(line: dict[str, Any]) -> str:
     """The value of a line for people."""
     value, unit = line["value"], line["unit"]
