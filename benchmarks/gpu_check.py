@@ -451,8 +451,8 @@ def main() -> None:
     _block(small.get("image_size", Sizes.image_size))  # once, for all copies of this process
     start, facts = way_to_start(identity, device)
     chosen = [section for section in SECTIONS if section.name.startswith(tuple(options.only.split(",")))]
-    if device.type == "cpu":  # nothing is compiled
-        chosen = [section._replace(variables={}) for section in chosen]
+    if device.type == "cpu":  # nothing is compiled; and it may be busy
+        chosen = [section._replace(limit=4 * section.limit, variables={}) for section in chosen]
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         sizes = Sizes(device, out, Path(folder), options.photos, start, **small)
         run_sections(chosen, sizes, out, facts, options.minutes)
