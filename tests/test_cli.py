@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.common import files
 from tests.support.commands import run_command
 from tests.support.sections import write_photos
 
@@ -149,6 +150,22 @@ def test_ctrl_c_ends_with_exit_code_130(folder, monkeypatch):
 
     monkeypatch.setattr("pipeline.params.file.load_params", interrupted)
     assert run_command("download").code == 130
+
+
+@pytest.mark.parametrize("arguments", [("params",), ("predict", "photos"), ("train",)])
+def test_each_command_removes_what_a_killed_one_left(folder, arguments):
+    ended = f"{files._host()}-{2**22 + 1}-5"
+    left = [
+        Path(place, f".x.{ended}.part.csv") for place in ("data", "results/live/plots", ".sweeps/lr-1", ".checkpoints")
+    ]
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    Path(f"results/.live.{ended}.old").mkdir()
+    run_command(*arguments)
+    assert not any(file.exists() for file in left)
+    assert {path.name for path in Path("results").iterdir()} == {"live"}
+    assert list(Path("results/live").iterdir()) == []
 
 
 def fail_with(monkeypatch, error: Exception) -> None:
