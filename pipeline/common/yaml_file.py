@@ -9,14 +9,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionStartEvent, NodeEvent, ScalarEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from pipeline.common.files import read_small
-from pipeline.common.text import one_line
+from pipeline.common.text import one_line, shortened
 from pipeline.errors import PipelineError
 
 # A class per line for 20,000 classes takes 2 % of the first and 20 % of the second.
 MAX_BYTES, MAX_VALUES = 4 * 1024**2, 100_000
-MAX_DEPTH = 32
+MAX_DEPTH, MAX_KEY = 32, 200
 # Python writes no integers of more than 4,300 decimal digits.
 MAX_DIGITS = 100
 
@@ -53,8 +54,8 @@ def parse_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
         yaml: reads it in another way, such as with comments.
 
     Raises:
-        PipelineError: it is not YAML, it has tags, or it is larger than allowed: in bytes, in the number of values
-            (those behind an alias count each time), in depth, or in the digits of a number.
+        PipelineError: it is not YAML, it has tags or keys that are no names, or it is larger than allowed: in bytes, in
+            the number of values (those behind an alias count each time), in depth, or in the digits of a number.
     """
     if len(text) > MAX_BYTES:
         raise PipelineError(f"{name}: {len(text):,} characters, allowed are {MAX_BYTES:,}; shorten it")
@@ -101,6 +102,8 @@ class _LimitedComposer(Composer):
         node = super().compose_node(parent, index)
         if isinstance(event, ScalarEvent) and len(event.value) > MAX_DIGITS and not node.tag.endswith(":str"):
             _refuse(event, f"a number of {len(event.value):,} characters, allowed are {MAX_DIGITS}")
+        if isinstance(parent, MappingNode) and index is None:
+            _check_key(event, node)
         if event.anchor is not None and not isinstance(event, AliasEvent):
             self.sizes[event.anchor] = self.values - before
         return node
@@ -109,6 +112,13 @@ class _LimitedComposer(Composer):
         if event.anchor in self.anchors and event.anchor not in self.sizes:
             _refuse(event, f"the alias *{event.anchor} within its own value")
         return self.sizes.get(event.anchor, 0)
+
+
+def _check_key(event: NodeEvent, node: Node) -> None:
+    is_text = isinstance(node, ScalarNode) and str(node.tag).endswith((":str", ":merge"))
+    if not (is_text and 0 < len(node.value) <= MAX_KEY and node.value.isprintable()):
+        got = shortened(repr(node.value), 80) if isinstance(node, ScalarNode) else "that is a list or a mapping"
+        _refuse(event, f"a key {got}, allowed is text of 1 to {MAX_KEY} printable characters")
 
 
 def _refuse(event: NodeEvent, problem: str) -> None:

@@ -1,6 +1,7 @@
 """Reads and checks the file of a sweep; each error is one line that names the file and the key."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import Field, SkipValidation, ValidationError
 
 from pipeline.common.paths import DETAILS, LIVE, PARAMS
 from pipeline.common.paths import METRICS as METRICS_FOLDER
+from pipeline.common.text import shortened
 from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import override_key
@@ -20,6 +22,8 @@ from pipeline.params.schema import Section
 Value = bool | int | float | str | None
 # Parameters of data decide what is measured, and those of later stages cannot change it.
 SECTIONS = ("seed", "augment", "model", "train")
+# Most trials of a sweep, as in ``cli``, and so most points of a grid; most values of a list.
+MAX_TRIALS, MAX_VALUES = 100_000, 1_000
 # The files of DVCLive with the value of each epoch.
 CURVES = LIVE / "plots/metrics"
 
@@ -52,7 +56,7 @@ class Tpe(Section):
     """Tree-structured Parzen estimator (Bergstra et al. 2011), after some random trials."""
 
     name: Literal["tpe"]
-    startup_trials: int = Field(10, ge=1)
+    startup_trials: int = Field(10, ge=1, le=MAX_TRIALS)
 
 
 class Plain(Section):
@@ -66,8 +70,8 @@ class Median(Section):
     (Golovin et al. 2017); never in the first epochs, nor before enough trials are complete."""
 
     name: Literal["median"]
-    startup_trials: int = Field(5, ge=1)
-    warmup_epochs: int = Field(0, ge=0)
+    startup_trials: int = Field(5, ge=1, le=MAX_TRIALS)
+    warmup_epochs: int = Field(0, ge=0, le=MAX_TRIALS)
 
 
 class Halving(Section):
@@ -75,8 +79,8 @@ class Halving(Section):
     after min_epochs. Hyperband (Li et al. 2018): several brackets of it, some of which stop later."""
 
     name: Literal["successive_halving", "hyperband"]
-    min_epochs: int = Field(1, ge=1)
-    reduction_factor: int = Field(3, ge=2)
+    min_epochs: int = Field(1, ge=1, le=MAX_TRIALS)
+    reduction_factor: int = Field(3, ge=2, le=MAX_TRIALS)
 
 
 SAMPLERS: dict[str, type[Section]] = {"tpe": Tpe, "random": Plain, "grid": Plain}
@@ -97,11 +101,16 @@ class Range(Section):
     step: int | float | None = Field(None, gt=0)
 
     @property
+    def count(self) -> int:
+        """The number of values of a range with a step."""
+        assert self.step is not None
+        return round((self.high - self.low) / self.step) + 1
+
+    @property
     def values(self) -> list[int | float]:
         """All values of a range with a step."""
         assert self.step is not None
-        steps = round((self.high - self.low) / self.step)
-        return [tidy(self.low + step * self.step) for step in range(steps + 1)]
+        return [tidy(self.low + step * self.step) for step in range(self.count)]
 
 
 def tidy(number: int | float, digits: int = 12) -> int | float:
@@ -162,7 +171,8 @@ def read_sweep(path: Path, base: dict[str, Any], overrides: Sequence[str]) -> Sw
     try:
         sweep = _checked(content, base)
     except PipelineError as error:
-        raise PipelineError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+        lines = str(error).splitlines()
+        raise PipelineError("\n".join(f"{path}: {shortened(line, 900)}" for line in lines)) from None
     for override in overrides:
         if override_key(override) in sweep.space:
             raise PipelineError(f"-S: got {override!r}, which {path} searches; remove one of them")
@@ -194,6 +204,12 @@ def _checked(content: Any, base: dict[str, Any]) -> Sweep:
     for name, dimension in space.items():
         if sampler.name == "grid" and isinstance(dimension, Range) and dimension.step is None:
             raise PipelineError(f"space.{name}: the sampler grid needs a list of values, or a range with step")
+    if sampler.name == "grid":
+        points = math.prod(part.count if isinstance(part, Range) else len(part) for part in space.values())
+        if points > MAX_TRIALS:
+            raise PipelineError(
+                f"space: the grid has {points:,} points, allowed are {MAX_TRIALS:,}; remove some, or use random"
+            )
     return file.model_copy(update={"sampler": sampler, "pruner": pruner, "space": space})
 
 
@@ -231,6 +247,10 @@ def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
         return _range(keys, content, base, whole=field.annotation is int)
     if not isinstance(content, list) or len(content) < 2:
         raise PipelineError(f"{key}: got {content!r}, allowed is {{low: ..., high: ...}} or a list of values")
+    if len(content) > MAX_VALUES:
+        raise PipelineError(
+            f"{key}: got {len(content):,} values, allowed are {MAX_VALUES:,}; remove some, or use a range"
+        )
     for position, value in enumerate(content):
         if isinstance(value, dict | list):
             raise PipelineError(f"{key}.{position}: got {value!r}, allowed is a number, a text, true or null")
@@ -256,6 +276,10 @@ def _range(keys: tuple[str, ...], content: dict[str, Any], base: dict[str, Any],
         if whole and not isinstance(step, int):
             raise PipelineError(f"{key}.step: got {step!r}, allowed is an integer")
         steps = (high - low) / step
+        if not 0.5 < steps < MAX_TRIALS:
+            raise PipelineError(
+                f"{key}.step: got {step:g}, which makes {steps:,.0f} steps, allowed are 1 to {MAX_TRIALS:,}; change it"
+            )
         if abs(steps - round(steps)) > 1e-9:
             last = low + int(steps) * step
             raise PipelineError(f"{key}.high: no step of {step:g} ends at {high:g}; allowed is {last:g}")

@@ -38,9 +38,6 @@ def check_params(content: Any, path: Path) -> Params:
     """
     if not isinstance(content, dict):
         raise PipelineError(f"{path}: contains no keys; restore it with git checkout {path}")
-    unnamed = list(_invalid_keys(content))
-    if unnamed:
-        raise PipelineError(f"{path}: {listed(unnamed)}: unknown key, allowed are plain names; remove it")
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
@@ -72,18 +69,6 @@ def error_lines(
     found = [keys for keys in problems if keys not in of_items]
     lines = {keys: _error_line(problems[keys], content, schema) for keys in found[:MAX_LINES]}
     return lines | ({(): f"and {len(found) - MAX_LINES:,} more problems"} if len(found) > MAX_LINES else {})
-
-
-def _invalid_keys(content: dict[Any, Any]) -> Iterator[str]:
-    """The keys that are not text, or cannot be printed on one line."""
-    sections = [(f"{name}.", section) for name, section in content.items() if isinstance(section, dict)]
-    for prefix, section in [("", content), *((prefix, keys) for prefix, keys in sections if prefix[:-1] in _SECTIONS)]:
-        yield from (
-            f"{prefix}{_short.repr(key)}" for key in section if not (isinstance(key, str) and key and key.isprintable())
-        )
-
-
-_SECTIONS = set(Params.model_fields)
 
 
 def _key(loc: tuple[int | str, ...], schema: type[BaseModel]) -> tuple[int | str, ...]:

@@ -137,3 +137,57 @@ def test_an_override_of_a_searched_parameter_is_one_line(read, override):
     with pytest.raises(PipelineError) as error:
         read("space:\n" + LR, override)
     assert str(error.value) == f"-S: got {override!r}, which sweep.yaml searches; remove one of them"
+
+
+NINES = "9" * 90
+NUMBERS = ", ".join(map(str, range(2, 1002, 2)))
+NAMES = ("train.batch_size", "train.patience", "train.lr_step_size", "seed")
+HOSTILE = {
+    "grid": (
+        "sampler: grid\nspace:\n" + "".join(f"  {name}: [{NUMBERS}]\n" for name in NAMES),
+        "has 62,500,000,000 points",
+    ),
+    "list": (
+        f"space:\n  seed: [{', '.join(map(str, range(2000)))}]\n",
+        "space.seed: got 2,000 values, allowed are 1,000",
+    ),
+    "tiny step": (
+        "space:\n  train.lr: {low: 0.001, high: 1, step: 1e-300}\n",
+        "space.train.lr.step: got 1e-300, which",
+    ),
+    "subnormal step": (
+        "space:\n  train.lr: {low: 0.001, high: 1, step: 1e-320}\n",
+        "which makes inf steps, allowed are 1",
+    ),
+    "large step": ("space:\n  train.clip_norm: {low: 0, high: 1, step: 1e300}\n", "which makes 0 steps, allowed are 1"),
+    "many steps": ("space:\n  seed: {low: 0, high: 1000000, step: 1}\n", "which makes 1,000,000 steps, allowed are 1"),
+    "low": ("space:\n  train.lr: {low: .nan, high: 1}\n", "space.train.lr.low: got nan"),
+    "high": ("space:\n  train.clip_norm: {low: 0, high: .inf}\n", "space.train.clip_norm.high: got inf"),
+    "sampler": ("space: &s\n" + LR + "sampler: *s\n", "sampler: got {'train.lr'"),
+    "long sampler": (f"sampler: [{'tpe, ' * 5000}]\nspace:\n" + LR, "sampler: got ['tpe'"),
+    "key of a sampler": ("sampler: {name: tpe, null: 1}\nspace:\n" + LR, "line 1, column 22: a key 'null', allowed"),
+    "key of the file": ("2001-01-01: 1\nspace:\n" + LR, "line 1, column 1: a key '2001-01-01', allowed"),
+    "key of the space": ("space:\n  5: [1, 2]\n", "line 2, column 3: a key '5', allowed"),
+    "start": (f"sampler: {{name: tpe, startup_trials: {NINES}}}\nspace:\n" + LR, "sampler.startup_trials: got 999"),
+    "factor": (
+        f"pruner: {{name: hyperband, reduction_factor: {NINES}}}\nspace:\n" + LR,
+        "pruner.reduction_factor: got 9",
+    ),
+    "metric": (f"metric: {'m' * 10_000}\nspace:\n" + LR, "metric: got 'mmm"),
+}
+
+
+@pytest.mark.parametrize(("text", "problem"), HOSTILE.values(), ids=HOSTILE)
+def test_what_no_search_can_use_is_refused_in_one_line_before_it_is_expanded(read, text, problem):
+    with pytest.raises(PipelineError) as error:
+        read(text)
+    assert str(error.value).startswith("sweep.yaml: ")
+    assert problem in str(error.value)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
+
+
+def test_a_grid_of_as_many_points_as_a_sweep_can_have_trials_is_allowed(read):
+    patience = "  train.patience: {low: 1, high: 100, step: 1}\n"
+    sweep = read("sampler: grid\nspace:\n  seed: {low: 1, high: 1000, step: 1}\n" + patience)
+    assert [dimension.count for dimension in sweep.space.values()] == [1000, 100]
