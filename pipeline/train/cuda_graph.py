@@ -55,6 +55,7 @@ class CudaGraph:
                 for _ in range(WARM_UP):
                     self.function(images, labels)
             torch.cuda.synchronize(device)
+            self.model.zero_grad()
             torch.cuda.empty_cache()
             free, _ = torch.cuda.mem_get_info(device)
             # Other threads may use the device meanwhile: those that read batches ahead.
@@ -71,6 +72,7 @@ class CudaGraph:
             self.report(f"the kernels of a step are launched one by one, since no CUDA graph can be used ({reason})")
         finally:
             torch.cuda.set_stream(main)
+            torch.cuda.synchronize(device)
             if buffers:
                 torch._foreach_copy_(buffers, before)
             torch.cuda.set_rng_state(random, device)
@@ -83,7 +85,7 @@ def _clean_up(device: torch.device, pool: tuple[int, int]) -> None:
     the latter would refuse to draw numbers.
     """
     with suppress(RuntimeError):  # the recording had not begun, or has ended
-        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
-    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        torch._C._cuda_endAllocateToPool(device.index, pool)
+    generator = torch.cuda.default_generators[device.index]
     generator.graphsafe_set_state(generator.clone_state())
     torch.cuda.empty_cache()
