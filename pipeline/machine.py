@@ -50,7 +50,7 @@ def check_variables() -> None:
 
 def variable_problems() -> Iterator[str]:
     """One line for each variable whose value is not allowed."""
-    for read in (worker_count, process_count, world_size, checkpoint_minutes, device_name):
+    for read in (worker_count, process_count, world_size, checkpoint_minutes, check_device_name):
         try:
             read()
         except PipelineError as error:
@@ -150,8 +150,8 @@ def checkpoint_minutes() -> float:
     return minutes
 
 
-def device_name() -> str | None:
-    """What ``PIPELINE_DEVICE`` names; only torch knows whether this machine has it.
+def check_device_name() -> None:
+    """Check the form of ``PIPELINE_DEVICE``; only torch knows whether this machine has the device.
 
     Raises:
         PipelineError: it is no name of a device.
@@ -162,7 +162,6 @@ def device_name() -> str | None:
             f"PIPELINE_DEVICE: got {_shown(value)}, allowed is a device of this machine such as cpu or cuda:0; unset "
             "it for the best one"
         )
-    return value
 
 
 def folder_variable(name: str) -> Path | None:

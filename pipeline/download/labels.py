@@ -51,6 +51,7 @@ COLUMNS = {
 }
 # About four million rows.
 MAX_TABLE_BYTES = 256 * 1024**2
+MAX_CELL = 500
 _ALLOWED = "allowed is a header with path and label, perhaps split and group, or lines of a path and a class"
 
 
@@ -173,9 +174,11 @@ def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Ima
         if not values["path"]:
             raise PipelineError(f"{place}: has no path; {_ALLOWED}")
         for value in values.values():
-            if not value.isprintable():
+            if not value.isprintable() or len(value) > MAX_CELL:
                 got = shortened(repr(value))
-                raise PipelineError(f"{place}: got {got}, allowed are printable characters on one line; correct it")
+                raise PipelineError(
+                    f"{place}: got {got}, allowed are up to {MAX_CELL} printable characters on one line; correct it"
+                )
         given = values.get("split", "")
         if given and given.lower() not in SPLIT_FOLDERS:
             raise PipelineError(f"{place}: got the split {given!r}, allowed are {', '.join(SPLIT_FOLDERS)}; correct it")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.machine import device_name, local_rank
+from pipeline.machine import check_device_name, local_rank
 
 PIXELS_AT_ONCE = {"cpu": 16 * 128**2}
 PIXELS_AT_ONCE_ELSEWHERE = 256 * 128**2
@@ -22,7 +22,8 @@ def choose_device() -> torch.device:
     Raises:
         PipelineError: the device does not exist, or cannot compute.
     """
-    name = device_name()
+    check_device_name()
+    name = os.environ.get("PIPELINE_DEVICE")
     if name is None:
         best = torch.accelerator.current_accelerator(check_available=True)
         name = best.type if best is not None else "cpu"

@@ -123,9 +123,12 @@ class TestRefused:
             ("path,label,split\na,cat,train\nb,dog,\n", "line 3: has no split, but other rows have one"),
             ("path,label,split\na,cat,valid\nb,dog,test\n", "has rows for test, valid, but none for train"),
             ("path,label,split\na,cat,train\nb,dog,holdout\n", "line 3: got the split 'holdout', allowed are train, "),
-            (CSV.replace("dog", '"do\ng"'), r"line 4: got 'do\ng', allowed are printable characters on one line"),
-            (CSV.replace("dog", "\x1b[31mdog"), r"line 3: got '\x1b[31mdog', allowed are printable characters"),
-            (CSV.replace("a.jpg", "a.jpg\0"), r"line 2: got 'photos/a.jpg\x00', allowed are printable characters"),
+            (
+                CSV.replace("dog", '"do\ng"'),
+                r"line 4: got 'do\ng', allowed are up to 500 printable characters on one line",
+            ),
+            (CSV.replace("dog", "\x1b[31mdog"), r"line 3: got '\x1b[31mdog', allowed are up to 500 printable"),
+            (CSV.replace("a.jpg", "a.jpg\0"), r"line 2: got 'photos/a.jpg\x00', allowed are up to 500 printable"),
             (CSV.replace("dog", "x" * 200_000), "line 3: field larger than field limit (131072); correct it"),
             (CSV.replace("photos/b", '"photos/b') + "x,y\n" * 50_000, "field larger than field limit (131072)"),
         ],
@@ -154,7 +157,7 @@ class TestRefused:
         message = complaint(text, IMAGES | {"classes.txt": b"dog\ncat\n"}, classes=("cat", "dog"))
         assert message.startswith("data.classes: orders the classes cat, dog, but classes.txt in set orders them dog, ")
 
-    @pytest.mark.parametrize("label", ["²", "9" * 5000, "٣"])
+    @pytest.mark.parametrize("label", ["²", "9" * 400, "٣"])
     def test_what_only_looks_like_the_number_of_a_class(self, label):
         text = CSV.replace("dog", label)
         assert label in read(text).classes
