@@ -97,9 +97,10 @@ class OutputLayer(nn.Linear):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits of a batch, ``(n, outputs)``."""
-        if not torch.is_autocast_enabled(features.device.type):
+        kind = features.device.type
+        if kind == "meta" or not torch.is_autocast_enabled(kind):  # meta has no autocast
             return super().forward(features)
-        with torch.autocast(features.device.type, enabled=False):
+        with torch.autocast(kind, enabled=False):
             return super().forward(features.float())
 
 
