@@ -94,7 +94,7 @@ def test_variables_with_unknown_names_or_wrong_values_are_errors_and_only_known_
     assert unknown.fix == "did you mean PIPELINE_WORKERS? `unset PIPELINE_WORKER`"
     assert wrong.found == "PIPELINE_PROCESSES: got 'two', allowed is a whole number from 1 to 1,024"
     assert wrong.fix == "unset it for 1: `unset PIPELINE_PROCESSES`"
-    for text in ("PIPELINE_DEVICE=cpu, PIPELINE_PROCESSES=two", "HTTPS_PROXY=http://proxy:3128"):
+    for text in ("PIPELINE_DEVICE=cpu, PIPELINE_PROCESSES=two", "HTTPS_PROXY=http://***@proxy:3128"):
         assert text in shown.found
     assert "s3cr3t" not in f"{other}{unknown}{wrong}{shown}"
 
