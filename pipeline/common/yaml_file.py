@@ -22,12 +22,8 @@ MAX_DEPTH, MAX_KEY = 32, 200
 MAX_DIGITS = 100
 
 
-def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
+def read_yaml(path: Path) -> Any:
     """Read a YAML 1.2 file: DVC writes ``3e-05``, which is a string in YAML 1.1.
-
-    Args:
-        path: of the file.
-        yaml: reads it in another way, such as with comments.
 
     Raises:
         PipelineError: there is no such file, or as :func:`parse_yaml`.
@@ -42,16 +38,15 @@ def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
         raise PipelineError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from None
-    return parse_yaml(text, str(path), yaml)
+    return parse_yaml(text, str(path))
 
 
-def parse_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
+def parse_yaml(text: str, name: str) -> Any:
     """Parse one document of YAML 1.2.
 
     Args:
         text: of the document.
         name: of its file, for messages.
-        yaml: reads it in another way, such as with comments.
 
     Raises:
         PipelineError: it is not YAML, it has tags or keys that are no names, or it is larger than allowed: in bytes, in
@@ -59,7 +54,7 @@ def parse_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
     """
     if len(text) > MAX_BYTES:
         raise PipelineError(f"{name}: {len(text):,} characters, allowed are {MAX_BYTES:,}; shorten it")
-    yaml = yaml or YAML(typ="safe", pure=True)
+    yaml = YAML(typ="safe", pure=True)
     yaml.Composer = _LimitedComposer
     with _one_line_errors(name):
         return yaml.load(text)

@@ -1,19 +1,21 @@
 """Recipes: YAML files in ``recipes/`` with the parameters of one task."""
 
-import io
-import re
-from collections.abc import MutableMapping
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node
 
 from pipeline.common.files import write_text
 from pipeline.common.paths import RECIPES
-from pipeline.common.yaml_file import read_yaml
+from pipeline.common.yaml_file import parse_yaml, read_yaml
 from pipeline.errors import PipelineError
 from pipeline.params.file import check_params
 from pipeline.params.names import unknown_keys
+
+Keys = tuple[str, ...]  # a section and a parameter, or one of them
 
 
 def recipe_path(name: str) -> Path:
@@ -49,7 +51,7 @@ def _describe(path: Path) -> Recipe:
 
 
 def apply_recipe(name: str, params_path: Path) -> list[str]:
-    """Write a recipe's values into ``params.yaml``, keeping comments, order and other values.
+    """Write a recipe's values into ``params.yaml``; everything else in that file stays as it is.
 
     Returns:
         One line for each value that changed.
@@ -57,54 +59,96 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
     Raises:
         PipelineError: no such recipe, or the result is not valid; the file is then left unchanged.
     """
-    yaml = _round_trip_yaml()
-    content, recipe = read_yaml(params_path, yaml), read_yaml(recipe_path(name), yaml)
+    path = recipe_path(name)
+    content, recipe = read_yaml(params_path), read_yaml(path)
     sections = [key for key, values in recipe.items() if isinstance(values, dict)]
     unknown = unknown_keys([*recipe, *(f"{section}.{key}" for section in sections for key in recipe[section])])
     if unknown:
-        raise PipelineError("\n".join(f"{recipe_path(name)}: {line}" for line in unknown))
-    changes = _merge(content, recipe, "")
-    check_params(_plain(content), params_path)
-    text = io.StringIO()
-    yaml.dump(content, text)
-    write_text(params_path, _tidy(text.getvalue()))
-    return changes or [f"{params_path} already has these values"]
+        raise PipelineError("\n".join(f"{path}: {line}" for line in unknown))
+    changes = list(_changes(content, recipe))
+    kept = {key: content[key] for key in sections if isinstance(content.get(key), dict)}
+    expected = content | {key: kept[key] | value if key in kept else value for key, value in recipe.items()}
+    check_params(expected, params_path)
+    keys = [keys for keys, *_ in changes]
+    text = _with_values(params_path.read_text("utf-8"), path.read_text("utf-8"), keys)
+    if parse_yaml(text, str(params_path)) != expected:
+        raise PipelineError(f"{params_path}: its layout cannot be kept; write each parameter on a line of its own")
+    write_text(params_path, text)
+    return [f"{'.'.join(keys)}: {old} -> {new}" for keys, old, new in changes] or [
+        f"{params_path} already has these values"
+    ]
 
 
-def _round_trip_yaml() -> YAML:
-    """A YAML reader and writer that keeps comments, order and the style of each list."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    # By default ruamel writes nothing for None.
-    null = "tag:yaml.org,2002:null"
-    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(null, "null"))
-    return yaml
+def _changes(content: dict[str, Any], recipe: dict[str, Any]) -> Iterator[tuple[Keys, Any, Any]]:
+    """The keys of each parameter that differs, or of a section that is missing, with the old and the new value."""
+    for key, value in recipe.items():
+        if isinstance(value, dict) and isinstance(content.get(key), dict):
+            yield from (((key, *keys), *values) for keys, *values in _changes(content[key], value))
+        elif key not in content or content[key] != value:
+            yield (key,), content.get(key), value
 
 
-def _tidy(text: str) -> str:
-    """Put comments two spaces after changed values, and blank lines only before sections."""
-    text = re.sub(r"^( *[^\s#][^#\n'\"]*?) *(# .*)$", r"\1  \2", text, flags=re.MULTILINE)
-    text = re.sub(r"\n+(?= +- )", "\n", text)
-    return re.sub(r"\n+(?=\w+:\n)", "\n\n", text)
+def _with_values(text: str, recipe: str, changed: list[Keys]) -> str:
+    """The text of ``params.yaml`` with the values of some keys as the recipe writes them; comments stay."""
+    target, source = _nodes(text), _nodes(recipe)
+    places = {keys: _place(text, target, keys) for keys in changed}
+    for keys, place in sorted(places.items(), key=lambda item: item[1], reverse=True):
+        text = text[: place.start] + _entry(keys, place, recipe, *source[keys]) + text[place.end :]
+    return text
 
 
-def _merge(target: MutableMapping[str, Any], values: MutableMapping[str, Any], prefix: str) -> list[str]:
-    changes = []
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
-            changes += _merge(target[key], value, f"{prefix}{key}.")
-        elif key not in target or _plain(target[key]) != _plain(value):
-            changes.append(f"{prefix}{key}: {_plain(target.get(key))} -> {_plain(value)}")
-            target[key] = value
-    return changes
+def _nodes(text: str) -> dict[Keys, tuple[Node, Node]]:
+    """The nodes of the key and the value of each section and parameter; their marks are places in the text."""
+    nodes: dict[Keys, tuple[Node, Node]] = {}
+    for key, value in YAML(typ="safe", pure=True).compose(text).value:
+        nodes[key.value,] = key, value
+        if isinstance(value, MappingNode):
+            nodes |= {(key.value, inner.value): (inner, node) for inner, node in value.value}
+    return nodes
 
 
-def _plain(value: Any) -> Any:
-    """Convert ruamel's types, which carry comments, to plain ones."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return float(value) if isinstance(value, float) else value
+class _Place(NamedTuple):
+    """What a parameter's new lines replace: from the start of its key to the end of its last line."""
+
+    start: int
+    end: int
+    column: int
+    comments: list[str]
+
+
+def _place(text: str, nodes: dict[Keys, tuple[Node, Node]], keys: Keys) -> _Place:
+    """The place of a parameter, or, if it is missing, that after the last one of its section or of the file."""
+    if keys in nodes:
+        key, value = nodes[keys]
+        colon, end = text.index(":", key.end_mark.index) + 1, _end(text, value)
+        last = (text + "\n").index("\n", max(colon, end))
+        notes = [*text[colon : value.start_mark.index].splitlines(), text[max(colon, end) : last]]
+        comments = [note.strip() for note in notes if note.strip()]
+        return _Place(key.start_mark.index, last, key.start_mark.column, comments)
+    siblings = [node for other, node in nodes.items() if other[:-1] == keys[:-1]]
+    last = (text + "\n").index("\n", _end(text, siblings[-1][1]))
+    return _Place(last, last, siblings[-1][0].start_mark.column, [])
+
+
+def _entry(keys: Keys, place: _Place, recipe: str, key: Node, value: Node) -> str:
+    """The lines of a parameter: the value as in the recipe, the comments as they were."""
+    margin, first = " " * place.column, place.comments[:1]
+    start, end = value.start_mark.index, _end(recipe, value)
+    if block := isinstance(value, CollectionNode) and not value.flow_style:
+        start = recipe.rindex("\n", 0, start) + 1
+        indent = " " * (place.column + value.start_mark.column - key.start_mark.column)
+        lines = textwrap.indent(textwrap.dedent(recipe[start:end]), indent).splitlines()
+    head = f"{keys[-1]}:" if block else f"{keys[-1]}: {recipe[start:end]}"
+    entry = [
+        "  ".join([head, *first]),
+        *(margin + comment for comment in place.comments[1:]),
+        *(lines if block else []),
+    ]
+    return ("" if place.end > place.start else "\n" + margin) + "\n".join(entry)
+
+
+def _end(text: str, node: Node) -> int:
+    """Where a value ends; the mark of a block collection is that of what follows it."""
+    while isinstance(node, CollectionNode) and not node.flow_style and node.value:
+        node = node.value[-1][1] if isinstance(node, MappingNode) else node.value[-1]
+    return len(text[: node.end_mark.index].rstrip())

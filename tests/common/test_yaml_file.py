@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from pipeline.common.yaml_file import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_VALUES, parse_yaml, read_yaml
 from pipeline.errors import PipelineError
@@ -53,14 +52,11 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("reader", [None, YAML], ids=["values", "with comments"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_text_is_refused_in_one_line(name, reader):
+def test_hostile_text_is_refused_in_one_line(name):
     text, problem = HOSTILE[name]
-    if name == "date" and reader:
-        pytest.skip("this reader keeps the text of a date")
     with pytest.raises(PipelineError, match=rf"^params\.yaml: .*{problem}") as error:
-        parse_yaml(text, "params.yaml", reader and reader())
+        parse_yaml(text, "params.yaml")
     assert str(error.value).isprintable()
 
 

@@ -1,5 +1,6 @@
 """Recipes."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,46 @@ def test_a_recipe_gives_the_same_whatever_was_applied_before(params, name):
         apply_recipe(before, params)
         apply_recipe(name, params)
         assert params.read_text() == direct, before
+
+
+LAYOUTS = {
+    "lists as DVC writes them": lambda text: text.replace("mirrors: []  # more", "mirrors:     # more").replace(
+        "\n  revision: null", "\n  - https://a.org/x\n  - https://b.org/y\n  revision:     "
+    ),
+    "four spaces": lambda text: re.sub(r"^( +)", r"\1\1", text, flags=re.MULTILINE),
+    "comments on lines of their own": lambda text: re.sub(
+        r"^( *)(\S.*)  (# .*)$", r"\1\3\n\1\2", text, flags=re.MULTILINE
+    ),
+    "a comment before a list": lambda text: text.replace("in order, with their", "in order\n    # with their"),
+    "Windows": lambda text: text.replace("\n", "\r\n"),
+    "quoted keys": lambda text: re.sub(r"^( *)(\w+):", r'\1"\2" :', text, flags=re.MULTILINE),
+    "a parameter is missing": lambda text: re.sub(r"\n  epochs: .*", "", text),
+    "a section is missing": lambda text: re.sub(r"\nmodel:\n(  .*\n)+", "", text),
+    "a section is empty": lambda text: re.sub(r"(\nmodel:)\n(  .*\n)+", r"\1\n", text),
+    "no line break at the end": lambda text: text.rstrip("\n"),
+    "a long list on several lines": lambda text: text.replace("rotate: [-12, 12]", "rotate: [\n      -12, 12]"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_recipe_changes_values_and_nothing_else_whatever_the_layout(params, layout, name):
+    text = LAYOUTS[layout](params.read_text())
+    assert text != params.read_text()
+    params.write_text(text, newline="")
+    comments = re.findall("#.*", params.read_text())
+    apply_recipe(name, params)
+    assert re.findall("#.*", params.read_text()) == comments
+    apply_recipe("digits", params)
+    assert load_params(params) == load_params(ROOT / "params.yaml")
+
+
+def test_a_layout_that_cannot_be_kept_leaves_the_parameters_as_they_were(params):
+    text = params.read_text().replace("seed: 6666", "seed: &seed 6666").replace("split_seed: 0", "split_seed: *seed")
+    params.write_text(text)
+    with pytest.raises(PipelineError, match=r"its layout cannot be kept; write each parameter on a line of its own"):
+        apply_recipe("digits", params)
+    assert params.read_text() == text
 
 
 def test_applying_says_what_changed(params):
