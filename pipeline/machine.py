@@ -12,6 +12,7 @@
 Each is read by a function of this module; ``cli`` calls :func:`check_variables` before any work.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ VARIABLES = (
 )
 # Those of torchrun, which are also read here.
 RANKS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+READ_ONLY = (errno.EACCES, errno.EROFS)
 MOST_PROCESSES, MOST_MINUTES = 1024, 1_000_000
 
 
@@ -188,6 +190,9 @@ def _check_writable(folder: Path, name: str) -> None:
             folder.stat()
         TemporaryDirectory(prefix=".pipeline-", dir=existing).cleanup()
     except OSError as error:
+        # A cache that an administrator filled for everyone; a file that it lacks is reported when it is fetched.
+        if name == "PIPELINE_CACHE" and error.errno in READ_ONLY and folder.is_dir():
+            return
         raise PipelineError(
             f"{name}: got {_shown(str(folder))}, where nothing can be written ({error.strerror}); set it to another "
             "folder, or unset it for the default"

@@ -20,6 +20,7 @@ from pipeline.machine import (
     worker_count,
     world_size,
 )
+from tests.support.small_disks import ROOT, small_disk
 
 FUNCTIONS = {
     "PIPELINE_WORKERS": worker_count,
@@ -139,6 +140,17 @@ def test_a_folder_that_cannot_be_written_to_is_one_line_before_any_work(workspac
         check_variables()
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("PIPELINE_CACHE", True), ("PIPELINE_CHECKPOINTS", False)])
+def test_a_cache_that_others_filled_may_be_read_only(workspace, name, allowed):
+    Path("shared").mkdir()
+    code = "from pipeline.machine import check_variables; check_variables()"
+    command = [*small_disk("shared", "1M,ro"), sys.executable, "-c", code]
+    environment = {**os.environ, name: "shared", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (result.returncode == 0) == allowed, result.stderr
+    assert allowed or "shared', where nothing can be written (Read-only file system); set it" in result.stderr
 
 
 @pytest.mark.parametrize("name", FOLDERS)

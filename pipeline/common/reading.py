@@ -115,8 +115,10 @@ def checked(content: Any, *others: Any) -> dict[str, Any]:
     """
     if not isinstance(content, dict):
         raise ValueError("is not a JSON object")
+    if CHECKSUM not in content:
+        raise ValueError("has no checksum, as a file of an earlier version")
     rest = {key: value for key, value in content.items() if key != CHECKSUM}
-    if _json_checksum(rest, *others) != content.get(CHECKSUM):
+    if _json_checksum(rest, *others) != content[CHECKSUM]:
         raise ValueError(f"its checksum is wrong{', or it is from another run than its metrics' if others else ''}")
     return rest
 
