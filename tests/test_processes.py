@@ -45,6 +45,14 @@ time.sleep(600)
 """
 
 
+@pytest.fixture(autouse=True)
+def hang_up():
+    """SIGHUP as on a terminal: it is ignored, also by what the tests start, if these run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def start(*arguments: str, **environment: str) -> subprocess.Popen:
     """Start a program of Python; its first line of output has been read when this returns."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
