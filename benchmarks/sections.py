@@ -26,7 +26,7 @@ Work = Callable[[Any], Iterator[Figure]]
 class Section(NamedTuple):
     """A name, a limit in seconds, the work, which gets the settings of the run, and environment variables.
 
-    With variables the process imports everything anew: some are read at an import.
+    With variables the process imports everything again: some are read at an import.
     """
 
     name: str

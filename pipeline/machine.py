@@ -72,20 +72,26 @@ def worker_count() -> int:
     Raises:
         PipelineError: ``PIPELINE_WORKERS`` is not such a number.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _whole_number("PIPELINE_WORKERS", cores)
+    return _whole_number("PIPELINE_WORKERS", len(_usable_cores()))
+
+
+def _usable_cores() -> set[int]:
+    """The numbers of the cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def crowded(threads: int) -> str:
     """One line if other processes leave too few cores for the threads of this one, which then wait for each other;
     empty if not. Measures for 0.2 s.
     """
+    if threads == 1:
+        return ""
     import psutil
 
     shares = dict(enumerate(psutil.cpu_percent(interval=0.2, percpu=True)))
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(shares)
+    usable = _usable_cores()
     used = sum(shares.get(core, 0.0) for core in usable) / 100
-    if threads == 1 or used + threads <= len(usable) + 0.5:
+    if used + threads <= len(usable) + 0.5:
         return ""
     return (
         f"other processes use {used:.1f} of {len(usable)} cores, and torch {threads} threads: with OMP_NUM_THREADS=1 "

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.reading import checked, checksum, file_checksum, reading, require_checksum, with_checksum
+from pipeline.common.reading import checked, checked_bytes, file_checksum, reading, require_checksum, with_checksum
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Manifest:
         """Write ``manifest.json``, after the other files of the folder."""
         paths = [folder / "index.csv", *(folder / f"{split}.npy" for split in self.shapes)]
         files = {path.name: file_checksum(path) for path in paths if path.exists()}
-        content = with_checksum(json.loads(json.dumps({**vars(self), "files": files})))
+        content = with_checksum({**vars(self), "files": files})
         (folder / "manifest.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
     @classmethod
@@ -71,7 +71,7 @@ class Manifest:
         """
         path = folder / "manifest.json"
         with reading(path):
-            content = checked(json.loads(path.read_text("utf-8")))
+            content = checked(path.read_text("utf-8"))
             content |= {name: tuple(content[name]) for name in ("classes", "mean", "std")}
             return cls(**content | {"shapes": {split: tuple(shape) for split, shape in content["shapes"].items()}})
 
@@ -129,8 +129,7 @@ class PackedDataset:
 
         path = self.folder / "index.csv"
         with reading(path):
-            content = path.read_bytes()
-            require_checksum(checksum(content), self.manifest.files[path.name])
+            content = checked_bytes(path, self.manifest.files[path.name])
             # As text: an id such as 0001 must not become a number.
             return pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False)
 

@@ -71,7 +71,7 @@ def restoring(path: Path) -> Iterator[None]:
 def clean_up(folder: Path, path: Path | None = None) -> None:
     """Remove what killed processes left in a folder, and restore the old content of what they were changing.
 
-    If only ``path`` is about to be written, no other old content is restored: this process may have written it anew.
+    If only ``path`` is about to be written, no other old content is restored: this process may have written it since.
 
     A process is known by its host, number and start time. Whether one of another host runs cannot be found out: what it
     has not changed for a day is taken for left behind.

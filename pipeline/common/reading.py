@@ -6,7 +6,7 @@ noticed before they are used, at 3 GB/s. It is no protection from someone who ch
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -78,18 +78,18 @@ def _outputs() -> list[tuple[str, str, bool]]:
     return found
 
 
-def checksum(content: bytes) -> str:
-    """The checksum of some bytes."""
-    return f"{zlib.crc32(content):08x}"
+def checksum(parts: Iterable[bytes | memoryview]) -> str:
+    """The checksum of some bytes, one part after the other."""
+    value = 0
+    for part in parts:
+        value = zlib.crc32(part, value)
+    return f"{value:08x}"
 
 
 def file_checksum(path: Path) -> str:
     """The checksum of a file, which may be larger than the memory."""
-    value = 0
     with path.open("rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            value = zlib.crc32(block, value)
-    return f"{value:08x}"
+        return checksum(iter(lambda: file.read(BLOCK), b""))
 
 
 def require_checksum(found: str, expected: Any) -> None:
@@ -102,19 +102,41 @@ def require_checksum(found: str, expected: Any) -> None:
         raise ValueError("its checksum is wrong")
 
 
+def checked_bytes(path: Path, expected: Any) -> bytes:
+    """Read a file with a checksum.
+
+    Raises:
+        ValueError: it has another one.
+    """
+    content = path.read_bytes()
+    require_checksum(checksum([content]), expected)
+    return content
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ValueError: it is none.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("is not a JSON object")
+    return content
+
+
 def with_checksum(content: dict[str, Any], *others: Any) -> dict[str, Any]:
     """Add the checksum of a mapping for JSON, and of ``others`` that belong to it."""
     return content | {CHECKSUM: _json_checksum(content, *others)}
 
 
-def checked(content: Any, *others: Any) -> dict[str, Any]:
-    """The mapping that was given to :func:`with_checksum`, from what JSON has made of it.
+def checked(text: str, *others: Any) -> dict[str, Any]:
+    """The mapping that was given to :func:`with_checksum`, from its text.
 
     Raises:
         ValueError: it is none, or it has changed.
     """
-    if not isinstance(content, dict):
-        raise ValueError("is not a JSON object")
+    content = json_object(text)
     if CHECKSUM not in content:
         raise ValueError("has no checksum, as a file of an earlier version")
     rest = {key: value for key, value in content.items() if key != CHECKSUM}
@@ -125,4 +147,4 @@ def checked(content: Any, *others: Any) -> dict[str, Any]:
 
 def _json_checksum(*contents: Any) -> str:
     # The text of the file may change: git can convert the ends of its lines.
-    return checksum(json.dumps(contents).encode("utf-8", "surrogatepass"))
+    return checksum([json.dumps(contents).encode("utf-8", "surrogatepass")])

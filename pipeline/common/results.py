@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.common.files import as_json, write_json
 from pipeline.common.paths import DETAILS, METRICS
-from pipeline.common.reading import checked, file_checksum, reading, with_checksum
+from pipeline.common.reading import checked, file_checksum, json_object, reading, with_checksum
 
 RESULTS = ("audit", "train", "evaluate", "tsne")
 FILES = "files"
@@ -35,18 +35,6 @@ def read_results(name: str) -> dict[str, Any]:
     """
     metrics, details = METRICS / f"{name}.json", DETAILS / f"{name}.json"
     with reading(metrics):
-        content = read_json(metrics)
+        content = json_object(metrics.read_text("utf-8"))
     with reading(details):
-        return content | checked(read_json(details), content)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ValueError: it is none.
-    """
-    content = json.loads(path.read_text("utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("is not a JSON object")
-    return content
+        return content | checked(details.read_text("utf-8"), content)

@@ -25,9 +25,9 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("valid", "val", "validation"), "valid"),
     **dict.fromkeys(("test", "testing", "evaluation"), "test"),
 }
-# Folders with pictures for a README if there is a dataset beside them; with more pictures they are one themselves.
 # 20,000 names of 50 bytes are a megabyte.
 MAX_CLASSES_BYTES = 16 * 1024**2
+# Folders with pictures for a README if there is a dataset beside them; with more pictures they are one themselves.
 README_FOLDERS = {"assets", "asset", "doc", "docs", "figures", "screenshots"}
 MOST_README_PICTURES = 20
 

@@ -1,7 +1,6 @@
 """Reads the results of other revisions and experiments through DVC, and compares two of them."""
 
 import difflib
-import json
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.common.paths import DETAILS, EVALUATION, METRICS
-from pipeline.common.reading import checksum
+from pipeline.common.reading import checksum, json_object
 from pipeline.common.text import listed, one_line
 from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import OWN_COLUMNS, SHARED_COLUMNS, Comparison, compare, pair
@@ -98,12 +97,9 @@ def read_results(revision: str, stage: str, folder: Path) -> dict[str, Any]:
     """
     path = folder / f"{stage}.json"
     try:
-        content = json.loads(read_text(revision, path))
+        return json_object(read_text(revision, path))
     except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise PipelineError(f"{revision}: {path} is not a JSON object; {_AGAIN}")
-    return content
+        raise PipelineError(f"{revision}: {path} is not a JSON object; {_AGAIN}") from None
 
 
 def _why_not(revision: str, path: Path, error: Exception) -> str:
@@ -161,7 +157,7 @@ def read_predictions(revision: str) -> pd.DataFrame:
     details = read_results(revision, "evaluate", DETAILS)
     table.attrs, files = {"split": details.get("split")}, details.get("files")
     # A revision of an older version of the code has no checksums.
-    if isinstance(files, dict) and files.get(PREDICTIONS.as_posix()) != checksum(text.encode()):
+    if isinstance(files, dict) and files.get(PREDICTIONS.as_posix()) != checksum([text.encode()]):
         raise PipelineError(f"{revision}: {PREDICTIONS} is damaged, its checksum is wrong; {_AGAIN}")
     repeated = table["id"][table["id"].duplicated()]
     if len(repeated):

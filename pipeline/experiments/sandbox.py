@@ -132,8 +132,7 @@ class Sandbox:
 def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[Sandbox]:
     """Yield a sandbox in ``folder`` for this process only; it is removed in the end.
 
-    Training that is stopped in it can resume in the next one: its checkpoint
-    is in the repository around it.
+    Training that is stopped in it can resume in the next one: its checkpoint is in the repository around it.
 
     Raises:
         PipelineError: another process uses it; ``subject`` says what that one runs.

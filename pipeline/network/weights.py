@@ -5,7 +5,6 @@ network that ``train`` writes, or do not fit the names, shapes and types of its 
 """
 
 import json
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.common.files import replacing
 from pipeline.common.paths import MODEL
-from pipeline.common.reading import checked, reading, require_checksum, with_checksum
+from pipeline.common.reading import checked, checksum, reading, require_checksum, with_checksum
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
 from pipeline.network.models import ModelSpec, build_without_data
@@ -66,7 +65,7 @@ def save_model(path: Path, state: dict[str, Tensor], spec: ModelSpec) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if infinite := _not_finite(tensors):
         raise PipelineError(f"{path}: not written: weights are NaN or infinite ({infinite}); lower train.lr")
-    content = with_checksum(json.loads(json.dumps(asdict(spec) | {"weights": _checksum(tensors)})))
+    content = with_checksum(asdict(spec) | {"weights": _checksum(tensors)})
     # A single entry: the order of several is random, and would change the hash of the file.
     metadata = {"spec": json.dumps(content, ensure_ascii=False)}
     with replacing(path) as temporary:
@@ -111,7 +110,7 @@ def _read_metadata(path: Path) -> Metadata:
     if text is None:
         raise ValueError("not a weights file of this project")
     try:
-        return Metadata.model_validate_json(json.dumps(checked(json.loads(text))))
+        return Metadata.model_validate_json(json.dumps(checked(text)))
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
@@ -144,10 +143,7 @@ def _empty_network(spec: ModelSpec, found: dict[str, tuple[str, list[int]]]) -> 
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:
-    value = 0
-    for _, tensor in sorted(tensors.items()):
-        value = zlib.crc32(tensor.numpy().data, value)
-    return f"{value:08x}"
+    return checksum(tensor.numpy().data for _, tensor in sorted(tensors.items()))
 
 
 def _not_finite(tensors: dict[str, Tensor]) -> str:

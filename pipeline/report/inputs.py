@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline.common.paths import AUDIT_TABLE, EVALUATION, LIVE, METRICS, PLOTS
-from pipeline.common.reading import checksum, reading, require_checksum
-from pipeline.common.results import RESULTS, read_json, read_results
+from pipeline.common.reading import checked_bytes, json_object, reading
+from pipeline.common.results import RESULTS, read_results
 
 # A class or an id may be called 0012 or NA: these columns stay text.
 TEXT = {"id", "source", "class", "predicted_class", "layer", "probabilities", "finding", "split", "group", "detail"}
@@ -73,17 +73,15 @@ def read_inputs() -> Inputs:
 
 def read_metrics() -> dict[str, dict[str, Any]]:
     """Read only the metrics, which git tracks, by name."""
-    return {name: read_json(METRICS / f"{name}.json") for name in RESULTS}
+    return {name: json_object((METRICS / f"{name}.json").read_text("utf-8")) for name in RESULTS}
 
 
 def _read_table(path: Path, files: dict[str, str]) -> pd.DataFrame:
     """Read a CSV or TSV file with the checksum in ``files``: the columns ``TEXT`` as text, others as numbers, without
     the probabilities by class."""
     with reading(path):
-        content = path.read_bytes()
-        require_checksum(checksum(content), files.get(path.as_posix()))
         table = pd.read_csv(
-            BytesIO(content),
+            BytesIO(checked_bytes(path, files.get(path.as_posix()))),
             sep="\t" if path.suffix == ".tsv" else ",",
             dtype=str,
             keep_default_na=False,
