@@ -70,7 +70,7 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
     expected = content | {key: kept[key] | value if key in kept else value for key, value in recipe.items()}
     check_params(expected, params_path)
     keys = [keys for keys, *_ in changes]
-    text = _with_values(params_path.read_text("utf-8"), path.read_text("utf-8"), keys)
+    text = _with_values(params_path.read_text("utf-8-sig"), path.read_text("utf-8-sig"), keys)
     if parse_yaml(text, str(params_path)) != expected:
         raise PipelineError(f"{params_path}: its layout cannot be kept; write each parameter on a line of its own")
     write_text(params_path, text)
