@@ -82,7 +82,7 @@ class OurEngine:
         set_up_torch(SEED, params.deterministic)
         spec = ModelSpec(network, width, 0.0, "default", CLASSES, batches.size, "stretch", NAMES, MEAN, STD)
         model = build_model(spec).to(batches.device)
-        self.trainer = Trainer(model, batches, batches, CLASSES, params, SEED, ProcessGroup())
+        self.trainer = Trainer(model, batches, batches, CLASSES, params, SEED, ProcessGroup(), quiet=True)
         self.images = self.trainer.steps * min(params.batch_size, len(batches))
 
     def set_up(self) -> None:
@@ -96,7 +96,7 @@ class OurEngine:
 
     def queue_epoch(self) -> None:
         """The same, without waiting for the device."""
-        self.trainer._train_epoch(lambda: None)
+        self.trainer.train_epoch(lambda: None)
         self.trainer.epoch, self.trainer.step = self.trainer.epoch + 1, 0
 
 

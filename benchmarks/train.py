@@ -13,10 +13,10 @@ size:
 
 Measured:
 
-    2 CPU cores (x86-64 with AVX512-BF16, shared machine), torch 2.15.0, 128 px, width 64, batch size 64, photos of
-    512 px, 2 workers, 4 steps per epoch, 3 rounds: the usual loop in fp32 14.9 images per second (14.7 to 15.3), ours
-    in bf16 41.5 (40.2 to 41.7), 2.73 times as many; deterministic 41.8 (41.4 to 42.0), 2.77 times.
-    In the profile of ours, convolutions took 65 % of the time, batch norms 13 %, max pooling 8 %.
+    2 CPU cores (x86-64 with AVX512-BF16, quiet machine), torch 2.15.0, 128 px, width 64, batch size 64, photos of
+    512 px, 2 workers, 4 steps per epoch, 3 rounds: the usual loop in fp32 14.5 images per second (14.4 to 14.7), ours
+    in bf16 40.8 (40.7 to 41.5), 2.82 times as many; deterministic 40.5 (40.5 to 41.3), 2.81 times.
+    In the profile of ours, convolutions took 65 % of the time, batch norms 15 %, max pooling 14 %.
 
     bf16 against fp32, recipe imagefolder with 64 px and 5 epochs, 3,120 food photos, seeds 1 to 3: valid accuracy
     0.486 ± 0.013 and 0.482 ± 0.018, 39 and 65 s.

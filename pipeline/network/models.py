@@ -120,7 +120,7 @@ def build_model(spec: ModelSpec, pretrained: bool = False) -> nn.Module:
         model: nn.Module = Classifier(spec.width, spec.dropout, spec.image_size, spec.outputs)
     else:
         model = _torchvision_model(spec, pretrained)
-    _, head = _head(model)
+    _, head = find_head(model)
     if isinstance(head, nn.Linear):
         head.__class__ = OutputLayer
     return model.to(memory_format=torch.channels_last)
@@ -223,14 +223,14 @@ def _checked_weights(url: str) -> Iterator[None]:
             os.environ[WEIGHTS_ONLY] = before
 
 
-def _head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+def find_head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     """The last layer and its name; in squeezenet it is a convolution."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
 
 
 def _replace_head(model: nn.Module, outputs: int) -> None:
     """Replace the last layer of ImageNet by a new one."""
-    name, head = _head(model)
+    name, head = find_head(model)
     if isinstance(head, nn.Linear):
         new: nn.Module = nn.Linear(head.in_features, outputs)
     else:
@@ -278,7 +278,7 @@ def default_layers(model: nn.Module) -> tuple[str, ...]:
     """
     linear, convolutions = (_layers(model, kind) for kind in (nn.Linear, nn.Conv2d))
     kind = nn.Linear if len(linear) > len(convolutions) else nn.Conv2d
-    head, _ = _head(model)
+    head, _ = find_head(model)
     blocks = [name for name in _blocks(model, "", kind, len(_layers(model, kind)) // 2) if name != head]
     return tuple(dict.fromkeys((blocks[(len(blocks) - 1) // 2], _layer_before(model, head))))
 

@@ -50,6 +50,7 @@ class Trainer:
         params: the section ``train``.
         seed: of the order of the images and of all random numbers.
         group: the processes that train together.
+        quiet: print nothing.
 
     Raises:
         PipelineError: the batch size is not a multiple of the number of processes.
@@ -64,6 +65,7 @@ class Trainer:
         params: TrainParams,
         seed: int,
         group: ProcessGroup,
+        quiet: bool = False,
     ) -> None:
         if params.batch_size % group.world:
             raise PipelineError(
@@ -87,7 +89,7 @@ class Trainer:
         self.epoch, self.step = 1, 0
         images = min(len(train), params.batch_size)
         self.progress = TrainingProgress(
-            params.epochs, self.steps, images, params.patience > 0, self.device, quiet=not group.is_main
+            params.epochs, self.steps, images, params.patience > 0, self.device, quiet=quiet or not group.is_main
         )
         self.log, self.rates = torch.zeros(self.steps, 3, device=self.device), torch.zeros(self.steps)
         self.gradients: Gradients = self.compute_gradients
@@ -115,7 +117,7 @@ class Trainer:
 
     def _fit_epoch(self, on_step: Callable[[], None], on_epoch: Callable[[Row], None]) -> None:
         self.progress.start_epoch(self.epoch, self.step)
-        self._train_epoch(on_step)
+        self.train_epoch(on_step)
         means = self.group.sum(self.log).cpu() / self.group.world
         self.progress.trained()
         rows = torch.cat([means, self.rates.unsqueeze(1)], dim=1)
@@ -132,7 +134,8 @@ class Trainer:
         self.progress.end_epoch(row)
         on_epoch(row)
 
-    def _train_epoch(self, on_step: Callable[[], None]) -> None:
+    def train_epoch(self, on_step: Callable[[], None]) -> None:
+        """Take the rest of the steps of an epoch, without waiting for the device."""
         self.wrapped.train()
         rank, world = self.group.rank, self.group.world
         plan = shuffled_plan(

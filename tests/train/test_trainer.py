@@ -260,7 +260,7 @@ def test_validation_that_overflows_is_reported_in_one_line(tmp_path):
     trainer = build(tmp_path, epochs=1)
     with torch.no_grad():
         trainer.model.output.bias.fill_(float("inf"))
-    trainer._train_epoch = lambda on_step: None
+    trainer.train_epoch = lambda on_step: None
     with pytest.raises(
         PipelineError, match=r"^train: the valid loss is (inf|nan) after epoch 1; try a lower train\.lr"
     ):
