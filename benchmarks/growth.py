@@ -187,11 +187,11 @@ def _index(count: int) -> Callable[[], object]:
 
 
 def _bootstrap(count: int) -> Callable[[], object]:
-    from pipeline.evaluate.bootstrap import bootstrap_intervals
+    from pipeline.evaluate.intervals import confidence_intervals
 
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(CLASSES), count)
-    return lambda: bootstrap_intervals(random.integers(0, CLASSES, count), probabilities, 3, 1000)
+    return lambda: confidence_intervals(random.integers(0, CLASSES, count), probabilities, 3, 1000)
 
 
 def _hashes(count: int) -> Callable[[], object]:

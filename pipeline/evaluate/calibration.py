@@ -2,41 +2,16 @@
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from scipy.stats import binned_statistic, binomtest
-from sklearn.metrics import brier_score_loss, log_loss
+from scipy.stats import binned_statistic
 
-BINS = 15
+from pipeline.evaluate.intervals import wilson
+from pipeline.evaluate.metrics import BINS
+
 # Limits of the temperature's natural logarithm, as in scikit-learn.
 LOG_LIMITS = (-10, 10)
-
-
-def calibration_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float]:
-    """Compute the metrics that a temperature changes.
-
-    Args:
-        labels: true class indices, ``(images,)``.
-        probabilities: ``float64``, ``(images, classes)``; each row sums to 1.
-
-    Returns:
-        ``log_loss`` in nats; ``brier`` (Brier 1950), 0 to 2, or 0 to 1 for two classes, as scikit-learn scales it;
-        ``ece``, the expected calibration error (Guo et al. 2017), 0 to 1: the mean distance between confidence, the
-        probability of the predicted class, and accuracy over 15 bins of equal width.
-    """
-    # This import takes seconds, which only this stage should spend.
-    from torchmetrics.functional.classification import binary_calibration_error
-
-    classes = np.arange(probabilities.shape[1])
-    confidence = torch.from_numpy(probabilities.max(axis=1))
-    correct = torch.from_numpy(probabilities.argmax(axis=1) == labels)
-    return {
-        "log_loss": log_loss(labels, probabilities, labels=classes),
-        "brier": brier_score_loss(labels, probabilities, labels=classes),
-        "ece": binary_calibration_error(confidence, correct.int(), n_bins=BINS).item(),
-    }
 
 
 def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
@@ -79,8 +54,8 @@ def reliability(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -
 
     Returns:
         One row per bin that is not empty: low and high, its limits; images, their number; confidence, their mean
-        confidence; accuracy, the share that is classified correctly; accuracy_low and accuracy_high, its exact
-        binomial 95 % interval (Clopper & Pearson 1934).
+        confidence; accuracy, the share that is classified correctly; accuracy_low and accuracy_high, its
+        95 % interval by Wilson.
     """
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     values, edges = [confidence, correct], np.linspace(0, 1, BINS + 1)
@@ -88,14 +63,14 @@ def reliability(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -
     total, hits = binned_statistic(confidence, values, "sum", edges).statistic
     filled = images > 0
     images, total, hits = images[filled], total[filled], hits[filled].astype(int)
-    intervals = [binomtest(*pair).proportion_ci(0.95, "exact") for pair in zip(hits, images, strict=True)]
+    low, high = wilson(hits, images)
     columns = {
         "low": edges[:-1][filled],
         "high": edges[1:][filled],
         "images": images,
         "confidence": total / images,
         "accuracy": hits / images,
-        "accuracy_low": [interval.low for interval in intervals],
-        "accuracy_high": [interval.high for interval in intervals],
+        "accuracy_low": low,
+        "accuracy_high": high,
     }
     return pd.DataFrame(columns)

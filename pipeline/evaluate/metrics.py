@@ -5,19 +5,22 @@ Where several classes have the same probability, the first of them is the predic
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import (
     auc,
     average_precision_score,
+    brier_score_loss,
+    log_loss,
     precision_recall_curve,
     precision_recall_fscore_support,
     recall_score,
     roc_curve,
 )
 
-from pipeline.evaluate.calibration import calibration_metrics
-
 BY_CLASS = ("precision", "recall", "f1")
+# Of the calibration error and the reliability diagram.
+BINS = 15
 CURVE_POINTS, ALL_CURVES_POINTS = 200, 40_000
 
 
@@ -49,6 +52,31 @@ def compute_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64
         f"top_{top_k}_accuracy": scores[f"top_{top_k}_accuracy"].mean(),
         **{f"macro_{name}": value for name, value in zip(BY_CLASS, macro, strict=False)},
         **calibration_metrics(labels, probabilities),
+    }
+
+
+def calibration_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float]:
+    """Compute the metrics that a temperature changes.
+
+    Args:
+        labels: true class indices, ``(images,)``.
+        probabilities: ``float64``, ``(images, classes)``; each row sums to 1.
+
+    Returns:
+        ``log_loss`` in nats; ``brier`` (Brier 1950), 0 to 2, or 0 to 1 for two classes, as scikit-learn scales it;
+        ``ece``, the expected calibration error (Guo et al. 2017), 0 to 1: the mean distance between confidence, the
+        probability of the predicted class, and accuracy over 15 bins of equal width.
+    """
+    # This import takes seconds, which only this stage should spend.
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    classes = np.arange(probabilities.shape[1])
+    confidence = torch.from_numpy(probabilities.max(axis=1))
+    correct = torch.from_numpy(probabilities.argmax(axis=1) == labels)
+    return {
+        "log_loss": log_loss(labels, probabilities, labels=classes),
+        "brier": brier_score_loss(labels, probabilities, labels=classes),
+        "ece": binary_calibration_error(confidence, correct.int(), n_bins=BINS).item(),
     }
 
 

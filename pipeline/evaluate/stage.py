@@ -14,9 +14,10 @@ from pipeline.common.dataset import PackedDataset, PackedSplit
 from pipeline.common.files import write_table
 from pipeline.common.paths import DATASET, EVALUATION, MODEL, PLOTS
 from pipeline.common.results import write_results
-from pipeline.evaluate.bootstrap import bootstrap_intervals
-from pipeline.evaluate.calibration import calibration_metrics, cross_fitted_probabilities, fit_temperature, reliability
+from pipeline.evaluate.calibration import cross_fitted_probabilities, fit_temperature, reliability
+from pipeline.evaluate.intervals import confidence_intervals, intervals_by_class
 from pipeline.evaluate.metrics import (
+    calibration_metrics,
     compute_metrics,
     confused_pairs,
     curves_by_class,
@@ -57,18 +58,18 @@ def evaluate(params: EvaluateParams) -> None:
     logits = predict_logits(model, spec, split, "evaluate").astype(np.float64)
     probabilities = softmax(logits, axis=1)
     temperature, calibrated = _calibrate(dataset, model, spec, split, logits)
-    results, intervals_by_class = _compute(split.labels, probabilities, params)
+    results = _compute(split.labels, probabilities, params)
     results |= {"temperature": temperature, "calibrated": calibration_metrics(split.labels, calibrated)}
     if params.tta:
         averaged = predict_probabilities(model, spec, split, "evaluate, tta", tta=True).astype(np.float64)
         # They were rounded to float32, so the sum of a row is not exactly 1.
         averaged /= averaged.sum(axis=1, keepdims=True)
-        results["tta"] = {"views": split.images.shape[1] - 1, **_compute(split.labels, averaged, params)[0]}
+        results["tta"] = {"views": split.images.shape[1] - 1, **_compute(split.labels, averaged, params)}
     table = _predictions(split, probabilities, classes, params.top_k)
     write_table(EVALUATION / "predictions.csv", table, "%.6g")
     _write_confusion(table, classes, split.name)
     _write_reliability(split, probabilities, calibrated, results)
-    _write_by_class(split, probabilities, classes, intervals_by_class)
+    _write_by_class(split, probabilities, classes)
     _plot_mistakes(table, split)
     metrics = {name: results.pop(name) for name in ("accuracy", "macro_f1", "log_loss")}
     write_results("evaluate", metrics, {"split": split.name, "images": len(split), **results}, *READ_BY_REPORT)
@@ -87,21 +88,17 @@ def _calibrate(
     return temperature, softmax(logits / temperature, axis=1)
 
 
-def _compute(
-    labels: NDArray[np.int64], probabilities: NDArray[np.float64], params: EvaluateParams
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The metrics with their intervals, and the table of the intervals by class."""
+def _compute(labels: NDArray[np.int64], probabilities: NDArray[np.float64], params: EvaluateParams) -> dict[str, Any]:
+    """The metrics with their intervals."""
     metrics = compute_metrics(labels, probabilities, params.top_k)
-    if not params.bootstrap:
-        return dict(metrics), pd.DataFrame()
-    intervals, by_class = bootstrap_intervals(labels, probabilities, params.top_k, params.bootstrap)
-    return {**metrics, "interval": {name: intervals[name] for name in metrics if name in intervals}}, by_class
+    intervals = confidence_intervals(labels, probabilities, params.top_k, params.bootstrap)
+    return {**metrics, "interval": {name: intervals[name] for name in metrics if name in intervals}}
 
 
 def _report_accuracy(split: PackedSplit, results: dict[str, Any]) -> None:
-    interval = results.get("interval", {}).get("accuracy")
-    within = f" (95 % interval {interval['low']:.4f} to {interval['high']:.4f})" if interval else ""
-    say(f"evaluate: accuracy {results['accuracy']:.4f}{within} on the {len(split):,} images of the {split.name} split")
+    low, high = results["interval"]["accuracy"].values()
+    images = f"on the {len(split):,} images of the {split.name} split"
+    say(f"evaluate: accuracy {results['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) {images}")
     if "tta" in results:
         accuracy, views = results["tta"]["accuracy"], results["tta"]["views"]
         say(f"evaluate: accuracy {accuracy:.4f} with the mean over each image and its {views} views")
@@ -151,11 +148,11 @@ def _write_reliability(
     plot_reliability(PLOTS / "reliability.png", headings, title)
 
 
-def _write_by_class(
-    split: PackedSplit, probabilities: NDArray[np.float64], classes: tuple[str, ...], intervals: pd.DataFrame
-) -> None:
+def _write_by_class(split: PackedSplit, probabilities: NDArray[np.float64], classes: tuple[str, ...]) -> None:
+    predicted = probabilities.argmax(axis=1)
     roc, precision_recall, areas = curves_by_class(split.labels, probabilities, classes)
-    metrics = metrics_by_class(split.labels, probabilities.argmax(axis=1), classes)
+    metrics = metrics_by_class(split.labels, predicted, classes)
+    intervals = intervals_by_class(split.labels, predicted, len(classes))
     write_table(PLOTS / "classes.csv", pd.concat([metrics, intervals, areas.drop(columns="class")], axis=1), FLOATS)
     write_table(PLOTS / "roc.csv", roc, FLOATS)
     write_table(PLOTS / "precision_recall.csv", precision_recall, FLOATS)

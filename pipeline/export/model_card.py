@@ -149,17 +149,14 @@ def _evaluation_table(evaluation: dict[str, Any]) -> tuple[list[str], list[list[
     others = {f"at temperature {evaluation['temperature']:.3f}": evaluation["calibrated"]}
     if "tta" in evaluation:
         others[f"mean with {evaluation['tta']['views']} views"] = evaluation["tta"]
-    intervals = evaluation.get("interval", {})
     metrics = {name: value for name, value in evaluation.items() if isinstance(value, float) and name != "temperature"}
     table = []
     for name, value in metrics.items():
-        row = [name.replace("_", " "), f"{value:.4f}"]
-        if intervals:
-            interval = intervals.get(name)
-            row.append(f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else "")
+        ends = evaluation["interval"].get(name)
+        row = [name.replace("_", " "), f"{value:.4f}", f"{ends['low']:.4f} to {ends['high']:.4f}" if ends else ""]
         row += [f"{other[name]:.4f}" if name in other else "" for other in others.values()]
         table.append(row)
-    return ["value", *(["95 % interval"] if intervals else []), *others], table
+    return ["value", "95 % interval", *others], table
 
 
 def _limitations(run: Run) -> list[str]:

@@ -370,7 +370,7 @@ class EvaluateParams(Section):
     )
     # With fewer than 100 resamples only two or three lie beyond each end of a 95 % interval.
     bootstrap: Literal[0] | Annotated[int, Field(ge=100, le=100_000)] = Field(
-        description="bootstrap resamples for the 95 % confidence intervals; 0 disables them"
+        description="bootstrap resamples for the 95 % intervals of all metrics but shares of images; 0 for none"
     )
 
 

@@ -9,11 +9,11 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
 
 from pipeline.evaluate.calibration import (
-    calibration_metrics,
     cross_fitted_probabilities,
     fit_temperature,
     reliability,
 )
+from pipeline.evaluate.metrics import calibration_metrics
 
 
 def simulate(images: int, classes: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,7 @@ from tests.support.sections import MODEL as MODEL_PARAMS
 def write_evaluation() -> None:
     """The results of ``evaluate`` that the card needs."""
     details = {"split": "test", "images": 12, "temperature": 1.5, "calibrated": {"ece": 0.05}}
+    details["interval"] = {"accuracy": {"low": 0.5, "high": 0.9}}
     write_results("evaluate", {"accuracy": 0.75, "macro_f1": 0.5, "ece": 0.1}, details)
 
 
