@@ -1,5 +1,6 @@
 """The Typer commands. Each imports what it needs when it runs, so that ``--help`` is quick."""
 
+import math
 import os
 import re
 import sys
@@ -341,6 +342,9 @@ def sweep(
             min=1, max=100_000, help="Total number of trials, including those of earlier runs of the same sweep."
         ),
     ] = 20,
+    hours: Annotated[
+        float, typer.Option(min=0.0, help="Start no further trial after these hours.", show_default="no limit")
+    ] = math.inf,
     set_param: Annotated[
         list[str] | None,
         typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="As for dvc exp run; for all trials."),
@@ -350,7 +354,7 @@ def sweep(
     read_params()
     from pipeline.experiments.sweep import run_sweep
 
-    run_sweep(file, trials, set_param or [])
+    run_sweep(file, trials, set_param or [], hours)
 
 
 @app.command()

@@ -30,8 +30,9 @@ STAGES_BEFORE_TRIAL = (None, "source", "download")
 STAGES_WITH_CURVES = ("train", "evaluate")
 
 
-def run_sweep(path: Path, trials: int, overrides: Sequence[str]) -> None:
-    """Search the parameters in the file of a sweep until it has ``trials`` trials, those of earlier runs included.
+def run_sweep(path: Path, trials: int, overrides: Sequence[str], hours: float = math.inf) -> None:
+    """Search the parameters in the file of a sweep until it has ``trials`` trials, those of earlier runs included, or
+    until ``hours`` have passed: then the running trial is the last one.
 
     Each is a DVC experiment with the ``overrides``, up to ``evaluate``. They run in a clone: the workspace does not
     change, and later changes to it have no effect. A sweep with the same file, code, data and parameters resumes,
@@ -41,6 +42,7 @@ def run_sweep(path: Path, trials: int, overrides: Sequence[str]) -> None:
         PipelineError: the file, an override or the repository is not valid, or no trial is complete.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the same command resumes.
     """
+    deadline = time.monotonic() + hours * 3600
     base = overridden_params(overrides)
     sweep = read_sweep(path, base, overrides)
     snapshot = take_snapshot()
@@ -60,6 +62,9 @@ def run_sweep(path: Path, trials: int, overrides: Sequence[str]) -> None:
             while len(study.trials) < trials:
                 runner.run_next(trials)
                 write_table(folder / "trials.csv", study.table())
+                if time.monotonic() >= deadline and len(study.trials) < trials:
+                    say(f"sweep {name}: ends after {hours:g} hours with {len(study.trials)} of {trials} trials")
+                    break
         except KeyboardInterrupt:
             say(f"sweep {name}: stopped with {len(study.trials)} of {trials} trials; the same command resumes")
             raise

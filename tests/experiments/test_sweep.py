@@ -1,6 +1,7 @@
 """Sweeps: their trials without DVC, and the whole with real DVC."""
 
 import json
+import math
 import signal
 import sys
 import time
@@ -37,11 +38,11 @@ def table(repository) -> pd.DataFrame:
 def sweep(fake_dvc, repository, capsys):
     """Run the sweep of a text or of the file as it is; return its output."""
 
-    def run(text: str = "", trials: int = 2, *overrides: str) -> str:
+    def run(text: str = "", trials: int = 2, *overrides: str, hours: float = math.inf) -> str:
         if text:
             repository.write("sweeps/lr.yaml", text)
         capsys.readouterr()
-        run_sweep((repository.folder / "sweeps/lr.yaml").relative_to(repository.folder), trials, overrides)
+        run_sweep((repository.folder / "sweeps/lr.yaml").relative_to(repository.folder), trials, overrides, hours)
         return capsys.readouterr().out
 
     return run
@@ -77,6 +78,13 @@ def test_an_interrupted_sweep_tries_the_same_as_an_uninterrupted_one(sweep, fake
     fake_dvc.experiments.clear()
     sweep("", 6, "train.epochs=4")
     pd.testing.assert_frame_equal(table(repository), pieces)
+
+
+def test_a_time_budget_lets_the_running_trial_end_and_the_same_command_continues(sweep, repository):
+    assert "ends after 0 hours with 1 of 3 trials" in sweep(LR.format(seed=1), 3, hours=0.0)
+    assert len(table(repository)) == 1
+    assert "resumes after 1 trial" in sweep("", 3)
+    assert len(table(repository)) == 3
 
 
 def test_other_code_parameters_images_or_settings_are_other_sweeps(sweep, repository):
