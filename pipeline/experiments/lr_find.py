@@ -31,6 +31,9 @@ def lr_find(model_params: ModelParams, params: TrainParams, seed: int, steps: in
     """
     if not 0 < low < high < math.inf:
         raise PipelineError(f"lr-find: got --low {low:g} and --high {high:g}, allowed is a low below a finite high")
+    if params.freeze_epochs < params.epochs:
+        # The phase of the whole network decides: the last layer alone bears a higher rate.
+        params = params.model_copy(update={"freeze_epochs": 0})
     trainer, _ = open_trainer(PackedDataset(DATASET), model_params, params, seed, choose_device(), ProcessGroup())
     table = range_test(trainer, steps, low, high)
     if len(table) < 2:
@@ -47,7 +50,7 @@ def range_test(trainer: Trainer, steps: int, low: float, high: float) -> pd.Data
     Returns:
         Columns lr, loss, and smoothed, the bias-corrected moving average of the loss.
     """
-    trainer.model.train()
+    trainer.train_mode()
     images, copies = trainer.train.shape[:2]
     plans = (
         shuffled_plan(images, copies, trainer.params.batch_size, trainer.seed, epoch) for epoch in range(1, steps + 1)
@@ -59,7 +62,8 @@ def range_test(trainer: Trainer, steps: int, low: float, high: float) -> pd.Data
         lr = low * (high / low) ** (step / (steps - 1))
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                # With train.layer_decay the other layers keep their ratio to the last one.
+                group["lr"] = lr * (group["initial_lr"] / trainer.params.lr)
         loss = trainer.train_step(*batch)[0].item()
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         smoothed = average / (1 - SMOOTHING ** (step + 1))

@@ -315,6 +315,16 @@ class TrainParams(Section):
     )
     warmup_decay: float = Field(gt=0, le=1, description="factor of lr at the start of warm-up")
 
+    freeze_epochs: int = Field(
+        ge=0, description="epochs at the start in which only the last layer is trained, at constant lr; 0 disables it"
+    )
+    layer_decay: float = Field(
+        gt=0, le=1, description="factor of lr from each layer to the one before it (Bao et al. 2022); 1 disables it"
+    )
+    freeze_batch_norm: bool = Field(
+        description="all batch norms keep the statistics of the pretrained weights, and run in evaluation mode"
+    )
+
     loss: Literal["cross_entropy", "mse", "bce"] = Field(
         description="cross_entropy, mse (softmax against one-hot), or bce (one sigmoid output, for two classes)"
     )

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pipeline.errors import PipelineError
 from pipeline.params.schema import TrainParams
+from pipeline.train.fine_tuning import layers_of, schedule_params
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 ParamGroup = dict[str, Any]
@@ -69,7 +70,8 @@ def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def build_optimizers(model: nn.Module, params: TrainParams, device: torch.device) -> list[Optimizer]:
-    """Build the optimizer that ``train.optimizer`` names; for ``muon``, Muon and AdamW.
+    """Build the optimizer that ``train.optimizer`` names, for the weights that require a gradient; for ``muon``, Muon
+    and AdamW.
 
     Biases and the weights of normalisation layers have their own ``norm_weight_decay``, as in torchvision's references:
     decaying them does not regularise (He et al. 2019, Bag of Tricks).
@@ -77,6 +79,7 @@ def build_optimizers(model: nn.Module, params: TrainParams, device: torch.device
     Raises:
         PipelineError: ``muon`` for a network without hidden linear layers.
     """
+    chosen: dict[str, set[Tensor]] = {params.optimizer: set(model.parameters())}
     if params.optimizer == "muon":
         matrices = _hidden_matrices(model)
         if not matrices:
@@ -84,17 +87,9 @@ def build_optimizers(model: nn.Module, params: TrainParams, device: torch.device
                 "params.yaml: train.optimizer: got muon, which is for linear layers before the last one, and the "
                 "network has none; use adamw"
             )
-        muon = torch.optim.Muon(
-            matrices,
-            lr=params.lr,
-            momentum=params.momentum,
-            nesterov=params.nesterov,
-            weight_decay=params.weight_decay,
-            # So that one learning rate suits both optimizers (Liu et al. 2025, Muon is Scalable for LLM Training).
-            adjust_lr_fn="match_rms_adamw",
-        )
-        return [muon, _BUILDERS["adamw"](_param_groups(model, params, set(matrices)), params, _fused(device))]
-    return [_BUILDERS[params.optimizer](_param_groups(model, params, set()), params, _fused(device))]
+        chosen = {"muon": matrices, "adamw": chosen["muon"] - matrices}
+    groups = {name: _param_groups(model, params, weights) for name, weights in chosen.items()}
+    return [_BUILDERS[name](group, params, _fused(device)) for name, group in groups.items() if group]
 
 
 _BUILDERS: dict[str, Callable[[list[ParamGroup], TrainParams, bool], Optimizer]] = {
@@ -106,6 +101,10 @@ _BUILDERS: dict[str, Callable[[list[ParamGroup], TrainParams, bool], Optimizer]]
     "rmsprop": lambda groups, p, fused: torch.optim.RMSprop(groups, lr=p.lr, alpha=0.9, momentum=p.momentum),
     "adam": lambda groups, p, fused: torch.optim.Adam(groups, lr=p.lr, fused=fused),
     "adamw": lambda groups, p, fused: torch.optim.AdamW(groups, lr=p.lr, fused=fused),
+    # So that one learning rate suits both optimizers (Liu et al. 2025, Muon is Scalable for LLM Training).
+    "muon": lambda groups, p, fused: torch.optim.Muon(
+        groups, lr=p.lr, momentum=p.momentum, nesterov=p.nesterov, adjust_lr_fn="match_rms_adamw"
+    ),
 }
 
 
@@ -114,19 +113,23 @@ def _fused(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda")
 
 
-def _hidden_matrices(model: nn.Module) -> list[Tensor]:
+def _hidden_matrices(model: nn.Module) -> set[Tensor]:
     """The weights for Muon: of all linear layers except the last one."""
-    return [module.weight for module in model.modules() if isinstance(module, nn.Linear)][:-1]
+    return set([module.weight for module in model.modules() if isinstance(module, nn.Linear)][:-1])
 
 
-def _param_groups(model: nn.Module, params: TrainParams, exclude: set[Tensor]) -> list[ParamGroup]:
-    """Two groups with their own weight decay: the weights of layers; biases and the weights of normalisation layers."""
-    rest = [weights for weights in model.parameters() if weights not in exclude]
-    groups = [
-        {"params": [weights for weights in rest if weights.ndim > 1], "weight_decay": params.weight_decay},
-        {"params": [weights for weights in rest if weights.ndim <= 1], "weight_decay": params.norm_weight_decay},
-    ]
-    return [group for group in groups if group["params"]]
+def _param_groups(model: nn.Module, params: TrainParams, chosen: set[Tensor]) -> list[ParamGroup]:
+    """The chosen weights that require a gradient, by learning rate and weight decay; those of the last layer, whose
+    learning rate is ``train.lr``, are the last."""
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    layers = layers_of(model)
+    for depth, layer in enumerate(layers, start=1):
+        lr = params.lr * params.layer_decay ** (len(layers) - depth)
+        for weights in layer:
+            if weights.requires_grad and weights in chosen:
+                decay = params.weight_decay if weights.ndim > 1 else params.norm_weight_decay
+                groups.setdefault((lr, decay), []).append(weights)
+    return [{"params": weights, "lr": lr, "weight_decay": decay} for (lr, decay), weights in groups.items()]
 
 
 def warmup_epochs(params: TrainParams) -> float:
@@ -136,7 +139,7 @@ def warmup_epochs(params: TrainParams) -> float:
 
 def notes(params: TrainParams) -> list[str]:
     """One line for each parameter that another one limits, or deprives of its effect."""
-    p = params
+    p = schedule_params(params, params.epochs)
     lines = []
     if warmup_epochs(p) < p.warmup_epochs:
         lines.append(
@@ -154,7 +157,8 @@ def notes(params: TrainParams) -> list[str]:
 
 
 def build_schedule(optimizer: Optimizer, params: TrainParams, steps_per_epoch: int) -> LRScheduler:
-    """Build the schedule of one optimizer: warm-up, then what ``train.schedule`` names.
+    """Build the schedule of one optimizer: warm-up, then what ``train.schedule`` names, for the learning rate of each
+    of its groups.
 
     ``onecycle`` (Smith & Topin 2018) has its own warm-up: its learning rate rises for ``warmup_epochs``, or for 30 % of
     the epochs if that is 0.
@@ -162,19 +166,24 @@ def build_schedule(optimizer: Optimizer, params: TrainParams, steps_per_epoch: i
     total = params.epochs * steps_per_epoch
     # At least one step is left for the schedule.
     warmup = min(round(warmup_epochs(params) * steps_per_epoch), total - 1)
-    if params.schedule == "onecycle":
-        rise = warmup / total if warmup else ONECYCLE_RISE
-        # Without cycling the momentum, so that it does the same for every optimizer.
-        return OneCycleLR(optimizer, params.lr, total_steps=total + 1, pct_start=rise, cycle_momentum=False)
-    main = _MAIN[params.schedule]
+    rise = warmup / total if warmup else ONECYCLE_RISE
 
     def factor(step: int) -> float:
+        if params.schedule == "onecycle":
+            return _onecycle(step, total, rise)
         if step >= warmup:
-            return main(params, step - warmup, total - warmup, steps_per_epoch)
+            return _MAIN[params.schedule](params, step - warmup, total - warmup, steps_per_epoch)
         risen = step / warmup if params.warmup_method == "linear" else 0.0
         return params.warmup_decay + (1 - params.warmup_decay) * risen
 
     return LambdaLR(optimizer, factor)
+
+
+def _onecycle(step: int, total: int, rise: float) -> float:
+    """The factor of torch's ``OneCycleLR``, which makes one step more than the training, at its end."""
+    peak = rise * (total + 1) - 1
+    start, end, share = (1 / 25, 1.0, step / peak) if step < peak else (1.0, 4e-6, (step - peak) / (total - peak))
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 def _falling(p: TrainParams, share: float) -> float:

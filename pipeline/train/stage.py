@@ -20,6 +20,7 @@ from pipeline.network.models import ModelSpec, build_model, unused_parameters
 from pipeline.network.weights import save_model
 from pipeline.params.schema import ModelParams, TrainParams
 from pipeline.processes import stop_signals
+from pipeline.train import fine_tuning
 from pipeline.train.checkpoint import Checkpointer, checkpoint_path, exclusive, fingerprint, resume
 from pipeline.train.distributed import ProcessGroup, process_group
 from pipeline.train.live import best_metrics, live_results
@@ -60,7 +61,11 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
             resident=trainer.train.resident,
             valid_images=len(trainer.valid),
         )
-        trainer.progress.note(*notes(params), *unused_parameters(trainer.model, spec))
+        trainer.progress.note(
+            *notes(params),
+            *fine_tuning.notes(params, trainer.model, bool(model_params.pretrained)),
+            *unused_parameters(trainer.model, spec),
+        )
         if len(trainer.train) < params.batch_size:
             trainer.progress.note(f"train.batch_size is {len(trainer.train)}, the number of training images")
         if device.type == "cpu" and (line := crowded(torch.get_num_threads())):

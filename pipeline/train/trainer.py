@@ -12,12 +12,13 @@ from torch.nn import functional
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches, shuffled_plan, steps_per_epoch
 from pipeline.network.device import check_compiler_cache, choose_precision
-from pipeline.network.models import class_logits
+from pipeline.network.models import class_logits, find_head
 from pipeline.params.schema import TrainParams
 from pipeline.progress import TrainingProgress
 from pipeline.train.augmentation import augment_pixels, mix, random_erase
 from pipeline.train.cuda_graph import CudaGraph
 from pipeline.train.distributed import ProcessGroup
+from pipeline.train.fine_tuning import batch_norms, head_only, schedule_params
 from pipeline.train.moving_average import MovingAverage
 from pipeline.train.optimization import build_loss, build_optimizers, build_schedule, class_weights
 
@@ -75,12 +76,9 @@ class Trainer:
         self.train, self.valid, self.classes, self.device = train, valid, classes, train.device
         self.params, self.seed, self.group = params, seed, group
         self.model = model
-        self.wrapped = self._compiled(group.wrap(model, self.device))
-        self.optimizers = build_optimizers(model, params, self.device)
-        self.steps = steps_per_epoch(len(train), params.batch_size)
-        self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]
+        self.trainable = [weights for weights in model.parameters() if weights.requires_grad]
         self.ema = MovingAverage(model, params.ema_decay) if params.ema_decay else None
-        self.evaluated = self._compiled(self.evaluated_model)
+        self.steps = steps_per_epoch(len(train), params.batch_size)
         self.dtype = choose_precision(params.precision, self.device)
         # When it is disabled, its methods only pass through.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -92,11 +90,25 @@ class Trainer:
             params.epochs, self.steps, images, params.patience > 0, self.device, quiet=quiet or not group.is_main
         )
         self.log, self.rates = torch.zeros(self.steps, 3, device=self.device), torch.zeros(self.steps)
-        self.gradients: Gradients = self.compute_gradients
-        if self.device.type == "cuda" and group.world == 1:
-            self.gradients = CudaGraph(self.compute_gradients, model, self.progress.note)
+        self._start_phase()
         # Each process augments with its own random numbers; the order of the images is the same in all.
         torch.manual_seed(seed + group.rank)
+
+    def _start_phase(self) -> None:
+        """Build what depends on the weights that are trained: those of the last layer for ``freeze_epochs``, then
+        all."""
+        self.head_only = head_only(self.params, self.epoch)
+        head = set(find_head(self.model)[1].parameters())
+        for weights in self.trainable:
+            weights.requires_grad_(not self.head_only or weights in head)
+        self.optimizers = build_optimizers(self.model, self.params, self.device)
+        params = schedule_params(self.params, self.epoch)
+        self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]
+        self.wrapped = self._compiled(self.group.wrap(self.model, self.device))
+        self.evaluated = self._compiled(self.evaluated_model)
+        self.gradients: Gradients = self.compute_gradients
+        if self.device.type == "cuda" and self.group.world == 1:
+            self.gradients = CudaGraph(self.compute_gradients, self.model, self.progress.note)
 
     def fit(self, on_step: Callable[[], None], on_epoch: Callable[[Row], None]) -> History:
         """Train until the last epoch, or until there was no better epoch for ``patience`` epochs.
@@ -132,24 +144,34 @@ class Trainer:
         self.epoch, self.step = self.epoch + 1, 0
         self.log.zero_()
         self.progress.end_epoch(row)
+        if head_only(self.params, self.epoch) != self.head_only:
+            self._start_phase()
         on_epoch(row)
 
     def train_epoch(self, on_step: Callable[[], None]) -> None:
         """Take the rest of the steps of an epoch, without waiting for the device."""
-        self.wrapped.train()
+        self.train_mode()
         rank, world = self.group.rank, self.group.world
         plan = shuffled_plan(
             len(self.train), self.train.shape[1], self.params.batch_size, self.seed, self.epoch, self.step, rank, world
         )
         for images, labels in self.train.load(plan):
             self.log[self.step] = self.train_step(images, labels)
-            self.rates[self.step] = self.schedules[0].get_last_lr()[0]
+            self.rates[self.step] = self.schedules[-1].get_last_lr()[-1]
             for schedule in self.schedules:
                 schedule.step()
             self.step += 1
             self.progress.step_queued(self.step)
             if self.step < self.steps:
                 on_step()
+
+    def train_mode(self) -> None:
+        """Set the network to training mode, except for its frozen parts: no dropout there, and batch norms keep their
+        statistics."""
+        self.wrapped.train(not self.head_only)
+        if self.params.freeze_batch_norm:
+            for module in batch_norms(self.model):
+                module.eval()
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Take one step on a batch of ``Batches.load``; return the loss, the accuracy and the gradient norm, ``(3,)``.
@@ -260,6 +282,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state."""
+        self.epoch, self.step = state["position"]
+        self._start_phase()
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
@@ -269,7 +293,6 @@ class Trainer:
             schedule.load_state_dict(saved)
         self.scaler.load_state_dict(state["scaler"])
         self.history = History(**state["history"])
-        self.epoch, self.step = state["position"]
         self.log, self.rates = state["log"].to(self.device), state["rates"]
         if self.device.type == "cpu":
             # The order of a sum depends on the number of threads.

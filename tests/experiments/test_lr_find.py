@@ -46,6 +46,13 @@ def test_every_group_of_every_optimizer_gets_the_learning_rate(tmp_path, optimiz
     assert rates == pytest.approx([1e-3] * len(rates))
 
 
+def test_with_layer_decay_each_layer_keeps_its_share_of_the_learning_rate(tmp_path):
+    trainer = build(tmp_path, layer_decay=0.5)
+    range_test(trainer, steps=10, low=1e-6, high=1e-3)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5**7)
+    assert trainer.optimizers[0].param_groups[-1]["lr"] == pytest.approx(1e-3)
+
+
 def test_the_test_stops_when_the_loss_diverges(tmp_path):
     # From a rate of 2 on the decay itself makes the weights grow.
     trainer = build(tmp_path, model=linear_model(), optimizer="sgd", weight_decay=1.0, clip_norm=0.0)

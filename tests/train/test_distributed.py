@@ -33,22 +33,26 @@ def run(processes: int, **changes) -> str:
 @pytest.mark.usefixtures("dataset")
 def test_two_processes_follow_the_loss_curve_of_one_and_are_reproducible():
     stateful = {**PLAIN, "hflip": 0.5, "mixup_alpha": 0.2, "precision": "bf16"}
-    together, first, second, alone = forked_runs(
+    frozen = {**PLAIN, "freeze_epochs": 2, "layer_decay": 0.7, "norm_weight_decay": 0.1}
+    together, first, second, alone, frozen_together, frozen_alone = forked_runs(
         {"train": PLAIN, "model": MODEL_PARAMS, "processes": 2},
         {"train": stateful, "model": MODEL_PARAMS, "processes": 2},
         {"train": stateful, "model": MODEL_PARAMS, "processes": 2},
         {"train": PLAIN, "model": MODEL_PARAMS},
+        {"train": frozen, "model": MODEL_PARAMS, "processes": 2},
+        {"train": frozen, "model": MODEL_PARAMS},
     )
     assert first["outputs"] == second["outputs"]
     assert together["exitcodes"] == first["exitcodes"] == [0, 0]
     # Only one process prints.
     assert together["log"].count("epoch 4 of 4") == 1
     assert "on 2 × cpu" in together["log"]
-    assert len(together["steps"]) == len(alone["steps"])
-    steps, expected = (pd.DataFrame(report["steps"]) for report in (together, alone))
-    for column in ("loss", "gradient_norm"):
-        np.testing.assert_allclose(steps[column], expected[column], rtol=2e-3)
-    np.testing.assert_array_equal(steps["accuracy"], expected["accuracy"])
+    for several, one in ((together, alone), (frozen_together, frozen_alone)):
+        steps, expected = (pd.DataFrame(report["steps"]) for report in (several, one))
+        assert len(steps) == len(expected)
+        for column in ("loss", "gradient_norm"):
+            np.testing.assert_allclose(steps[column], expected[column], rtol=2e-3)
+        np.testing.assert_array_equal(steps["accuracy"], expected["accuracy"])
 
 
 @pytest.mark.usefixtures("dataset")

@@ -198,6 +198,19 @@ def test_onecycle_rises_during_its_warm_up_and_ends_near_0(warmup, peak):
     assert rise == sorted(rise)
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.7, 2.0])
+def test_onecycle_has_the_learning_rates_of_torch(warmup):
+    rise = round(warmup * PER_EPOCH) / TOTAL or 0.3
+    built = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(built, LR, TOTAL + 1, pct_start=rise, cycle_momentum=False)
+    expected = []
+    for _ in range(TOTAL):
+        expected += theirs.get_last_lr()
+        built.step()
+        theirs.step()
+    assert curve(schedule="onecycle", warmup_epochs=warmup) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad"])
 @pytest.mark.parametrize("name", [*SCHEDULES, "onecycle"])
 def test_every_schedule_works_with_every_optimizer_without_a_warning(name, optimizer):
@@ -225,6 +238,10 @@ def test_lr_min_above_lr_keeps_the_learning_rate(name):
         (
             {"schedule": "onecycle", "warmup_epochs": 1.0, "warmup_method": "constant"},
             "train.warmup_method constant has no effect: onecycle",
+        ),
+        (
+            {"epochs": 3, "freeze_epochs": 2, "warmup_epochs": 1.0},
+            "train.warmup_epochs is 0.5 instead of 1: half of 1 epochs",
         ),
         ({"optimizer": "sgd", "nesterov": True, "momentum": 0.0}, "train.nesterov has no effect: train.momentum is 0"),
     ],

@@ -1,0 +1,88 @@
+"""Fine-tuning: which weights are trained in which epoch, the layers of a network, and the inputs of its last layer."""
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.params.schema import TrainParams
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def head_only(params: TrainParams, epoch: int) -> bool:
+    """Whether only the last layer is trained in an epoch."""
+    return min(epoch, params.epochs) <= params.freeze_epochs
+
+
+def schedule_params(params: TrainParams, epoch: int) -> TrainParams:
+    """The parameters with which the schedule of an epoch is built: after ``freeze_epochs`` it begins again."""
+    if params.freeze_epochs >= params.epochs:
+        return params
+    if head_only(params, epoch):
+        return params.model_copy(update={"schedule": "constant", "warmup_epochs": 0.0})
+    return params.model_copy(update={"epochs": params.epochs - params.freeze_epochs})
+
+
+def notes(params: TrainParams, model: nn.Module, pretrained: bool) -> list[str]:
+    """One line for each parameter of fine-tuning without effect on the network, or without pretrained weights."""
+    p, lines = params, []
+    if p.freeze_epochs and not pretrained:
+        lines.append("train.freeze_epochs: the frozen layers have random weights, since model.pretrained is false")
+    if p.freeze_epochs >= p.epochs:
+        no_effect = {"layer_decay": p.layer_decay < 1, "optimizer": p.optimizer == "muon"}
+        lines += [
+            f"train.{name} {getattr(p, name)} has no effect: only the last layer is trained"
+            for name, found in no_effect.items()
+            if found
+        ]
+    if p.freeze_batch_norm and not batch_norms(model):
+        lines.append("train.freeze_batch_norm has no effect: the network has no batch norm")
+    elif p.freeze_batch_norm and not pretrained:
+        lines.append("train.freeze_batch_norm: no statistics are there to keep, since model.pretrained is false")
+    return lines
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """All batch norms of a network."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def layers_of(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The weights of a network by layer, from the stem to the head, for ``train.layer_decay``.
+
+    A layer is a block, such as a residual block or an encoder
+    block, or a layer outside of the blocks; norms belong to the layer before them.
+    """
+    layers: list[list[nn.Parameter]] = []
+    half = sum(weights.numel() for weights in model.parameters()) / 2
+
+    def collect(module: nn.Module) -> None:
+        if not _is_divided(module, half):
+            weights = list(module.parameters())
+            if layers and all(weight.ndim <= 1 for weight in weights):
+                layers[-1] += weights
+            else:
+                layers.append(weights)
+            return
+        before = len(layers)
+        for child in _with_weights(module):
+            collect(child)
+        # Such as the positions of an encoder, which are added before its first block.
+        layers[max(before - 1, 0)] += module.parameters(recurse=False)
+
+    collect(model)
+    return layers
+
+
+def _is_divided(module: nn.Module, half: float) -> bool:
+    """Whether a module consists of several layers: a container of blocks, or most of the network."""
+    children = _with_weights(module)
+    if not children:
+        return False
+    # torchvision derives containers of blocks from these classes, and also blocks: the latter contain layers.
+    blocks = isinstance(module, CONTAINERS) and all(_with_weights(child) for child in children)
+    large = sum(weights.numel() for weights in module.parameters()) > half
+    return type(module) in CONTAINERS or blocks or large
+
+
+def _with_weights(module: nn.Module) -> list[nn.Module]:
+    return [child for child in module.children() if next(child.parameters(), None) is not None]
