@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.common.files import clean_up
-from pipeline.common.paths import MODEL, PARAMS, written_folders
+from pipeline.common.paths import MODEL, ONNX, PARAMS, written_folders
 from pipeline.errors import PipelineError, explained, unexpected
 from pipeline.processes import end_with_parent, stop_signals
 from pipeline.progress import say, say_json, set_up_output
@@ -266,6 +266,34 @@ def export() -> None:
     from pipeline.export.stage import export as stage
 
     stage(params.data, params.augment, params.model, params.train, params.seed)
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Option(help="ONNX file that export wrote.")] = ONNX,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines connect.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    abstain: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Answers with a lower probability are marked as unsure.", show_default=False),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes per image in an answer.")] = 5,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Size of a request.")] = 20 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, max=178_956_970, help="Pixels of an image.")] = 70_000_000,
+    max_images: Annotated[int, typer.Option(min=1, help="Images per request.")] = 16,
+    max_requests: Annotated[
+        int,
+        typer.Option(min=1, help="Requests at the same time, waiting ones included; more are answered with 503."),
+    ] = 64,
+    timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for a request.")] = 30,
+) -> None:
+    """Answer requests over HTTP, with a page for photos: POST /predict, GET /health, GET /version."""
+    from pipeline.machine import check_variables
+    from pipeline.serve.classifying import Limits
+    from pipeline.serve.server import serve as run
+
+    check_variables()
+    run(model, host, port, Limits(max_bytes, max_pixels, max_images, max_requests, timeout), abstain, top)
 
 
 @app.command()

@@ -109,6 +109,20 @@ def trained(photos, trained_folder):
 
 
 @pytest.fixture(scope="session")
+def chromium():
+    """The browser of the system."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
 def session_folder(tmp_path_factory) -> Path:
     """One folder of this session, the same in all workers of pytest-xdist."""
     folder = tmp_path_factory.getbasetemp()

@@ -88,7 +88,7 @@ class _UnusableError(ValueError):
     """An error with a message for the user."""
 
 
-def decode(content: bytes, least: int = 0) -> NDArray[np.uint8]:
+def decode(content: bytes, least: int = 0, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode an image file to RGB ``uint8``, shape ``(height, width, 3)``, upright by its EXIF or XMP orientation.
 
     The content decides the format: JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF, or PPM, PGM or PBM. Of several pictures
@@ -99,15 +99,16 @@ def decode(content: bytes, least: int = 0) -> NDArray[np.uint8]:
         content: the file's bytes.
         least: a JPEG is decoded at 1/2, 1/4 or 1/8 of its scale, which is faster, if both sides keep at least this
             many pixels; 0 decodes at full scale.
+        most: allowed number of pixels, up to ``MAX_PIXELS``.
 
     Raises:
-        ValueError: the bytes cannot be decoded or have more than ``MAX_PIXELS``; the message is the reason, one line.
+        ValueError: the bytes cannot be decoded or have more than ``most`` pixels; the message is the reason, one line.
     """
     if not content:
         raise ValueError("the file is empty")
     try:
         with warnings.catch_warnings(action="ignore"):
-            return _decode(content, least)
+            return _decode(content, least, most)
     except Exception as error:  # Pillow's plugins raise all kinds of errors for damaged bytes
         raise ValueError(_reason(content, error)) from None
 
@@ -149,9 +150,9 @@ def _formats() -> list[str]:
     return [name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM") if name in Image.OPEN]
 
 
-def _decode(content: bytes, least: int) -> NDArray[np.uint8]:
+def _decode(content: bytes, least: int, most: int) -> NDArray[np.uint8]:
     image = _open(content)
-    _check_header(image, content)
+    _check_header(image, content, most)
     whole = image.size
     if least:
         image.draft(None, (least, least))
@@ -203,11 +204,11 @@ def _png_chunks(content: bytes) -> tuple[bytes, bytes, bytes]:
         raise _UnusableError("truncated") from None
 
 
-def _check_header(image: Image.Image, content: bytes) -> None:
+def _check_header(image: Image.Image, content: bytes, most: int) -> None:
     if not image.width or not image.height:
         raise _UnusableError("its width or height is 0")
-    if image.width * image.height > MAX_PIXELS:
-        raise Image.DecompressionBombError
+    if image.width * image.height > most:
+        raise _UnusableError(f"more than {most:,} pixels")
     # 254 & 1: the first page is a reduced copy of another one, like the thumbnail in a RAW file; 50706: DNG version.
     if isinstance(image, TiffImageFile) and (
         image.tag_v2.get(254, 0) & 1 or 50706 in image.tag_v2 or content[8:10] == b"CR"
@@ -291,9 +292,9 @@ def _reason(content: bytes, error: Exception) -> str:
     return "truncated" if reason == _DAMAGED and "truncated" in str(error).lower() else reason
 
 
-def plain_photo(content: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode a file for a plain copy of ``size`` pixels; result and errors as in ``decode``."""
-    return decode(content, round(PLAIN_DETAIL * size))
+def plain_photo(content: bytes, size: int, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode a file for a plain copy of ``size`` pixels; ``most``, result and errors as in ``decode``."""
+    return decode(content, round(PLAIN_DETAIL * size), most)
 
 
 def photo_for_views(content: bytes, size: int, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -221,6 +221,13 @@ def test_decoding_at_reduced_scale_is_close_to_averaging_pixels():
     assert np.abs(decode(content, least=64) - means).mean() < 1
 
 
+def test_an_image_may_have_as_many_pixels_as_the_caller_allows():
+    content = encode(PICTURE)
+    assert decode(content, most=48 * 32).shape == (32, 48, 3)
+    with pytest.raises(ValueError, match=r"^more than 1,535 pixels$"):
+        decode(content, most=48 * 32 - 1)
+
+
 @pytest.mark.parametrize("content", [png(60_000, 60_000), tiff(60_000, 60_000), HOSTILE_FILES["bomb.jpg"].content])
 def test_a_decompression_bomb_is_rejected_before_any_pixel_is_decoded(content, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))

@@ -1,4 +1,4 @@
-"""A headless browser, and reports of generated results."""
+"""Reports of generated results."""
 
 import os
 import shutil
@@ -35,20 +35,6 @@ def make_report(tmp_path_factory):
 def small_report(make_report):
     """80 images of four classes with names that look like markup; every fourth is a mistake."""
     return make_report()
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """The browser of the system."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

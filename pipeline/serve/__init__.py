@@ -1,0 +1,1 @@
+"""Command ``serve``: the exported network as a web service."""

@@ -1,0 +1,230 @@
+"""The web application: what it answers, and what it refuses."""
+
+import asyncio
+import hashlib
+import importlib.metadata
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
+from http import HTTPStatus
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from numpy.typing import NDArray
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
+
+from pipeline.errors import PipelineError, explained, unexpected
+from pipeline.network.onnx_file import OnnxModel
+from pipeline.progress import say
+from pipeline.serve.classifying import Classifying, Limits
+
+PROJECT = "image-classification-pipeline"
+RETRY_SECONDS = 1
+# For /openapi.json: the body is read by hand, within the limits.
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+def make_app(
+    model: OnnxModel, classifying: Classifying, limits: Limits, abstain: float | None = None, top: int = 5
+) -> FastAPI:
+    """Build the application.
+
+    Args:
+        model: the network.
+        classifying: runs it; closed when the application ends.
+        limits: of a request.
+        abstain: an answer with a lower probability is unsure; None for never.
+        top: number of classes per image in an answer, unless the request says another.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        classifying.close()
+
+    version = importlib.metadata.version(PROJECT)
+    app = FastAPI(title=PROJECT, version=version, docs_url=None, redoc_url=None, lifespan=lifespan)
+    slots = _Slots(limits.requests)
+    facts = {
+        "project": version,
+        "model": {"file": model.path.name, "sha256": _sha256(model.path), "network": model.network},
+        "classes": model.classes,
+        "image_size": model.image_size,
+        "abstain": abstain,
+        "limits": asdict(limits),
+    }
+
+    @app.post("/predict", openapi_extra=_BODY)
+    async def predict(request: Request, top: Annotated[int, Query(ge=1)] = top) -> JSONResponse:
+        """Classify one image or several: a form with files, or the bytes of one image as the body."""
+        with slots.taken():
+            images = await _classified(request, classifying, limits)
+        answers = [_answer(name, found, model.classes, top, abstain) for name, found in images]
+        good = any("error" not in answer for answer in answers)
+        status = HTTPStatus.OK if good else HTTPStatus.UNPROCESSABLE_ENTITY
+        return JSONResponse({"images": answers, "abstain": abstain}, status)
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Whether the server answers, and how many requests it is working on."""
+        return {"status": "ok", "requests": slots.used}
+
+    @app.get("/version")
+    async def versions() -> dict[str, Any]:
+        """The model and its classes, the version of the project, and the limits."""
+        return facts
+
+    for path, name in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+        _add_file(app, path, Path(__file__).parent / "page" / name)
+    _add_errors(app)
+    return app
+
+
+def _add_file(app: FastAPI, path: str, file: Path) -> None:
+    @app.get(path, include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(file)
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error is JSON with one line, ``{"error": ...}``."""
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(_: Request, error: StarletteHTTPException) -> JSONResponse:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(_: Request, error: RequestValidationError) -> JSONResponse:
+        lines = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
+        return JSONResponse({"error": "; ".join(lines)}, HTTPStatus.BAD_REQUEST)
+
+
+class _Slots:
+    """Counts the requests that the server is working on."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.used = most, 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        if self.used >= self.most:
+            raise _busy(f"{self.most:,} requests are being answered, which is the limit")
+        self.used += 1
+        try:
+            yield
+        finally:
+            self.used -= 1
+
+
+def _busy(reason: str) -> HTTPException:
+    return HTTPException(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"{reason}; try again in {RETRY_SECONDS} s",
+        {"Retry-After": str(RETRY_SECONDS)},
+    )
+
+
+async def _classified(
+    request: Request, classifying: Classifying, limits: Limits
+) -> list[tuple[str | None, NDArray[np.float32] | str]]:
+    """The name of each image of a request, and its probabilities or the reason why it cannot be decoded."""
+    read = False
+    try:
+        async with asyncio.timeout(limits.seconds), _images(request, limits) as images:
+            read = True
+            if not images:
+                raise HTTPException(HTTPStatus.BAD_REQUEST, "the form has no file")
+            futures = [asyncio.wrap_future(classifying.submit(file)) for _, file in images]
+            found = await asyncio.gather(*futures)
+            return [(name, result) for (name, _), result in zip(images, found, strict=True)]
+    except TimeoutError:
+        if read:
+            raise _busy(f"no answer within {limits.seconds:g} s") from None
+        raise HTTPException(
+            HTTPStatus.REQUEST_TIMEOUT, f"the request was not received within {limits.seconds:g} s"
+        ) from None
+    except ClientDisconnect:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the connection ended before the request did") from None
+    except StarletteHTTPException:
+        raise
+    except Exception as error:
+        line = str(error) if isinstance(error, PipelineError) else explained(error) or unexpected(error)
+        say(f"serve: error: {line}")
+        raise HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log has the reason") from None
+
+
+@asynccontextmanager
+async def _images(request: Request, limits: Limits) -> AsyncIterator[Sequence[tuple[str | None, BinaryIO]]]:
+    """The names and the open files of the images of a request; they are closed at the end."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    limited = _limited(request, limits.bytes)
+    if kind == "multipart/form-data":
+        async with limited.form(max_files=limits.images, max_fields=limits.images) as form:
+            yield [_upload(field, value) for field, value in form.multi_items()]
+    elif kind.startswith("image/") or kind == "application/octet-stream":
+        yield [(None, BytesIO(await limited.body()))]
+    else:
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"got the content type {kind!r}, allowed are multipart/form-data with files, and image/*",
+        )
+
+
+def _upload(field: str, value: UploadFile | str) -> tuple[str | None, BinaryIO]:
+    if isinstance(value, str):
+        raise HTTPException(HTTPStatus.BAD_REQUEST, f"the field {field!r} of the form is text, allowed are files")
+    return value.filename, value.file
+
+
+def _limited(request: Request, most: int) -> Request:
+    """A request whose body may have at most this many bytes; what is beyond them is never kept."""
+    refusal = HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request has more than {most:,} bytes")
+    stated, received = request.headers.get("content-length", ""), 0
+    if stated.isdecimal() and int(stated) > most:
+        raise refusal
+
+    async def receive() -> Any:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > most:
+            raise refusal
+        return message
+
+    return Request(request.scope, receive)
+
+
+def _answer(
+    name: str | None, found: NDArray[np.float32] | str, classes: Sequence[str], top: int, abstain: float | None
+) -> dict[str, Any]:
+    """The answer for one image."""
+    if isinstance(found, str):
+        return {"name": name, "error": found}
+    order = np.argsort(-found, kind="stable")[:top]
+    best = [{"class": classes[index], "probability": round(float(found[index]), 6)} for index in order]
+    return {"name": name, **best[0], "unsure": abstain is not None and bool(found[order[0]] < abstain), "top": best}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
