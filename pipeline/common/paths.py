@@ -26,6 +26,7 @@ AUDIT_TABLE = Path("results/audit.csv")
 METRICS = Path("results/metrics")
 DETAILS = Path("results/details")
 PLOTS = Path("results/plots")
+BATCH = PLOTS / "train_batch.png"
 EVALUATION = Path("results/evaluation")
 PREDICTIONS = Path("results/predictions")
 LIVE = Path("results/live")

@@ -1,16 +1,23 @@
-"""Parameters and metrics that differ from those of the last commit."""
+"""Parameters and metrics that differ from those of the last commit.
+
+Metrics are compared only if they are of the same images with the same labels and splits.
+"""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.paths import METRICS, PARAMS
+from pipeline.common.paths import METRICS, PARAMS, SOURCE
+from pipeline.common.reading import json_object
 from pipeline.common.text import one_line
 from pipeline.common.yaml_file import parse_yaml
 from pipeline.errors import PipelineError
 from pipeline.git import git
 
+# What does not decide which images, labels and splits there are.
+SAME_DATA = ("mirrors", "on_bad_image")
 # Outputs of the pipeline do not matter for whether the code and the parameters are those of the commit.
 OUTPUTS = ("results", "dvc.lock")
 
@@ -38,7 +45,8 @@ class Changes:
         problem: the reason why there is no commit to compare with, or empty.
         commit, date, subject: of HEAD; the date as ``2026-01-31``.
         dirty: whether tracked files other than outputs of the pipeline differ from HEAD.
-        params, metrics: the values that differ.
+        params, metrics: the values that differ; of other data, no metrics.
+        same_data: whether the commit has the same images, labels and splits.
         unknown: files that HEAD does not have, or that cannot be parsed.
     """
 
@@ -50,6 +58,7 @@ class Changes:
     params: list[Change] = field(default_factory=list)
     metrics: list[Change] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    same_data: bool = True
 
 
 def changes_since_head(params: dict[str, Any], metrics: dict[str, dict[str, Any]]) -> Changes:
@@ -60,8 +69,9 @@ def changes_since_head(params: dict[str, Any], metrics: dict[str, dict[str, Any]
         return Changes(_problem(str(error)))
     old_params = _at_head(PARAMS)
     unknown = [] if old_params is not None else [str(PARAMS)]
+    same_data = _data(old_params or params, _at_head(SOURCE)) == _data(params, _listing())
     metric_changes = []
-    for name, new in metrics.items():
+    for name, new in metrics.items() if same_data else ():
         path = METRICS / f"{name}.json"
         old = _at_head(path)
         if old is None:
@@ -78,7 +88,17 @@ def changes_since_head(params: dict[str, Any], metrics: dict[str, dict[str, Any]
         params=[Change(key, *values) for key, values in changed_values(old_params or params, params).items()],
         metrics=metric_changes,
         unknown=unknown,
+        same_data=same_data,
     )
+
+
+def _data(params: dict[str, Any], source: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decides which images, labels and splits there are; ``source`` is the content of ``data/source.json``."""
+    section = params.get("data")
+    data = {name: value for name, value in section.items() if value is not None} if isinstance(section, dict) else {}
+    # The files themselves, by their hash, or that of the archive, and not the folder in which they are.
+    place = ("location",) if "sha256" in {*(source or {}), *data} else ()
+    return {name: value for name, value in data.items() if name not in (*SAME_DATA, *place)}, source or {}
 
 
 def _problem(message: str) -> str:
@@ -97,6 +117,13 @@ def _at_head(path: Path) -> dict[str, Any] | None:
     except (PipelineError, RecursionError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _listing() -> dict[str, Any]:
+    """The content of ``data/source.json``; empty if there is none."""
+    with suppress(OSError, ValueError):
+        return json_object(SOURCE.read_text("utf-8"))
+    return {}
 
 
 def changed_values(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -60,20 +60,32 @@ def hover(name: str, field: str) -> alt.Parameter:
     )
 
 
-def class_legend(count: int) -> alt.Legend | None:
-    """The legend of ``count`` classes below a chart, in as many columns as fit; None for too many classes."""
-    if count > LEGEND:
+def class_legend(classes: Sequence[str]) -> alt.Legend | None:
+    """The legend of the classes below a chart, in as many columns as fit; None for too many classes."""
+    if len(classes) > LEGEND:
         return None
-    columns = alt.ExprRef("max(1, floor(width / 130))")
-    return alt.Legend(title=None, orient="bottom", columns=columns, symbolLimit=0, labelLimit=105, symbolOpacity=1)
+    column = legend_column(classes)
+    columns = alt.ExprRef(f"max(1, floor(width / {column}))")
+    limit = column - 25
+    return alt.Legend(title=None, orient="bottom", columns=columns, symbolLimit=0, labelLimit=limit, symbolOpacity=1)
+
+
+def legend_column(classes: Sequence[str]) -> int:
+    """The width in pixels of a column of a legend in which the names of the classes fit, unless they are very long."""
+    # Characters of Chinese, Japanese and Korean are about twice as wide.
+    widths = (sum(7 if ord(char) < 0x1100 else 12 for char in name) for name in classes)
+    return min(max(widths, default=0), 240) + 35
 
 
 def curve_by_epoch(epochs: pd.DataFrame, measure: str, best_epoch: int) -> dict[str, Any]:
     """Loss or accuracy of both splits by epoch, with a dotted line at the best epoch."""
     nearest = hover("at", "epoch")
     scale = alt.Scale(zero=False, nice=False, padding=12)
+    numbers = sorted(set(epochs["epoch"]))
+    # Of a short axis, Vega would draw ticks between the epochs, with the same labels.
+    axis = alt.Axis(format="d", **({"values": numbers} if len(numbers) <= 10 else {"tickMinStep": 1}))
     base = alt.Chart(inline_rows(epochs[["epoch", "split", measure]])).encode(
-        alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), scale=scale),
+        alt.X("epoch:Q", axis=axis, scale=scale),
         alt.Y(f"{measure}:Q", scale=alt.Scale(zero=False), axis=alt.Axis(minExtent=44)),
         alt.Color("split:N", scale=alt.Scale(domain=["train", "valid"], range=[BLUE, ORANGE]), title=None),
     )
@@ -141,7 +153,7 @@ def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> di
         .encode(
             alt.X("x:Q", scale=place, axis=None),
             alt.Y("y:Q", scale=place, axis=None),
-            color=alt.Color("shown:N", scale=colours, legend=class_legend(len(classes))),
+            color=alt.Color("shown:N", scale=colours, legend=class_legend(classes)),
             shape=alt.Shape("correct:N", scale=shapes, legend=legend),
             size=sizes,
             tooltip=["image:N", "name:N", "label:N", "prediction:N", "confidence:N", *findings],
@@ -150,4 +162,5 @@ def tsne(layers: list[str], first: int, classes: list[str], audited: bool) -> di
     )
     spec = specification(chart, "t-SNE: one point per image, close together if their features are similar", 520)
     spec["view"] = {"stroke": GREY, "strokeOpacity": 0.4, "cursor": "grab"}
-    return spec | {"usermeta": {"maxWidth": 700 + 150 * math.ceil(len(classes) / 30) * (len(classes) <= LEGEND)}}
+    beside = legend_column(classes) * math.ceil(len(classes) / 30) if len(classes) <= LEGEND else 0
+    return spec | {"usermeta": {"maxWidth": 700 + beside, "legend": beside}}

@@ -104,7 +104,7 @@ def curves(table: pd.DataFrame, classes: pd.DataFrame, area: str, x: str, y: str
     colour: Any = alt.condition(pointed, alt.value(BLUE), alt.value(GREY), empty=False)
     if len(names) <= COLOURED:
         scale = alt.Scale(domain=names, range=[colour_of[name] for name in names])
-        colour = alt.Color("class:N", scale=scale, legend=class_legend(len(names)), title=None)
+        colour = alt.Color("class:N", scale=scale, legend=class_legend(names), title=None)
     titles = {"fpr": "false positive rate", "tpr": "true positive rate", "roc_auc": "area"}
     tooltip = ["class:N", alt.Tooltip(f"{area}:Q", title=titles.get(area, "average precision"), format=".3f")]
     lines = (

@@ -1,9 +1,9 @@
-"""The images of the page: those of the t-SNE pictures and the mistakes, with thumbnails within a budget of bytes."""
+"""The images of the page: those of the t-SNE pictures and the mistakes, within a budget of bytes."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,19 +12,36 @@ from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from pipeline.common.dataset import PackedSplit
+from pipeline.common.raw_archive import RawImage, RawReader
+from pipeline.images.decoding import decode
 from pipeline.report.inputs import Inputs
 
 # More points make a browser slow; more mistakes are too many to look through.
 POINTS, MISTAKES = 8_000, 1_000
-# Bytes for all thumbnails: the page stays below 10 MB.
-THUMBNAIL_BYTES = 5_000_000
+# Bytes for all thumbnails, and for the photos of mistakes: the page stays below 10 MB.
+THUMBNAIL_BYTES, PHOTO_BYTES = 4_000_000, 2_500_000
+# Longer side in pixels and quality of a photo, and of a training image.
+PHOTO, BATCH_TILE = (640, 75), (160, 80)
 # Side in pixels and quality of WebP, the best first.
 FORMATS = ((96, 80), (80, 75), (64, 70), (56, 60), (48, 50))
 SAMPLE = 128
 
 
-def images_of_page(inputs: Inputs, split: PackedSplit) -> tuple[dict[str, list[Any]], dict[str, int]]:
+class PageImages(NamedTuple):
     """The columns of a table of the images on the page, and counts for its texts."""
+
+    columns: dict[str, list[Any]]
+    counts: dict[str, int]
+
+
+def images_of_page(inputs: Inputs, split: PackedSplit, raw: RawReader, raw_images: dict[str, RawImage]) -> PageImages:
+    """Choose and encode the images of the page.
+
+    Args:
+        inputs: the results.
+        split: the one that was evaluated.
+        raw, raw_images: the photos of that split, by their path in the source.
+    """
     row_of = {name: row for row, name in enumerate(split.ids)}
     evaluated = inputs.images
     points = _positions(inputs.points, inputs.layers)
@@ -38,10 +55,13 @@ def images_of_page(inputs: Inputs, split: PackedSplit) -> tuple[dict[str, list[A
     images = pd.concat([right, other, listed])
     rows = [row_of[name] for name in images["id"]]
     thumbnails = make_thumbnails(split.images, rows, {row_of[name] for name in listed["id"]}, THUMBNAIL_BYTES)
+    originals = (raw_images[name] for name in listed["source"])
+    photos = encode_photos((raw.read(image) for image in originals), thumbnails.side, PHOTO_BYTES)
     index_of = {name: index for index, name in enumerate(inputs.classes["class"])}
     columns: dict[str, list[Any]] = {
         "image": [thumbnails.uris.get(row, "") for row in rows],
-        "name": images["source"].str.rpartition("/")[2].tolist(),
+        "photo": [*[""] * (len(images) - len(listed)), *photos],
+        "name": images["source"].tolist(),
         "label": [index_of[name] for name in images["class"]],
         "prediction": [index_of[name] for name in images["predicted_class"]],
         "confidence": images["confidence"].round(4).tolist(),
@@ -49,14 +69,16 @@ def images_of_page(inputs: Inputs, split: PackedSplit) -> tuple[dict[str, list[A
     }
     for name in drawn.columns:
         columns[name] = [None if np.isnan(v) else int(v) for v in drawn[name].reindex(images["id"])]
-    return columns, {
+    counts = {
         "images": len(images),
         "thumbnails": len(thumbnails.uris),
         "points": len(points),
         "drawn": len(drawn),
         "mistakes": len(wrong),
         "listed": len(listed),
+        "photos": sum(map(bool, photos)),
     }
+    return PageImages(columns, counts)
 
 
 def _positions(points: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
@@ -72,6 +94,23 @@ def _positions(points: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
         scaled = ((places - (low + high) / 2) / span + 0.5).mul(10_000).round()
         columns |= {f"{axis}{number}": scaled[axis] for axis in ("x", "y")}
     return pd.DataFrame(columns)
+
+
+def batch_tiles(picture: bytes, side: int, targets: Sequence[Sequence[tuple[str, float]]]) -> list[tuple[str, str]]:
+    """The images of ``results/plots/train_batch.png`` as data URIs with captions.
+
+    Args:
+        picture: the file.
+        side: of its images, which are squares, row by row without margins.
+        targets: the classes of each image with their shares.
+    """
+    pixels, tiles = decode(picture), []
+    columns = pixels.shape[1] // side
+    for place, classes in enumerate(targets):
+        top, left = (side * number for number in divmod(place, columns))
+        caption = " + ".join(name if len(classes) == 1 else f"{share:.0%} {name}" for name, share in classes)
+        tiles.append((encoded(pixels[top : top + side, left : left + side], *BATCH_TILE), caption))
+    return tiles
 
 
 @dataclass(frozen=True)
@@ -96,17 +135,32 @@ def make_thumbnails(images: NDArray[np.uint8], rows: Sequence[int], first: set[i
     ordered = [*(row for row in rows if row in first), *_evenly_ordered([row for row in rows if row not in first])]
     sample = ordered[:: max(len(ordered) // SAMPLE, 1)]
     for side, quality in FORMATS:
-        mean = sum(len(_encoded(images[row, 0], side, quality)) for row in sample) / max(len(sample), 1)
+        mean = sum(len(encoded(images[row, 0], side, quality)) for row in sample) / max(len(sample), 1)
         if mean * len(ordered) <= budget * 0.95:
             break
     uris, used = {}, 0
     for row in ordered:
-        uri = _encoded(images[row, 0], side, quality)
+        uri = encoded(images[row, 0], side, quality)
         used += len(uri)
         if used > budget:
             break
         uris[row] = uri
     return Thumbnails(min(side, images.shape[2]), uris)
+
+
+def encode_photos(contents: Iterable[bytes], least: int, budget: int) -> list[str]:
+    """Photos as data URIs, the first ones until ``budget`` characters are used; the others are empty.
+
+    So are those that are not larger than ``least`` pixels: a thumbnail shows as much.
+    """
+    side, quality = PHOTO
+    uris: list[str] = []
+    for content in contents:
+        pixels = decode(content, side) if budget > 0 else np.zeros((0, 0, 3), np.uint8)
+        uri = encoded(pixels, side, quality) if max(pixels.shape[:2]) > least else ""
+        budget -= len(uri)
+        uris.append(uri if budget >= 0 else "")
+    return uris
 
 
 def _evenly_ordered(rows: list[int]) -> list[int]:
@@ -116,10 +170,11 @@ def _evenly_ordered(rows: list[int]) -> list[int]:
     return [rows[place] for place in reversed_bits if place < len(rows)]
 
 
-def _encoded(pixels: NDArray[np.uint8], side: int, quality: int) -> str:
-    """A WebP image as a data URI; smaller images are not enlarged."""
+def encoded(pixels: NDArray[np.uint8], side: int, quality: int) -> str:
+    """A WebP image as a data URI, its longer side at most ``side`` pixels; smaller images are not enlarged."""
     small: MatLike = np.ascontiguousarray(pixels[..., ::-1])
-    if len(small) > side:
-        small = cv2.resize(small, (side, side), interpolation=cv2.INTER_AREA)
+    if max(small.shape[:2]) > side:
+        height, width = (max(1, round(length * side / max(small.shape[:2]))) for length in small.shape[:2])
+        small = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
     _, encoded = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, quality])
     return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode()

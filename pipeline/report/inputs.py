@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.common.paths import AUDIT_TABLE, EVALUATION, LIVE, METRICS, PLOTS
+from pipeline.common.paths import AUDIT_TABLE, BATCH, EVALUATION, LIVE, METRICS, PLOTS
 from pipeline.common.reading import checked_bytes, json_object, reading
 from pipeline.common.results import RESULTS, read_results
 
@@ -30,6 +30,7 @@ class Inputs:
         epochs: epoch, split, loss and accuracy.
         steps: step, loss, gradient_norm and lr.
         points: layer, id, x and y of each point of the t-SNE pictures.
+        batch: the file ``results/plots/train_batch.png``.
     """
 
     results: dict[str, dict[str, Any]]
@@ -42,6 +43,7 @@ class Inputs:
     epochs: pd.DataFrame
     steps: pd.DataFrame
     points: pd.DataFrame
+    batch: bytes
 
     @property
     def layers(self) -> list[str]:
@@ -68,12 +70,18 @@ def read_inputs() -> Inputs:
         epochs=pd.concat([_read_epochs(split, files) for split in ("train", "valid")], ignore_index=True),
         steps=_read_table(PLOTS / "steps.csv", files),
         points=_read_table(PLOTS / "tsne_layers.csv", files),
+        batch=_read(BATCH, files),
     )
 
 
 def read_metrics() -> dict[str, dict[str, Any]]:
     """Read only the metrics, which git tracks, by name."""
     return {name: json_object((METRICS / f"{name}.json").read_text("utf-8")) for name in RESULTS}
+
+
+def _read(path: Path, files: dict[str, str]) -> bytes:
+    with reading(path):
+        return checked_bytes(path, files.get(path.as_posix()))
 
 
 def _read_table(path: Path, files: dict[str, str]) -> pd.DataFrame:

@@ -1,20 +1,23 @@
 """The report as one HTML file that contains its charts, images and JavaScript."""
 
+import re
 from typing import Any
 
 import jinja2
 import vl_convert
 
-from pipeline.common.dataset import PackedSplit
 from pipeline.common.text import shown
+from pipeline.report.advice import advise
 from pipeline.report.changes import Changes, flattened
 from pipeline.report.charts import curve_by_epoch, curve_by_step, tsne
 from pipeline.report.evaluation_charts import by_class, confidences, confusion, curves, reliability
-from pipeline.report.images import images_of_page
+from pipeline.report.images import PageImages, batch_tiles
 from pipeline.report.inputs import Inputs
 
 # Most rows of a table of changes.
 ROWS = 200
+# Classes and pairs of classes in the summary.
+WORST = 3
 FINDINGS = {
     "bad_files": "bad files",
     "leaks": "leaks",
@@ -28,10 +31,9 @@ FINDINGS = {
 }
 
 
-def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, split: PackedSplit) -> str:
-    """Return the page as HTML; ``split`` is the one that was evaluated."""
-    classes = inputs.classes["class"].tolist()
-    table, counts = images_of_page(inputs, split)
+def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, images: PageImages) -> str:
+    """Return the page as HTML."""
+    classes, parameters = inputs.classes["class"].tolist(), flattened(params)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.report", ""),
         autoescape=True,
@@ -46,16 +48,27 @@ def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, split:
         **inputs.results,
         changes=changes,
         rows=ROWS,
-        params=flattened(params),
+        worst=WORST,
+        name=dataset_name(parameters),
+        advice=advise(inputs, parameters),
+        params=parameters,
         findings={title: inputs.results["audit"].get(name) for name, title in FINDINGS.items()},
         by_class=inputs.classes,
         pairs=inputs.pairs,
         specs=_charts(inputs, classes),
-        images=table,
-        counts=counts,
+        images=images.columns,
+        counts=images.counts,
+        batch=batch_tiles(inputs.batch, **inputs.results["train"]["batch"]),
         class_names=classes,
         javascript=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # it needs no snippet
     )
+
+
+def dataset_name(params: dict[str, Any]) -> str:
+    """The last part of ``data.location`` without an extension; without a location, ``data.source``."""
+    location = re.split(r"[?#]", str(params.get("data.location") or ""))[0]
+    last = re.split(r"[/\\]", location.rstrip("/\\"))[-1].lstrip("$").strip("{}.")
+    return shown(re.sub(r"\.(zip|tgz|(tar(\.\w+)?))$", "", last) or str(params.get("data.source")))
 
 
 def _charts(inputs: Inputs, classes: list[str]) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.common.dataset import PackedDataset
 from pipeline.common.files import write_table
-from pipeline.common.paths import DATASET, LIVE, MODEL, PLOTS
+from pipeline.common.paths import BATCH, DATASET, LIVE, MODEL, PLOTS
 from pipeline.common.results import write_results
 from pipeline.errors import PipelineError
 from pipeline.machine import crowded
@@ -21,6 +21,7 @@ from pipeline.network.weights import save_model
 from pipeline.params.schema import ModelParams, TrainParams
 from pipeline.processes import stop_signals
 from pipeline.train import fine_tuning
+from pipeline.train.batch_picture import save_batch
 from pipeline.train.checkpoint import Checkpointer, checkpoint_path, exclusive, fingerprint, resume
 from pipeline.train.distributed import ProcessGroup, process_group
 from pipeline.train.live import best_metrics, live_results
@@ -29,8 +30,8 @@ from pipeline.train.trainer import STEP_COLUMNS, Row, Trainer
 
 
 def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
-    """Write ``results/model.safetensors``, ``results/metrics/train.json``, ``results/details/train.json`` and the
-    curves: ``results/live/`` by epoch and ``results/plots/steps.csv`` by step.
+    """Write ``results/model.safetensors``, ``results/metrics/train.json``, ``results/details/train.json``, the curves,
+    ``results/live/`` by epoch and ``results/plots/steps.csv`` by step, and ``results/plots/train_batch.png``.
 
     A run that was stopped resumes from its last checkpoint, to the same bits.
 
@@ -77,7 +78,7 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
                 _fit(trainer, path, publish)
                 if group.is_main:
                     save_model(MODEL, trainer.history.best_state, spec)
-                    _write_tables(trainer)
+                    _write_tables(trainer, spec.classes)
         trainer.progress.finished(MODEL, trainer.history.best)
 
 
@@ -137,7 +138,7 @@ def _fit(trainer: Trainer, path: Path, publish: Callable[[], None]) -> None:
             ) from None
 
 
-def _write_tables(trainer: Trainer) -> None:
+def _write_tables(trainer: Trainer, classes: tuple[str, ...]) -> None:
     history = trainer.history
     steps = pd.DataFrame(history.step_rows().numpy(), columns=list(STEP_COLUMNS))
     steps.insert(0, "step", range(1, len(steps) + 1))
@@ -149,5 +150,7 @@ def _write_tables(trainer: Trainer) -> None:
         "train_accuracy": history.best["train_accuracy"],
         "train_gradient_norm": history.best["train_gradient_norm"],
         "valid_cross_entropy": history.best["valid_cross_entropy"],
+        **facts_of(trainer.device, trainer.dtype),
+        "batch": save_batch(BATCH, trainer, classes),
     }
-    write_results("train", best_metrics(history), details, PLOTS / "steps.csv", *LIVE.rglob("*.tsv"))
+    write_results("train", best_metrics(history), details, PLOTS / "steps.csv", BATCH, *LIVE.rglob("*.tsv"))

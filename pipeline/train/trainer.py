@@ -194,10 +194,7 @@ class Trainer:
 
         All of it can be recorded in a CUDA graph.
         """
-        inputs = self.train.normalise(augment_pixels(self.train.as_pixels(images), self.params, self.train.size))
-        if self.params.random_erase:
-            inputs = random_erase(inputs, self.params.random_erase)
-        inputs, targets = mix(inputs, self._one_hot(labels), self.params)
+        inputs, targets = self.augmented(images, labels)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         outputs = self._outputs(self.wrapped, inputs.contiguous(memory_format=torch.channels_last))
@@ -205,6 +202,13 @@ class Trainer:
         self.scaler.scale(loss).backward()
         hits = (class_logits(outputs.detach()).argmax(1) == targets.argmax(1)).float().mean()
         return torch.stack([loss.detach(), hits])
+
+    def augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The input of the network and the class probabilities, ``(n, classes)``, for a batch of ``Batches.load``."""
+        inputs = self.train.normalise(augment_pixels(self.train.as_pixels(images), self.params, self.train.size))
+        if self.params.random_erase:
+            inputs = random_erase(inputs, self.params.random_erase)
+        return mix(inputs, self._one_hot(labels), self.params)
 
     def _compiled(self, model: nn.Module) -> nn.Module:
         if not self.params.compile:

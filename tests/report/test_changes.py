@@ -1,12 +1,13 @@
 """Changes since the last commit."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from pipeline.common.files import write_json
-from pipeline.common.paths import METRICS, PARAMS
+from pipeline.common.paths import METRICS, PARAMS, SOURCE
 from pipeline.report.changes import Change, changes_since_head, flattened
 
 OLD_PARAMS = {"seed": 1, "train": {"lr": 0.001, "hflip": 0, "nesterov": True}}
@@ -60,6 +61,31 @@ def test_a_changed_file_is_reported_unless_it_is_an_output(repository):
     assert not changes_since_head(OLD_PARAMS, OLD_METRICS).dirty
     PARAMS.write_text("seed: 2\n")
     assert changes_since_head(OLD_PARAMS, OLD_METRICS).dirty
+
+
+DATA = {"source": "folder", "location": "photos", "split_seed": 0, "labels": None, "on_bad_image": "error"}
+
+
+@pytest.mark.parametrize(
+    ("data", "listing", "same"),
+    [
+        ({}, {"sha256": "1"}, True),
+        ({"location": "../other/photos", "on_bad_image": "skip", "folds": None}, {"sha256": "1"}, True),
+        ({}, {"sha256": "2"}, False),
+        ({"split_seed": 1}, {"sha256": "1"}, False),
+        ({"source": "digits", "location": None}, {}, False),
+    ],
+)
+def test_metrics_are_compared_only_with_those_of_the_same_data(repository, data, listing, same):
+    params = {"data": DATA}
+    PARAMS.write_text(json.dumps(params))
+    write_json(SOURCE, {"source": "folder", "sha256": "1"})
+    git("add", ".")
+    git("commit", "--quiet", "--message", "data")
+    write_json(SOURCE, {"source": "folder"} | listing)
+    changes = changes_since_head({"data": DATA | data}, {"evaluate": {"accuracy": 0.75}})
+    assert changes.same_data == same
+    assert bool(changes.metrics) == same
 
 
 def test_files_that_are_missing_or_invalid_at_head_are_named(repository):

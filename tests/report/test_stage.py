@@ -35,6 +35,7 @@ FILES = {
     "results/plots/roc.csv": "evaluate",
     "results/plots/precision_recall.csv": "evaluate",
     "results/plots/steps.csv": "train",
+    "results/plots/train_batch.png": "train",
     "results/plots/tsne_layers.csv": "tsne",
     "results/live/plots/metrics/valid/loss.tsv": "train",
     "data/dataset/manifest.json": "augment",

@@ -9,6 +9,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from pipeline.common.dataset import INDEX_COLUMNS, Manifest
+from pipeline.common.raw_archive import write_raw_archive
 from pipeline.common.results import write_results
 from pipeline.evaluate.calibration import reliability
 from pipeline.evaluate.metrics import confused_pairs, curves_by_class, metrics_by_class
@@ -27,11 +28,12 @@ def write_run(
     logits[np.arange(images), labels] += np.where((np.arange(images) + 1) % wrong > 0, 9, -9)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     ids = [f"{row:05}" for row in range(images)]
-    _write_dataset(folder / "data/dataset", classes, labels, ids, size)
+    _write_dataset(folder / "data", classes, labels, ids, size)
     _write_evaluation(folder / "results", classes, labels, probabilities, ids)
-    _write_training(folder / "results", steps)
+    _write_training(folder / "results", classes, steps)
     _write_tsne(folder / "results", np.array(classes, dtype=object)[labels], ids)
-    details = {"splits": {"train": 90, "test": images}, "dark": 0, "classes": []}
+    counts = [{"class": name, "train": 90, "test": int((labels == index).sum())} for index, name in enumerate(classes)]
+    details = {"splits": {"train": 90 * len(classes), "test": images}, "dark": 0, "classes": counts}
     source = f"test/{ids[0]}.png"
     _write_table(
         folder / "results/audit.csv",
@@ -55,12 +57,20 @@ def photos(count: int, size: int, seed: int = 0) -> np.ndarray:
 
 
 def _write_dataset(folder: Path, classes: tuple[str, ...], labels: np.ndarray, ids: list[str], size: int) -> None:
-    folder.mkdir(parents=True)
-    pictures = photos(len(ids), size)
-    np.save(folder / "test.npy", pictures)
-    columns = ["test", range(len(ids)), ids, labels, np.array(classes, object)[labels], _sources(ids)]
-    _write_table(folder / "index.csv", dict(zip(INDEX_COLUMNS, columns, strict=True)))
-    Manifest(classes, size, "stretch", (0.5,) * 3, (0.2,) * 3, {"test": pictures.shape}, "digest").write(folder)
+    dataset = folder / "dataset"
+    dataset.mkdir(parents=True)
+    pictures, sources = photos(len(ids), size), _sources(ids)
+    np.save(dataset / "test.npy", pictures)
+    columns = ["test", range(len(ids)), ids, labels, np.array(classes, object)[labels], sources]
+    _write_table(dataset / "index.csv", dict(zip(INDEX_COLUMNS, columns, strict=True)))
+    Manifest(classes, size, "stretch", (0.5,) * 3, (0.2,) * 3, {"test": pictures.shape}, "digest").write(dataset)
+    entries = {f"test/{label}_{id}.png": path for label, id, path in zip(labels, ids, sources, strict=True)}
+    # Twice as wide as high, as no input of the network is.
+    contents = {
+        path: cv2.imencode(".png", cv2.resize(picture, (6 * size, 3 * size)))[1].tobytes()
+        for path, picture in zip(sources, pictures[:, 0], strict=True)
+    }
+    write_raw_archive(folder / "raw.zip", classes, entries, contents.__getitem__)
 
 
 def _sources(ids: list[str]) -> list[str]:
@@ -108,7 +118,7 @@ def _write_evaluation(
     _write_results(folder, "evaluate", {"accuracy": accuracy, "ece": 0.05}, details, "evaluation/*.csv", "plots/*.csv")
 
 
-def _write_training(folder: Path, steps: int) -> None:
+def _write_training(folder: Path, classes: tuple[str, ...], steps: int) -> None:
     step = np.arange(1, steps + 1)
     # A gradient that overflowed, which can happen in half precision.
     norm = np.where(step == 3, np.inf, 1 + 1 / step)
@@ -118,8 +128,12 @@ def _write_training(folder: Path, steps: int) -> None:
         for name in ("loss", "accuracy"):
             path = folder / f"live/plots/metrics/{split}/{name}.tsv"
             _write_table(path, {"step": [0, 1, 2], name: [0.5 + shift, 0.4 + shift, 0.3 + shift]}, "\t")
-    details = {"epochs": 3, "parameters": 1234}
-    _write_results(folder, "train", {"best_epoch": 2}, details, "plots/steps.csv", "live/**/*.tsv")
+    cv2.imwrite(str(folder / "plots/train_batch.png"), np.concatenate(photos(2, 32)[:, 0], axis=1))
+    targets = [[(classes[0], 0.7), (classes[1], 0.3)], [(classes[0], 1.0)]]
+    details = {"epochs": 3, "parameters": 1234, "train_accuracy": 0.99, "device": "cpu", "precision": "torch.float32"}
+    details["batch"] = {"side": 32, "targets": targets}
+    metrics = {"best_epoch": 2, "valid_accuracy": 0.7}
+    _write_results(folder, "train", metrics, details, "plots/steps.csv", "plots/train_batch.png", "live/**/*.tsv")
 
 
 def _write_tsne(folder: Path, names: np.ndarray, ids: list[str]) -> None:

@@ -1,0 +1,93 @@
+"""What to do next: each rule applies to its problem, and not to a small difference."""
+
+import pandas as pd
+import pytest
+
+from pipeline.report.advice import (
+    advise,
+    calibration,
+    confused_classes,
+    contradictory_labels,
+    few_images,
+    leaks,
+    other_test_images,
+    overfitting,
+    still_rising,
+    underfitting,
+    wide_interval,
+)
+from pipeline.report.inputs import read_inputs
+from tests.support.report_results import write_run
+
+
+def curve(*accuracies):
+    return pd.DataFrame({"split": "valid", "accuracy": accuracies})
+
+
+def pairs(count, share):
+    return pd.DataFrame({"class": ["cat"], "predicted_class": ["dog"], "count": [count], "share": [share]})
+
+
+def classes(**train):
+    return [{"class": name, "train": count, "valid": 9} for name, count in train.items()]
+
+
+@pytest.mark.parametrize(
+    ("advice", "words"),
+    [
+        (leaks(3, 0), ("too: 3", "data.on_leak=drop")),
+        (leaks(3, 2), ("too: 3", "data.groups=near_duplicates")),
+        (contradictory_labels(1, 2), ("labels: 3",)),
+        (overfitting(0.99, 0.8, False), ("99.0%", "80.0%", "model.pretrained", "train.mixup_alpha")),
+        (underfitting(0.6, 0.62, 15), ("60.0%", "62.0%", "train.epochs=30")),
+        (still_rising(curve(0.5, 0.6, 0.7, 0.8, 0.81, 0.84, 0.86, 0.88), 8), ("82.5%", "87.0%", "train.epochs=16")),
+        (other_test_images(0.95, 0.8, 0.84), ("95.0%", "80.0% to 84.0%")),
+        (other_test_images(0.7, 0.8, 0.84), ("70.0%",)),
+        (few_images(classes(cat=400, dog=400, ant=80), False), ("1 of 3 (ant: 80)", "class_weights=balanced")),
+        (few_images(classes(cat=9, dog=12), True), ("2 of 2 (cat: 9, dog: 12)",)),
+        (confused_classes(pairs(5, 0.1)), ("10% of the images of cat are predicted as dog",)),
+        (wide_interval(0.7, 0.85, 60), ("70.0% to 85.0%", "60 images", "folds")),
+        (calibration(0.08, 0.01, 0.7), ("underconfident", "8.0%", "0.700", "1.0%")),
+        (calibration(0.08, 0.01, 1.7), ("overconfident",)),
+    ],
+)
+def test_a_problem_is_reported_with_its_evidence(advice, words):
+    text = " ".join(advice)
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    "advice",
+    [
+        leaks(0, 0),
+        contradictory_labels(0, 0),
+        overfitting(0.95, 0.91, False),
+        underfitting(0.95, 0.94, 15),
+        # That is overfitting, of which longer training would give more.
+        underfitting(0.8, 0.6, 15),
+        still_rising(curve(0.5, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9), 8),
+        # It stopped before the last epoch, since it did not get better.
+        still_rising(curve(0.5, 0.6, 0.7, 0.8, 0.81, 0.84, 0.86, 0.88), 20),
+        still_rising(curve(0.5, 0.9), 2),
+        other_test_images(0.85, 0.8, 0.84),
+        few_images(classes(cat=400, dog=400, ant=120), False),
+        few_images([], False),
+        confused_classes(pairs(4, 0.2)),
+        confused_classes(pairs(50, 0.05)),
+        confused_classes(pairs(5, 0.1).head(0)),
+        wide_interval(0.9, 0.95, 500),
+        calibration(0.02, 0.001, 1.7),
+        # The temperature does not help.
+        calibration(0.08, 0.07, 1.1),
+    ],
+)
+def test_without_the_problem_nothing_is_reported(advice):
+    assert advice is None
+
+
+def test_the_rules_read_the_results_of_a_run(workspace):
+    write_run(workspace, ("cat", "dog"), 24)
+    params = {"model.pretrained": True, "train.epochs": 3, "train.class_weights": "balanced"}
+    evidence = [advice.evidence.split(":")[0] for advice in advise(read_inputs(), params)]
+    assert evidence[:2] == ["Images of valid and test that are in an earlier split, too", "Overfitting"]
+    assert evidence[-1] == "The network is overconfident"
