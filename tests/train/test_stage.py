@@ -29,7 +29,8 @@ def test_network_learns_to_tell_colours_apart(dataset):
     assert list(metrics) == ["best_epoch", "train_loss", "valid_loss", "valid_accuracy"]
     assert metrics["valid_accuracy"] >= 0.9
     counts = ["epochs", "steps", "parameters", "train_accuracy", "train_gradient_norm", "valid_cross_entropy"]
-    assert list(details) == [*counts, "files", "checksum"]
+    assert list(details) == [*counts, "device", "precision", "batch", "files", "checksum"]
+    assert len(details["batch"]["targets"]) == 8
     assert (details["epochs"], details["steps"]) == (10, 30)
 
 
