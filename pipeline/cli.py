@@ -306,6 +306,9 @@ def compare(
     csv: Annotated[
         Path | None, typer.Option(help="CSV file to write, with all images whose prediction changed.")
     ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="PNG file to write, with the curves of both and the recall of each class.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Test whether B is better than A: paired difference, McNemar's test, and the classes and images that changed."""
@@ -314,6 +317,10 @@ def compare(
     from pipeline.experiments.revisions import compare_revisions
 
     comparison, pairs, split = compare_revisions(a, b)
+    if plots:
+        from pipeline.experiments.comparison_plot import plot_comparison
+
+        plot_comparison(plots, (a, b), pairs)
     if as_json:
         say_json(comparison_facts((a, b), split, comparison))
     else:
