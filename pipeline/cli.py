@@ -110,11 +110,11 @@ def read_params() -> "Params":
 
 @app.command()
 def source() -> None:
-    """List the files of data.source in data/source.json, so that dvc repro notices changes."""
+    """List the files of data.source and the weights of model.pretrained, so that dvc repro notices changes."""
     params = read_params()
     from pipeline.source.stage import source as stage
 
-    stage(params.data.source, params.data.location, params.data.labels)
+    stage(params.data.source, params.data.location, params.data.labels, params.model.pretrained)
 
 
 @app.command()
@@ -137,6 +137,21 @@ def augment() -> None:
 
     check_ahead(params)
     stage(params.augment, params.seed, params.data.on_bad_image, params.data.on_leak)
+
+
+@app.command()
+def pretrained() -> None:
+    """Bring the weights of model.pretrained into data/pretrained.safetensors."""
+    params = read_params()
+    from pipeline.pretrained.stage import pretrained as stage
+
+    stage(
+        params.model.name,
+        params.model.width,
+        params.model.stem,
+        params.model.pretrained,
+        params.augment.image_size,
+    )
 
 
 @app.command()

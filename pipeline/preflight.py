@@ -24,10 +24,10 @@ USUAL_SIZE = 224
 def check_ahead(params: "Params") -> None:
     """Make the checks of later stages that do not need the images.
 
-    Torch is imported only for networks of torchvision; the schema knows what ``classifier`` allows.
+    Torch is imported only for networks of a library; the schema knows what ``classifier`` allows.
 
     Raises:
-        PipelineError: the batch cannot be divided among the processes; a transform is invalid; or torchvision has no
+        PipelineError: the batch cannot be divided among the processes; a transform is invalid; or there is no
             such network, or the network does not fit the image size, the stem, the layers of ``tsne.layers`` or the
             optimizer. One line for each problem.
     """
@@ -141,16 +141,7 @@ def _network_problems(params: "Params") -> list[str]:
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
     )
-    problems = []
-    wanted = _pretrained_size(spec.name) if params.model.pretrained else None
-    if wanted and wanted != spec.image_size:
-        problems.append(
-            f"params.yaml: augment.image_size: got {spec.image_size}, the pretrained weights of {spec.name} are for "
-            f"{wanted}; set it to that, or model.pretrained to false"
-        )
-        spec = replace(spec, image_size=wanted)
-    refusals, spec, model = _fitting_network(spec)
-    problems += refusals
+    problems, spec, model = _fitting_network(spec)
     if model is None:
         return problems
     problems += _refusals(build_optimizers, model, params.train, torch.device("meta"))
@@ -223,17 +214,3 @@ def _run_layer(model: "nn.Module", spec: "ModelSpec", name: str) -> None:
 
     with watching({name: find_layer(model, name, "tsne.layers")}) as watch, torch.no_grad():
         watch(model, _images(spec))
-
-
-def _pretrained_size(name: str) -> int | None:
-    """The image size of the pretrained weights of a transformer, which contain positions of its patches; None for a
-    network that takes any size."""
-    from torchvision.models import get_model_weights
-
-    if not name.startswith(("vit_", "maxvit")):
-        return None
-    try:
-        size: int = get_model_weights(name).DEFAULT.meta["min_size"][0]
-    except ValueError:  # there is no such network
-        return None
-    return size

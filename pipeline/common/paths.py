@@ -14,6 +14,8 @@ RECIPES = Path("recipes")
 SWEEPS = Path(".sweeps")
 
 SOURCE = Path("data/source.json")
+PRETRAINED_SOURCE = Path("data/pretrained.json")
+PRETRAINED = Path("data/pretrained.safetensors")
 RAW_ARCHIVE = Path("data/raw.zip")
 DATASET = Path("data/dataset")
 

@@ -64,7 +64,7 @@ def _series(overrides: Sequence[str]) -> tuple[Series, int]:
         raise PipelineError("data.folds: got null, needs the number of folds; set it, such as -S data.folds=5")
     snapshot = take_snapshot()
     # Each fold has its own archive, and the workspace has that of one of them.
-    inputs = {path: value for path, value in snapshot.inputs(params["data"]).items() if path != RAW_ARCHIVE.as_posix()}
+    inputs = {path: value for path, value in snapshot.inputs(params).items() if path != RAW_ARCHIVE.as_posix()}
     return Series("fold", "data.fold", [*overrides, ON_VALID], snapshot, [inputs, params]), count
 
 

@@ -25,11 +25,12 @@ from pipeline.experiments.revisions import Experiment, require_root
 from pipeline.git import git
 from pipeline.progress import say
 from pipeline.source.listing import current_summary, find_source
+from pipeline.source.weights import weights_identity
 
 # In DVC's folder of temporary files: git ignores it, and it is on the disk of the cache, so that DVC can link files.
 SANDBOXES = Path(".dvc/tmp")
 # An experiment runs these stages.
-STAGES = ("download", "augment", "train", "evaluate")
+STAGES = ("download", "augment", "pretrained", "train", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,18 @@ class Snapshot:
     head: str
     tree: str
 
-    def inputs(self, data: Mapping[str, Any]) -> dict[str, str]:
+    def inputs(self, params: Mapping[str, Any]) -> dict[str, str]:
         """What decides the results of an experiment, apart from its parameters.
 
         Args:
-            data: the section ``data`` of the parameters.
+            params: the parameters.
 
         Returns:
             The id of the git tree of each folder of code that the stages list in ``dvc.yaml``, the hash of
-            ``data/raw.zip`` if ``dvc.lock`` has one, and a hash of the source as it is now. The commit and all other
-            files do not count.
+            ``data/raw.zip`` if ``dvc.lock`` has one, and a hash of the source and of the pretrained weights as they are
+            now. The commit and all other files do not count.
         """
+        data = params["data"]
         rows = git("ls-tree", "-z", self.tree, "--", *code_folders(*STAGES, root=Path())).split("\0")
         columns = (row.partition("\t") for row in rows if row)
         ids = {path: facts.split()[2] for facts, _, path in columns}
@@ -57,7 +59,8 @@ class Snapshot:
         stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
         archives = {out["path"]: out["md5"] for out in stages.get("download", {}).get("outs", ())}
         source = find_source(data["source"], data["location"], data["labels"])
-        return ids | archives | {SOURCE.as_posix(): digest(current_summary(source))}
+        weights = weights_identity(params["model"]["pretrained"])
+        return ids | archives | {SOURCE.as_posix(): digest(current_summary(source), *([weights] if weights else []))}
 
 
 def take_snapshot() -> Snapshot:

@@ -30,7 +30,7 @@ def run_seeds(seeds: Sequence[int], overrides: Sequence[str]) -> tuple[pd.DataFr
             raise PipelineError(f"-S: got {override!r}; --first and --n set the seeds")
     params = overridden_params(overrides)
     snapshot = take_snapshot()
-    series = Series("seed", "seed", overrides, snapshot, [snapshot.inputs(params["data"]), {**params, "seed": None}])
+    series = Series("seed", "seed", overrides, snapshot, [snapshot.inputs(params), {**params, "seed": None}])
     results, _, failures = series.run(seeds)
     return results, failures
 

@@ -46,7 +46,7 @@ def run_sweep(path: Path, trials: int, overrides: Sequence[str], hours: float = 
     base = overridden_params(overrides)
     sweep = read_sweep(path, base, overrides)
     snapshot = take_snapshot()
-    inputs = snapshot.inputs(base["data"])
+    inputs = snapshot.inputs(base)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "sweep"
     # Values of params.yaml that the sweep searches do not decide its trials.
     fixed = with_parameters(base, dict.fromkeys(sweep.space))

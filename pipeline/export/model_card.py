@@ -70,6 +70,7 @@ def model_card(run: Run, opset: int, tolerance: float, checked: int) -> str:
         size=f"{run.spec.image_size}×{run.spec.image_size}",
         splits=list(images),
         source=_source(run.data),
+        start=_start(run.model),
         counts=", ".join(f"{count:,} {split}" for split, count in images.items()),
         preparation=_preparation(run),
         settings=_yaml(_settings(run)),
@@ -80,7 +81,7 @@ def model_card(run: Run, opset: int, tolerance: float, checked: int) -> str:
 
 
 def _name(run: Run) -> str:
-    return f"{run.spec.name}-{_dataset_name(run.data)}"
+    return f"{run.spec.name.rpartition('/')[2]}-{_dataset_name(run.data)}"
 
 
 def _dataset_name(data: DataParams) -> str:
@@ -126,6 +127,13 @@ def _source(data: DataParams) -> str:
     return f"{kinds[data.source]} `{one_line(shown).replace('`', '')}`{rest}"
 
 
+def _start(model: ModelParams) -> str:
+    """What the network started from, without the folder of a file, which is private."""
+    if model.pretrained is True:
+        return f"{'timm' if '/' in model.name else 'torchvision'}'s pretrained weights"
+    return f"`{one_line(PurePosixPath(str(model.pretrained)).name).replace('`', '')}`"
+
+
 def _preparation(run: Run) -> str:
     how = {
         "stretch": "stretched",
@@ -141,7 +149,10 @@ def _preparation(run: Run) -> str:
 
 def _settings(run: Run) -> dict[str, Any]:
     sections: dict[str, BaseModel] = {"augment": run.augment, "model": run.model, "train": run.train}
-    return {"seed": run.seed, **{name: section.model_dump(mode="json") for name, section in sections.items()}}
+    content = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    if isinstance(weights := run.model.pretrained, str):
+        content["model"]["pretrained"] = PurePosixPath(weights).name
+    return {"seed": run.seed, **content}
 
 
 def _evaluation_table(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -1,17 +1,12 @@
 """The architectures by name."""
 
 import difflib
-import hashlib
 import itertools
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from pickle import UnpicklingError
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +14,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pipeline.common.text import listed, one_line
 from pipeline.errors import PipelineError
-from pipeline.progress import say
 
 SHOWN_LAYERS = 12
-WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's; torchvision has no argument for it
+TIMM = "timm/"  # before the name of a network of timm
 
 
 @dataclass(frozen=True)
@@ -30,7 +24,7 @@ class ModelSpec:
     """All that is needed to build a network and to prepare its input.
 
     Attributes:
-        name, width, dropout, stem: as in the section ``model``.
+        name, width, dropout, stem, drop_path_rate: as in the section ``model``.
         outputs: number of outputs: one per class, or a single one for two classes.
         image_size: height and width of the input in pixels.
         resize: ``stretch``, ``crop`` or ``pad``: how a photo is made square.
@@ -48,6 +42,7 @@ class ModelSpec:
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    drop_path_rate: float = 0.0
 
 
 class ConvBlock(nn.Sequential):
@@ -104,34 +99,42 @@ class OutputLayer(nn.Linear):
             return super().forward(features.float())
 
 
-def build_model(spec: ModelSpec, pretrained: bool = False) -> nn.Module:
+def build_model(spec: ModelSpec) -> nn.Module:
     """Build a network in ``channels_last``, initialised from torch's global random state.
 
-    Args:
-        spec: what to build.
-        pretrained: start a torchvision model from its ImageNet weights, except for the last layer.
-
     Raises:
-        PipelineError: there is no such network, it does not take the image size, or its weights cannot be downloaded.
+        PipelineError: there is no such network, it does not take the image size, or its library is not installed.
     """
+    require_library(spec.name)
     if spec.name == "classifier":
-        if pretrained:
-            raise PipelineError("params.yaml: model.pretrained: classifier has no pretrained weights; set it to false")
         model: nn.Module = Classifier(spec.width, spec.dropout, spec.image_size, spec.outputs)
     else:
-        model = _torchvision_model(spec, pretrained)
-    _, head = find_head(model)
-    if isinstance(head, nn.Linear):
-        head.__class__ = OutputLayer
+        build = _timm_model if spec.name.startswith(TIMM) else _torchvision_model
+        try:
+            model = build(spec)
+        # The patches or windows of a transformer do not fit the image.
+        except (AssertionError, ValueError) as error:
+            raise PipelineError(
+                f"params.yaml: augment.image_size: {spec.name} refuses {spec.image_size} "
+                f"({one_line(str(error)) or type(error).__name__}); choose another"
+            ) from None
+        if spec.stem == "small":
+            _shrink_stem(model)
+    for _, head in find_heads(model):
+        if type(head) is nn.Linear:
+            head.__class__ = OutputLayer
     return model.to(memory_format=torch.channels_last)
 
 
 def build_without_data(spec: ModelSpec) -> nn.Module:
     """Build a network on the device ``meta``, whose tensors have shapes but no data; raises what ``build_model`` does.
 
-    All weights are moved there before they are initialised. ``with torch.device("meta")`` would also move the tensors
-    from which a RegNet computes its widths.
+    Of a network of torchvision, all weights are moved there before they are initialised: ``with torch.device("meta")``
+    would also move the tensors from which a RegNet computes its widths.
     """
+    if spec.name == "classifier" or spec.name.startswith(TIMM):
+        with torch.device("meta"):
+            return build_model(spec)
 
     # Torch replaces the weights by the result of the hook, which its type annotation does not say.
     def strip(module: nn.Module, name: str, weights: nn.Parameter | None) -> Any:
@@ -139,109 +142,108 @@ def build_without_data(spec: ModelSpec) -> nn.Module:
 
     handle = register_module_parameter_registration_hook(strip)
     try:
-        with torch.device("meta" if spec.name == "classifier" else "cpu"):
+        with torch.device("cpu"):
             return build_model(spec).to("meta")
     finally:
         handle.remove()
 
 
-def _torchvision_model(spec: ModelSpec, pretrained: bool) -> nn.Module:
+def require_library(name: str) -> None:
+    """Check that the library of a network is installed.
+
+    Raises:
+        PipelineError: it is not.
+    """
+    if name.startswith(TIMM) and find_spec("timm") is None:
+        raise PipelineError(
+            f"params.yaml: model.name: {name} needs the package timm; install it: "
+            "pip install -c constraints.txt -e '.[timm]'"
+        )
+
+
+def _timm_model(spec: ModelSpec) -> nn.Module:
+    """A network of timm; a file's name can name nothing else: neither a repository of a hub nor a folder."""
+    import timm
+
+    name = spec.name.removeprefix(TIMM)
+    names, (architecture, _, tag) = timm.list_models(), name.partition(".")
+    if architecture not in names or (tag and name not in timm.list_pretrained(architecture + ".*")):
+        names = timm.list_pretrained(architecture + ".*") if architecture in names else names
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+        raise PipelineError(
+            f"params.yaml: model.name: got {spec.name!r}, allowed after {TIMM} are {len(names):,} networks of timm "
+            f"{timm.__version__}, such as {listed((TIMM + found for found in close), 3)}"
+        )
+    options: dict[str, Any] = {"drop_rate": spec.dropout, "drop_path_rate": spec.drop_path_rate}
+    published = timm.get_pretrained_cfg(name)
+    if published and published.fixed_input_size:
+        options["img_size"] = spec.image_size
+    model = _with_options(partial(timm.create_model, name, num_classes=spec.outputs), options)
+    if not hasattr(model, "get_classifier"):
+        raise PipelineError(f"params.yaml: model.name: {spec.name} does not classify images; choose another")
+    return model
+
+
+def _torchvision_model(spec: ModelSpec) -> nn.Module:
     from torchvision import models
 
-    model: nn.Module
     names = models.list_models(module=models)
     if spec.name not in names:
         close = difflib.get_close_matches(spec.name, ["classifier", *names], n=3) or ["classifier", *names]
         raise PipelineError(
             f"params.yaml: model.name: got {spec.name!r}, allowed are classifier and torchvision's {len(names)} "
-            f"classification models, such as {listed(close, 3)}"
+            f"classification models, such as {listed(close, 3)}; those of timm begin with {TIMM}"
         )
-    arguments: dict[str, Any] = {"dropout": spec.dropout} if _takes_dropout(spec.name) else {}
-    if spec.name in ("googlenet", "inception_v3") and not pretrained:
-        arguments |= {"aux_logits": False, "init_weights": True}
+    options: dict[str, Any] = {"dropout": spec.dropout}
+    if spec.name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": True}
     if spec.name.startswith("vit_"):
-        arguments["image_size"] = spec.image_size
+        options["image_size"] = spec.image_size
     if spec.name.startswith("maxvit"):
-        arguments["input_size"] = (spec.image_size, spec.image_size)
-    try:
-        if pretrained:
-            with _checked_weights(models.get_model_weights(spec.name).DEFAULT.url):
-                model = models.get_model(spec.name, weights="DEFAULT", **arguments)
-            if getattr(model, "AuxLogits", None) is not None:
-                # The auxiliary output is only for training from scratch.
-                model.aux_logits, model.AuxLogits = False, None  # type: ignore[assignment]
-            _replace_head(model, spec.outputs)
-        else:
-            model = models.get_model(spec.name, weights=None, num_classes=spec.outputs, **arguments)
-    # The patches or windows of a transformer do not fit the image, or its weights are for another image size.
-    except (AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise PipelineError(
-            f"params.yaml: augment.image_size: {spec.name} refuses {spec.image_size} ({reason}); choose another"
-        ) from None
-    except OSError as error:
-        raise PipelineError(
-            f"params.yaml: model.pretrained: the weights of {spec.name} cannot be downloaded ({error}); set it to "
-            "false, or put the file into torch's hub cache"
-        ) from None
-    if spec.stem == "small":
-        _shrink_stem(model)
+        options["input_size"] = (spec.image_size, spec.image_size)
+    model = _with_options(partial(models.get_model, spec.name, weights=None, num_classes=spec.outputs), options)
+    depths: list[Any] = [module for module in model.modules() if type(module).__name__ == "StochasticDepth"]
+    highest = max((module.p for module in depths), default=0.0)
+    for module in depths:  # the probability of the last block; earlier ones keep their proportion to it
+        module.p *= spec.drop_path_rate / highest
     return model
 
 
-@contextmanager
-def _checked_weights(url: str) -> Iterator[None]:
-    """Let torchvision read a file of torch's hub cache, in which another user may be able to write.
-
-    It is read without unpickling objects, which can run any program. torch compares its SHA-256 with the digits in its
-    name only when it downloads the file.
-
-    Raises:
-        PipelineError: the file contains something else than tensors, or is damaged.
-    """
-    name = Path(urlsplit(url).path).name
-    file, digits = Path(torch.hub.get_dir(), "checkpoints", name), re.search(r"-([0-9a-f]{8,})\.", name)
-    before = os.environ.get(WEIGHTS_ONLY)
-    os.environ[WEIGHTS_ONLY] = "1"
+def _with_options(build: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
+    """Build a network with those of the options that it has; each family of a library has others."""
     try:
-        if file.exists() and not file.is_file():  # reading a pipe would wait for its other end
-            raise RuntimeError("it is not a regular file")
-        if file.exists() and digits:
-            with file.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
-            if not found.startswith(digits[1]):
-                say(f"model.pretrained: warning: {file} is another file than the publisher's (its SHA-256 is {found})")
-        yield
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        raise PipelineError(
-            f"params.yaml: model.pretrained: {file} contains no usable weights ({one_line(str(error))[:200]}); remove "
-            "it, so that it is downloaded again"
-        ) from None
-    finally:
-        os.environ.pop(WEIGHTS_ONLY)
-        if before is not None:
-            os.environ[WEIGHTS_ONLY] = before
+        return build(**options)
+    except TypeError as error:
+        unknown = [name for name in options if "unexpected keyword" in str(error) and f"'{name}'" in str(error)]
+        if not unknown:
+            raise
+    return _with_options(build, {name: value for name, value in options.items() if name not in unknown})
+
+
+def find_heads(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
+    """The last layers and their names: one, but several in a few networks of timm, such as one for distillation."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not hasattr(model, "get_classifier"):
+        return layers[-1:]
+    network: Any = model
+    found = network.get_classifier()
+    inside = [module for part in (found if isinstance(found, tuple) else [found]) for module in part.modules()]
+    return [(name, layer) for name, layer in layers if layer in inside and len(layer.weight) == network.num_classes]
 
 
 def find_head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     """The last layer and its name; in squeezenet it is a convolution."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+    return find_heads(model)[-1]
 
 
-def _replace_head(model: nn.Module, outputs: int) -> None:
-    """Replace the last layer of ImageNet by a new one."""
-    name, head = find_head(model)
-    if isinstance(head, nn.Linear):
-        new: nn.Module = nn.Linear(head.in_features, outputs)
-    else:
-        new = nn.Conv2d(head.in_channels, outputs, kernel_size=1)
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
+def find_stem(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    """The first convolution and its name."""
+    return next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
 
 
 def _shrink_stem(model: nn.Module) -> None:
     """Make the first convolution keep the resolution, and remove the pooling after it (He et al. 2016, CIFAR-10)."""
-    first, conv = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    first, conv = find_stem(model)
     if conv.stride == (1, 1):
         return  # as in vgg: it keeps the resolution already
     small = nn.Conv2d(3, conv.out_channels, kernel_size=3, stride=1, padding=1, bias=conv.bias is not None)
@@ -251,14 +253,6 @@ def _shrink_stem(model: nn.Module) -> None:
         model.maxpool = nn.Identity()
 
 
-# The families of torchvision that have no dropout, or none that can be set.
-_WITHOUT_DROPOUT = ("resnet", "resnext", "wide_resnet", "regnet", "densenet", "shufflenet", "convnext", "maxvit")
-
-
-def _takes_dropout(name: str) -> bool:
-    return not name.startswith(_WITHOUT_DROPOUT)
-
-
 def unused_parameters(model: nn.Module, spec: ModelSpec) -> list[str]:
     """One line for each parameter of the section ``model`` that has no effect on the network."""
     unused = []
@@ -266,9 +260,20 @@ def unused_parameters(model: nn.Module, spec: ModelSpec) -> list[str]:
         unused.append(f"stem {spec.stem}")
     if spec.name != "classifier":
         unused.append(f"width {spec.width}")
-    if spec.dropout and not any(isinstance(module, nn.Dropout) and module.p for module in model.modules()):
+    if spec.dropout and not any(map(_drops_features, model.modules())):
         unused.append(f"dropout {spec.dropout:g}")
+    if spec.drop_path_rate and not any(map(_drops_blocks, model.modules())):
+        unused.append(f"drop_path_rate {spec.drop_path_rate:g}")
     return [f"model.{parameter} has no effect on {spec.name}" for parameter in unused]
+
+
+def _drops_features(module: nn.Module) -> bool:
+    return bool(getattr(module, "drop_rate", 0) or (isinstance(module, nn.Dropout) and module.p))
+
+
+def _drops_blocks(module: nn.Module) -> bool:
+    """Whether a module is stochastic depth, of timm or of torchvision."""
+    return bool(getattr(module, "drop_prob", 0) or (type(module).__name__ == "StochasticDepth" and module.p))
 
 
 def default_layers(model: nn.Module) -> tuple[str, ...]:

@@ -4,30 +4,24 @@ A file may come from anyone, so it is refused before anything is built or alloca
 network that ``train`` writes, or do not fit the names, shapes and types of its tensors.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.common.files import replacing
 from pipeline.common.paths import MODEL
-from pipeline.common.reading import checked, checksum, reading, require_checksum, with_checksum
+from pipeline.common.reading import reading
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
-from pipeline.network.models import ModelSpec, build_without_data
+from pipeline.network.models import ModelSpec, build_model, build_without_data, require_library
+from pipeline.network.tensors import Mean, Std, read_content, read_tensors, write_tensors
 from pipeline.params.schema import Section
 
-# The metadata of 20,000 classes have 1 MB.
-MAX_HEADER = 16 * 2**20
-Mean = Annotated[float, Field(ge=0, le=1)]
-# Of images without any contrast it is 4e-9.
-Std = Annotated[float, Field(ge=1e-9, le=1)]
+SPEC = "spec"
 
 
 class Metadata(Section):
@@ -43,6 +37,8 @@ class Metadata(Section):
     classes: tuple[str, ...] = Field(min_length=2)
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Std, Std, Std]
+    # Files of earlier versions do not have it.
+    drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
     weights: str
 
     @model_validator(mode="after")
@@ -63,17 +59,9 @@ def save_model(path: Path, state: dict[str, Tensor], spec: ModelSpec) -> None:
         PipelineError: a weight is NaN or infinite.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    if infinite := _not_finite(tensors):
+    if infinite := not_finite(tensors):
         raise PipelineError(f"{path}: not written: weights are NaN or infinite ({infinite}); lower train.lr")
-    content = with_checksum(asdict(spec) | {"weights": _checksum(tensors)})
-    # A single entry: the order of several is random, and would change the hash of the file.
-    metadata = {"spec": json.dumps(content, ensure_ascii=False)}
-    with replacing(path) as temporary:
-        temporary.touch()
-        permissions = temporary.stat().st_mode
-        save_file(tensors, temporary, metadata)
-        # safetensors makes the file readable by its owner only.
-        temporary.chmod(permissions)
+    write_tensors(path, {name: tensor.numpy() for name, tensor in tensors.items()}, SPEC, asdict(spec))
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
@@ -84,37 +72,17 @@ def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
             infinite.
     """
     with reading(path, "" if path == MODEL else "name one that the stage train wrote"):
-        metadata = _read_metadata(path)
+        metadata = read_content(path, SPEC, Metadata)
         spec = ModelSpec(**metadata.model_dump(exclude={"weights"}))
         model = _empty_network(spec, _read_shapes(path))
-        tensors = load_file(path)
-        require_checksum(_checksum(tensors), metadata.weights)
-        if infinite := _not_finite(tensors):
+        tensors = {name: torch.from_numpy(values) for name, values in read_tensors(path, metadata.weights).items()}
+        if infinite := not_finite(tensors):
             raise ValueError(f"weights are NaN or infinite: {infinite}")
         # Unlike the file, the state has the versions of the layers, which that of mnasnet requires.
         state = model.state_dict()
         state.update(tensors)
         model.load_state_dict(state)
     return model.eval(), spec
-
-
-def _read_metadata(path: Path) -> Metadata:
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if not 0 < size < path.stat().st_size:
-        raise ValueError("is not a safetensors file")
-    if size > MAX_HEADER:
-        raise ValueError(f"its header has {size:,} bytes, allowed are {MAX_HEADER:,}")
-    with safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get("spec")
-    if text is None:
-        raise ValueError("not a weights file of this project")
-    try:
-        return Metadata.model_validate_json(json.dumps(checked(text)))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise ValueError(f"its metadata are wrong: {f'{key}: ' if key else ''}{problem['msg']}") from None
 
 
 def _read_shapes(path: Path) -> dict[str, tuple[str, list[int]]]:
@@ -129,6 +97,7 @@ _TYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 def _empty_network(spec: ModelSpec, found: dict[str, tuple[str, list[int]]]) -> nn.Module:
     """Build the network without initial weights, after checking that the tensors of the file fit it."""
+    require_library(spec.name)
     try:
         model = build_without_data(spec)
     except PipelineError as error:
@@ -139,13 +108,11 @@ def _empty_network(spec: ModelSpec, found: dict[str, tuple[str, list[int]]]) -> 
         name = different[0]
         has, needs = (f"{kind[0]} {kind[1]}" if (kind := of.get(name)) else "nothing" for of in (found, expected))
         raise ValueError(f"its metadata do not fit its tensors: {name} is {has}, {spec.name} needs {needs}")
-    return model.to_empty(device="cpu")
+    # Some networks of timm have tensors that are in no file, and are computed when the network is built.
+    computed = {name for name, _ in model.named_buffers()} - expected.keys()
+    return build_model(spec) if computed else model.to_empty(device="cpu")
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    return checksum(tensor.numpy().data for _, tensor in sorted(tensors.items()))
-
-
-def _not_finite(tensors: dict[str, Tensor]) -> str:
+def not_finite(tensors: dict[str, Tensor]) -> str:
     """The names of the tensors with a value that is NaN or infinite."""
     return listed((name for name, tensor in sorted(tensors.items()) if not tensor.isfinite().all()), 3)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.common.paths import is_url
+from pipeline.common.text import shortened
 
 
 class ContradictionError(ValueError):
@@ -260,7 +261,8 @@ class ModelParams(Section):
     """The network that ``train`` builds."""
 
     name: str = Field(
-        description="classifier (the homework's network), or a classification model of torchvision such as resnet18"
+        description="classifier (the homework's network), a classification model of torchvision such as resnet18, or "
+        "timm/ and the name of a network of timm, such as timm/resnet50d"
     )
     width: int = Field(ge=1, le=512, description="channels of the first block of classifier; 64 in the homework")
     dropout: float = Field(
@@ -271,11 +273,29 @@ class ModelParams(Section):
     stem: Literal["default", "small"] = Field(
         description="small adapts the stem of a torchvision model to small images: 3×3, stride 1, no pooling"
     )
-    pretrained: bool = Field(description="start from the ImageNet weights of torchvision, which are downloaded")
+    drop_path_rate: float = Field(
+        ge=0, lt=1, description="stochastic depth: probability of skipping the last block, lower for earlier ones"
+    )
+    pretrained: bool | str = Field(
+        description="weights to start from: true for the library's, a .safetensors or .pth file, or run:NAME for the "
+        "model of an experiment, branch, tag or commit; false for none"
+    )
+
+    @field_validator("pretrained")
+    @classmethod
+    def _weights_are_a_file_or_a_run(cls, pretrained: bool | str) -> bool | str:
+        if isinstance(pretrained, str) and not re.fullmatch(
+            r"run:[^\s-]\S*|(?!run:).*\.(safetensors|pth|pt|bin)", pretrained
+        ):
+            raise ValueError(
+                f"got {shortened(pretrained)!r}, allowed are true, false, the path of a .safetensors or .pth file, and "
+                "run:NAME; for the name of a network, use model.name"
+            )
+        return pretrained
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.name == "classifier" and self.pretrained:
+        if self.name == "classifier" and self.pretrained is True:
             raise ContradictionError(
                 "pretrained", "got true, but classifier has no pretrained weights; set it to false"
             )

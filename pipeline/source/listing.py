@@ -159,10 +159,10 @@ def summary(source: Source, files: Mapping[str, Entry]) -> dict[str, Any]:
     return content
 
 
-def read_summary() -> dict[str, Any]:
-    """The content of ``data/source.json``; empty if there is none or it is damaged."""
+def read_summary(path: Path = SOURCE) -> dict[str, Any]:
+    """The content of ``data/source.json``, or of a file like it; empty if there is none or it is damaged."""
     with suppress(OSError, ValueError):
-        content = json.loads(SOURCE.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
         return content if isinstance(content, dict) else {}
     return {}
 

@@ -1,10 +1,10 @@
-"""Stage ``source``: list the files of the source, so that DVC notices when they change."""
+"""Stage ``source``: list the files of the source and the pretrained weights, so that DVC notices when they change."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.common.files import write_json
-from pipeline.common.paths import SOURCE
+from pipeline.common.paths import PRETRAINED_SOURCE, SOURCE
 from pipeline.progress import say
 from pipeline.source.listing import (
     differences,
@@ -16,14 +16,24 @@ from pipeline.source.listing import (
     recall,
     summary,
 )
+from pipeline.source.weights import weights_identity
 
 
-def source(kind: str, location: str | None, labels: str | Mapping[Any, str] | None) -> None:
-    """Write ``data/source.json``, which is the same as long as names and contents of the source's files are.
+def source(
+    kind: str, location: str | None, labels: str | Mapping[Any, str] | None, pretrained: bool | str = False
+) -> None:
+    """Write ``data/source.json``, which is the same as long as names and contents of the source's files are, and
+    ``data/pretrained.json``, which is as long as the weights of ``model.pretrained`` are.
 
     If the source is not on this machine, an earlier listing stays as it is: then DVC uses the images in its cache. If
     there is none, ``download`` says what is missing.
+
+    Raises:
+        PipelineError: the weights are not on this machine, and never were.
     """
+    identity = weights_identity(pretrained)
+    if identity != read_summary(PRETRAINED_SOURCE) or not PRETRAINED_SOURCE.exists():
+        write_json(PRETRAINED_SOURCE, identity)
     place, before = find_source(kind, location, labels), read_summary()
     if problem := problem_of(place):
         if has_listing(before, place):

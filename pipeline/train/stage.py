@@ -10,13 +10,15 @@ import torch
 
 from pipeline.common.dataset import PackedDataset
 from pipeline.common.files import write_table
-from pipeline.common.paths import BATCH, DATASET, LIVE, MODEL, PLOTS
+from pipeline.common.paths import BATCH, DATASET, LIVE, MODEL, PLOTS, PRETRAINED
+from pipeline.common.reading import file_checksum
 from pipeline.common.results import write_results
 from pipeline.errors import PipelineError
 from pipeline.machine import crowded
 from pipeline.network.batches import Batches
 from pipeline.network.device import choose_device, describe_device, describe_precision, facts_of, set_up_torch
 from pipeline.network.models import ModelSpec, build_model, unused_parameters
+from pipeline.network.pretrained import input_notes, read_pretrained
 from pipeline.network.weights import save_model
 from pipeline.params.schema import ModelParams, TrainParams
 from pipeline.processes import stop_signals
@@ -43,10 +45,11 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
     with process_group(device) as group:
         dataset = PackedDataset(DATASET)
         trainer, spec = open_trainer(dataset, model_params, params, seed, device, group)
-        facts = {"model": asdict(spec), "pretrained": model_params.pretrained, "train": params.model_dump()}
+        facts: dict[str, Any] = {"model": asdict(spec), "train": params.model_dump()}
         facts |= {
             "seed": seed,
             "data": dataset.manifest.digest,
+            "pretrained": file_checksum(PRETRAINED) if model_params.pretrained else None,
             "world": group.world,
             **facts_of(device, trainer.dtype),
         }
@@ -90,9 +93,13 @@ def open_trainer(
     device: torch.device,
     group: ProcessGroup,
 ) -> tuple[Trainer, ModelSpec]:
-    """Seed torch, build the network for the parameters and the dataset, and open the training and validation splits."""
+    """Seed torch, build the network for the parameters and the dataset, and open the training and validation splits.
+
+    A network with pretrained weights gets the mean and the standard deviation that these were trained with.
+    """
     set_up_torch(seed, params.deterministic)
     manifest = dataset.manifest
+    weights = read_pretrained() if model_params.pretrained else None
     spec = ModelSpec(
         name=model_params.name,
         width=model_params.width,
@@ -102,14 +109,19 @@ def open_trainer(
         image_size=manifest.image_size,
         resize=manifest.resize,
         classes=manifest.classes,
-        mean=manifest.mean,
-        std=manifest.std,
+        mean=(weights and weights.origin.mean) or manifest.mean,
+        std=(weights and weights.origin.std) or manifest.std,
+        drop_path_rate=model_params.drop_path_rate,
     )
-    model = build_model(spec, model_params.pretrained).to(device)
+    model = build_model(spec)
+    lines = weights.load_into(model, spec.classes) + input_notes(weights.origin, spec) if weights else []
+    model.to(device)
     train, valid = (
         Batches(dataset.split(name), spec.mean, spec.std, device, size=spec.image_size) for name in ("train", "valid")
     )
-    return Trainer(model, train, valid, len(spec.classes), params, seed, group), spec
+    trainer = Trainer(model, train, valid, len(spec.classes), params, seed, group)
+    trainer.progress.note(*lines)
+    return trainer, spec
 
 
 def _named(section: str, params: ModelParams | TrainParams) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pipeline.common.paths import DETAILS
 from pipeline.errors import PipelineError
 from pipeline.experiments.sandbox import Sandbox, open_sandbox, take_snapshot
 
-DATA = {"source": "digits", "location": None, "labels": None}
+PARAMETERS = {"data": {"source": "digits", "location": None, "labels": None}, "model": {"pretrained": False}}
 LOCK = """
 stages:
   download:
@@ -21,9 +21,9 @@ stages:
 
 
 def test_the_inputs_are_the_trees_of_the_folders_that_the_stages_list(repository):
-    folders = [f"pipeline/{name}" for name in ("augment", "common", "download", "evaluate", "train")]
+    folders = [f"pipeline/{name}" for name in ("augment", "common", "download", "evaluate", "pretrained", "train")]
     expected = {folder: repository.git("rev-parse", f"HEAD:{folder}").strip() for folder in folders}
-    inputs = take_snapshot().inputs(DATA)
+    inputs = take_snapshot().inputs(PARAMETERS)
     assert {path: inputs[path] for path in expected} == expected
     assert inputs.keys() - expected.keys() == {"data/source.json"}
 
@@ -40,32 +40,32 @@ def test_the_inputs_are_the_trees_of_the_folders_that_the_stages_list(repository
     ],
 )
 def test_only_changes_in_folders_of_the_stages_count(repository, path, counts, is_committed):
-    before = take_snapshot().inputs(DATA)
+    before = take_snapshot().inputs(PARAMETERS)
     repository.write(path, "# changed\n")
     if is_committed:
         repository.commit("changed")
-    assert (take_snapshot().inputs(DATA) != before) == counts
+    assert (take_snapshot().inputs(PARAMETERS) != before) == counts
 
 
 def test_a_new_file_counts_once_git_tracks_it(repository, capsys):
-    before = take_snapshot().inputs(DATA)
+    before = take_snapshot().inputs(PARAMETERS)
     repository.write("pipeline/train/new.py", "")
-    assert take_snapshot().inputs(DATA) == before
+    assert take_snapshot().inputs(PARAMETERS) == before
     message = "git does not track pipeline/train/new.py: experiments run without; git add what they need\n"
     assert capsys.readouterr().out == message
     repository.git("add", "pipeline/train/new.py")
-    assert take_snapshot().inputs(DATA) != before
+    assert take_snapshot().inputs(PARAMETERS) != before
     assert capsys.readouterr().out == ""
 
 
 def test_other_images_count(repository):
-    before = take_snapshot().inputs(DATA)
+    before = take_snapshot().inputs(PARAMETERS)
     repository.write("dvc.lock", LOCK)
-    assert take_snapshot().inputs(DATA) == before | {"data/raw.zip": "0abc"}
+    assert take_snapshot().inputs(PARAMETERS) == before | {"data/raw.zip": "0abc"}
 
 
 def test_images_that_changed_since_the_last_run_count_and_those_that_are_not_here_do_not(repository):
-    data = {**DATA, "source": "folder", "location": "photos"}
+    data = PARAMETERS | {"data": {**PARAMETERS["data"], "source": "folder", "location": "photos"}}
     nowhere = take_snapshot().inputs(data)
     repository.write("photos/cat/1.png", "one")
     before = take_snapshot().inputs(data)

@@ -1,6 +1,5 @@
 """The architectures."""
 
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +23,9 @@ from tests.support.models import SPEC
 ROOT = Path(__file__).parents[2]
 
 
-def build(pretrained=False, **changes) -> nn.Module:
+def build(**changes) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(replace(SPEC, **changes), pretrained)
+    return build_model(replace(SPEC, **changes))
 
 
 def assert_refused(line: str, **changes) -> None:
@@ -199,89 +198,6 @@ def test_vision_transformer_takes_the_image_size_of_the_dataset(size):
 def test_small_stem_leaves_a_network_as_it_is_that_keeps_the_resolution_already():
     small, default = (build(name="vgg11", image_size=64, stem=stem).features for stem in ("small", "default"))
     assert [module.extra_repr() for module in small] == [module.extra_repr() for module in default]
-
-
-def test_pretrained_classifier_is_refused():
-    assert_refused("params.yaml: model.pretrained: classifier has no pretrained weights", pretrained=True)
-
-
-def test_pretrained_weights_that_cannot_be_downloaded_are_reported_in_one_line(tmp_path, monkeypatch):
-    # A proxy that refuses connections, so that machines with a network fail in the same way.
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "")
-    # urllib reads the proxies at its first request.
-    monkeypatch.setattr("urllib.request._opener", None)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    line = r"params.yaml: model.pretrained: the weights of resnet18 cannot be downloaded \(.*hub cache"
-    assert_refused(line, name="resnet18", pretrained=True)
-
-
-@pytest.mark.parametrize(
-    ("name", "weights", "size"),
-    [
-        ("resnet18", "ResNet18_Weights", 32),
-        ("squeezenet1_1", "SqueezeNet1_1_Weights", 32),
-        ("googlenet", "GoogLeNet_Weights", 32),
-        ("inception_v3", "Inception_V3_Weights", 96),
-    ],
-)
-def test_pretrained_weights_in_the_hub_cache_are_loaded_with_a_new_last_layer(
-    tmp_path, monkeypatch, name, weights, size
-):
-    from torchvision import models
-
-    torch.manual_seed(7)
-    options = {"aux_logits": True, "init_weights": False} if "_v3" in name or "google" in name else {}
-    state = models.get_model(name, **options).state_dict()
-    path = tmp_path / "hub/checkpoints" / Path(getattr(models, weights).DEFAULT.url).name
-    path.parent.mkdir(parents=True)
-    torch.save(state, path)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    model = build(name=name, image_size=size, pretrained=True)
-    first = next(iter(state))
-    assert torch.equal(model.state_dict()[first], state[first])
-    outputs = model(torch.randn(2, 3, size, size))
-    assert isinstance(outputs, torch.Tensor)
-    assert outputs.shape == (2, 3)
-
-
-class Program:
-    """Runs a program when it is unpickled."""
-
-    def __reduce__(self):
-        return os.mkdir, ("ran",)
-
-
-@pytest.fixture
-def hub_file(workspace, monkeypatch):
-    """The file of resnet18 in torch's hub cache, in which another user may have written it."""
-    monkeypatch.setenv("TORCH_HOME", str(workspace))
-    (workspace / "hub/checkpoints").mkdir(parents=True)
-    return workspace / "hub/checkpoints/resnet18-f37072fd.pth"
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_pretrained_weights_in_the_hub_cache_run_no_program(hub_file, zipped, capsys):
-    torch.save({"conv1.weight": Program()}, hub_file, _use_new_zipfile_serialization=zipped)
-    line = f"params.yaml: model.pretrained: {hub_file} contains no usable weights (Weights only load failed"
-    assert_refused(re.escape(line), name="resnet18", pretrained=True)
-    assert not Path("ran").exists()
-    assert f"model.pretrained: warning: {hub_file} is another file than the publisher's" in capsys.readouterr().out
-    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\3\4 damaged", b"<html>log in</html>", None])
-def test_a_damaged_file_or_a_pipe_in_the_hub_cache_is_one_line(hub_file, content):
-    if content is None:
-        os.mkfifo(hub_file)
-    else:
-        hub_file.write_bytes(content)
-    line = (
-        rf"params.yaml: model.pretrained: {hub_file} contains no usable weights \(.*\); remove it, so that it is down"
-    )
-    assert_refused(line, name="resnet18", pretrained=True)
 
 
 def test_class_logits_of_two_or_more_outputs_are_the_outputs():

@@ -101,7 +101,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(path, monkeypa
     with pytest.raises(PipelineError, match=r"not written: weights are NaN or infinite \(output.bias\)"):
         save_model(path, state, SPEC)
     assert not path.exists()
-    monkeypatch.setattr("pipeline.network.weights._not_finite", lambda tensors: "")
+    monkeypatch.setattr("pipeline.network.weights.not_finite", lambda tensors: "")
     save_model(path, state, SPEC)
     monkeypatch.undo()
     assert_refused(path, "cannot be used (weights are NaN or infinite: output.bias)")

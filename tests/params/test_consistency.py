@@ -75,10 +75,8 @@ def check(changes):
             VIT | {"model.name": "maxvit_t", "augment.image_size": 224},
             "model.stem: got small, which does not fit maxvit_t; set it to default",
         ),
-        (
-            RESNET | {"model.name": "vit_b_16", "model.pretrained": True, "tsne.layers": ["heads"]},
-            "augment.image_size: got 32, the pretrained weights of vit_b_16 are for 224; set it to that, or",
-        ),
+        ({"model.pretrained": "resnet18"}, "model.pretrained: got 'resnet18', allowed are true, false, the path of a "),
+        ({"model.pretrained": "run:"}, "model.pretrained: got 'run:', allowed are true, false, the path of a "),
     ],
 )
 def test_a_contradiction_is_refused_in_one_line_that_names_the_key(changes, complaint):

@@ -32,7 +32,14 @@ AUGMENT = {
     "preset": "none",
     "transforms": [{"name": "RandomResizedCrop", "scale": [0.6, 1.0]}, {"name": "HorizontalFlip"}],
 }
-MODEL = {"name": "classifier", "width": 4, "dropout": 0.0, "stem": "default", "pretrained": False}
+MODEL = {
+    "name": "classifier",
+    "width": 4,
+    "dropout": 0.0,
+    "stem": "default",
+    "drop_path_rate": 0.0,
+    "pretrained": False,
+}
 # Every parameter, with the options off; tests change those that they need.
 TRAIN = {
     "epochs": 3,

@@ -55,6 +55,7 @@ STAGES = """
 stages:
   download: {cmd: echo, deps: [pipeline/common, pipeline/download]}
   augment: {cmd: echo, deps: [pipeline/common, pipeline/augment]}
+  pretrained: {cmd: echo, deps: [pipeline/common, pipeline/pretrained]}
   train: {cmd: echo, deps: [pipeline/common, pipeline/train]}
   evaluate:
     cmd: python pipeline/evaluate/stage.py
@@ -131,7 +132,7 @@ class StagesRepository(SmallRepository):
     def write_files(self) -> None:
         super().write_files()
         self.write("dvc.yaml", STAGES)
-        for name in ("common", "download", "augment", "train", "report"):
+        for name in ("common", "download", "augment", "pretrained", "train", "report"):
             self.write(f"pipeline/{name}/stage.py", "")
         self.write("pipeline/evaluate/stage.py", STAGE)
         self.write("README.md", "A small repository.\n")

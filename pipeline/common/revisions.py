@@ -1,0 +1,61 @@
+"""Earlier runs by name: experiments, branches, tags and commits of the repository that the user works in."""
+
+import difflib
+
+from pipeline.common.paths import MODEL, repository_root
+from pipeline.common.text import listed
+from pipeline.common.yaml_file import parse_yaml
+from pipeline.errors import PipelineError
+from pipeline.git import git
+
+RUN = "run:"  # before the name in model.pretrained
+
+
+def find_commit(run: str) -> str:
+    """The commit of ``run:NAME``.
+
+    Raises:
+        PipelineError: there is no such experiment, branch, tag or commit, or several experiments have the name.
+    """
+    name, folder = run.removeprefix(RUN), repository_root()
+    rows = git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps", folder=folder).splitlines()
+    # refs/exps/{2 digits}/{38 digits}/{name}, the digits those of a commit.
+    experiments = [(row.split()[0], parts[4]) for row in rows if len(parts := row.split(maxsplit=1)[1].split("/")) == 5]
+    try:
+        return git("rev-parse", "--verify", f"{name}^{{commit}}", folder=folder)
+    except PipelineError:
+        commits = {commit for commit, experiment in experiments if experiment == name}
+    if len(commits) == 1:
+        return commits.pop()
+    if commits:
+        raise PipelineError(
+            f"params.yaml: model.pretrained: experiments of several commits have the name {name}; use a commit that "
+            "dvc exp list -A shows"
+        )
+    branches = git("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", folder=folder).splitlines()
+    names = list(dict.fromkeys([*(experiment for _, experiment in experiments), *branches]))
+    close = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names
+    raise PipelineError(
+        f"params.yaml: model.pretrained: got {run}, but no commit, branch, tag or experiment has this name; there are "
+        f"{listed(close)}"
+    )
+
+
+def model_md5(run: str) -> str:
+    """The MD5 of the model in ``dvc.lock`` of ``run:NAME``.
+
+    Raises:
+        PipelineError: there is no such run, or it has no model.
+    """
+    commit = find_commit(run)
+    lines = git("ls-tree", "--name-only", commit, "--", "dvc.lock", folder=repository_root())
+    lock = git("show", f"{commit}:./dvc.lock", folder=repository_root()) if lines else ""
+    stages = (parse_yaml(lock, "dvc.lock") if lock else {}).get("stages", {})
+    outputs = [output for stage in stages.values() for output in stage.get("outs", [])]
+    found = [str(output["md5"]) for output in outputs if output.get("path") == MODEL.as_posix() and output.get("md5")]
+    if not found:
+        raise PipelineError(
+            f"params.yaml: model.pretrained: {run} has no {MODEL} (dvc.lock of commit {commit[:7]}); run dvc "
+            "repro there, and commit dvc.lock"
+        )
+    return found[0]

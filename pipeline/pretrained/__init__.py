@@ -1,0 +1,1 @@
+"""Stage ``pretrained``: the weights that training starts from, in the names of our network."""

@@ -1,0 +1,138 @@
+"""The weights that training starts from: a library's, a file's or an earlier run's, in the names of our network."""
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.common.paths import PRETRAINED
+from pipeline.errors import PipelineError
+from pipeline.network.models import build_model
+from pipeline.network.pretrained import Origin, read_pretrained
+from pipeline.pretrained.stage import pretrained
+from tests.support.models import SPEC
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def bring(name="resnet18", weights=True, image_size=32, stem="default") -> Origin:
+    """Run the stage, and return what it says about the weights."""
+    pretrained(name, 4, stem, weights, image_size)
+    return read_pretrained().origin
+
+
+def started(name="resnet18", image_size=32, **changes):
+    """A network that starts from the file of the stage, and the notes of ``train``."""
+    torch.manual_seed(0)
+    spec = replace(SPEC, name=name, image_size=image_size, **changes)
+    model = build_model(spec)
+    return model, read_pretrained().load_into(model, spec.classes)
+
+
+def assert_refused(line: str, **arguments) -> str:
+    with pytest.raises(PipelineError, match=line) as error:
+        bring(**arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_without_weights_the_file_has_no_tensors_and_train_refuses_it(workspace):
+    pretrained("classifier", 4, "default", False, 32)
+    assert PRETRAINED.stat().st_size < 400
+    with pytest.raises(PipelineError, match=r"it has no weights.*dvc repro --force pretrained"):
+        read_pretrained()
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line_with_url_path_and_sha256(tmp_path, monkeypatch):
+    # A proxy that refuses connections, so that machines with a network fail in the same way.
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    # urllib reads the proxies at its first request.
+    monkeypatch.setattr("urllib.request._opener", None)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    line = assert_refused(r"params.yaml: model.pretrained: the weights of resnet18 cannot be downloaded \(")
+    for part in (
+        "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+        "hub/checkpoints",
+        "begins with f37072fd",
+    ):
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "size"),
+    [
+        ("resnet18", "ResNet18_Weights", 32),
+        ("squeezenet1_1", "SqueezeNet1_1_Weights", 32),
+        ("googlenet", "GoogLeNet_Weights", 32),
+        ("inception_v3", "Inception_V3_Weights", 96),
+        ("mnasnet0_5", "MNASNet0_5_Weights", 32),
+    ],
+)
+def test_weights_in_the_hub_cache_are_loaded_with_a_new_last_layer(workspace, monkeypatch, name, weights, size):
+    from torchvision import models
+
+    torch.manual_seed(7)
+    options = {"aux_logits": True, "init_weights": False} if "_v3" in name or "google" in name else {}
+    state = models.get_model(name, **options).state_dict()
+    path = workspace / "hub/checkpoints" / Path(getattr(models, weights).DEFAULT.url).name
+    path.parent.mkdir(parents=True)
+    torch.save(state, path)
+    monkeypatch.setenv("TORCH_HOME", str(workspace))
+    origin = bring(name, image_size=size)
+    # torchvision's own modules of these two convert their input, ours do not.
+    expected = ((0.5,) * 3,) * 2 if options else IMAGENET
+    assert (origin.mean, origin.std, origin.image_size) == (*expected, 299 if size == 96 else 224)
+    model, notes = started(name, size)
+    first = next(iter(state))
+    assert torch.equal(model.state_dict()[first], state[first])
+    assert "the last layer is new, since that of the weights has 1,000 outputs" in notes[-1]
+    outputs = model(torch.randn(2, 3, size, size))
+    assert isinstance(outputs, torch.Tensor)
+    assert outputs.shape == (2, 3)
+
+
+class Program:
+    """Runs a program when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.fixture
+def hub_file(workspace, monkeypatch):
+    """The file of resnet18 in torch's hub cache, in which another user may have written it."""
+    monkeypatch.setenv("TORCH_HOME", str(workspace))
+    (workspace / "hub/checkpoints").mkdir(parents=True)
+    return workspace / "hub/checkpoints/resnet18-f37072fd.pth"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("is_path", [True, False])
+def test_a_file_runs_no_program(hub_file, zipped, is_path):
+    torch.save({"conv1.weight": Program()}, hub_file, _use_new_zipfile_serialization=zipped)
+    line = f"params.yaml: model.pretrained: {hub_file} contains no usable weights (Weights only load failed"
+    assert_refused(re.escape(line), weights=str(hub_file) if is_path else True)
+    assert not Path("ran").exists()
+
+
+def test_another_file_than_the_publishers_is_named(hub_file, capsys):
+    torch.save(build_model(replace(SPEC, name="resnet18")).state_dict(), hub_file)
+    bring()
+    assert f"model.pretrained: warning: {hub_file} is another file than the publisher's" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 damaged", b"<html>log in</html>", b"\xff" * 8 + b"{", None])
+def test_a_damaged_file_or_a_pipe_in_the_hub_cache_is_one_line(hub_file, content):
+    if content is None:
+        os.mkfifo(hub_file)
+    else:
+        hub_file.write_bytes(content)
+    assert_refused(
+        rf"params.yaml: model.pretrained: {hub_file} contains no usable weights \(.*\); remove it, so that it is down"
+    )
