@@ -10,13 +10,31 @@ from torch import Tensor
 from torch.distributions import Beta
 from torch.nn import functional
 
-from pipeline.network.batches import resized
+from pipeline.network.batches import Batches, resized
 from pipeline.params.schema import TrainParams
 
 CROP_RATIO = (3 / 4, 4 / 3)  # as in torchvision's RandomResizedCrop
 ERASED_AREA = (0.02, 1 / 3)  # as in torchvision's RandomErasing
 ERASED_RATIO = (0.3, 3.3)
 LUMA = (0.299, 0.587, 0.114)
+
+
+def is_random(params: TrainParams) -> bool:
+    """Whether any augmentation is on."""
+    p = params
+    chances = p.hflip, p.color_jitter, p.random_erase, p.mixup_alpha, p.cutmix_alpha
+    return p.random_resized_crop < 1 or any(chances)
+
+
+def augmented(batches: Batches, images: Tensor, targets: Tensor, params: TrainParams) -> tuple[Tensor, Tensor]:
+    """The input of the network, in ``channels_last``, and the class probabilities for a batch of ``Batches.load``."""
+    if not is_random(params):
+        return batches.as_input(images), targets
+    inputs = batches.normalise(augment_pixels(batches.as_pixels(images), params, batches.size))
+    if params.random_erase:
+        inputs = random_erase(inputs, params.random_erase)
+    inputs, targets = mix(inputs, targets, params)
+    return inputs.contiguous(memory_format=torch.channels_last), targets
 
 
 def augment_pixels(images: Tensor, params: TrainParams, size: int) -> Tensor:

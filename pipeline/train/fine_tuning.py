@@ -1,10 +1,21 @@
 """Fine-tuning: which weights are trained in which epoch, the layers of a network, and the inputs of its last layer."""
 
-from torch import nn
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.network.batches import Batches
+from pipeline.network.device import forward_batch_size
+from pipeline.network.models import find_head
 from pipeline.params.schema import TrainParams
+from pipeline.progress import progress
+from pipeline.train.distributed import ProcessGroup
 
+Run = Callable[[nn.Module, Tensor], Tensor]
+# Not a share of the free memory: inputs that are computed in other batches can differ in their last bits.
+MOST_BYTES = 2 * 2**30
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -86,3 +97,58 @@ def _is_divided(module: nn.Module, half: float) -> bool:
 
 def _with_weights(module: nn.Module) -> list[nn.Module]:
     return [child for child in module.children() if next(child.parameters(), None) is not None]
+
+
+class Features(Batches):
+    """The inputs of the last layer for each image and copy, ``(images, copies, ...)``, loaded as images are."""
+
+    def __init__(self, table: Tensor, labels: Tensor) -> None:
+        self.device, self.shape, self.labels = table.device, tuple(table.shape), labels.to(table.device)
+        self.resident, self.images = True, table.flatten(0, 1)
+
+    def as_input(self, images: Tensor) -> Tensor:
+        """The batch itself."""
+        return images
+
+
+@torch.no_grad()
+def head_inputs(
+    model: nn.Module, run: Run, train: Batches, valid: Batches, group: ProcessGroup, quiet: bool
+) -> tuple[Features, Features] | str:
+    """Compute the inputs of the last layer for all copies of the training images, and for the validation images.
+
+    Args:
+        model: in evaluation mode.
+        run: applies a network to its input, in the precision of the run.
+        train, valid: the images.
+        group: each process computes a share.
+        quiet: show no progress.
+
+    Returns:
+        The inputs of the training and of the validation split; or why there are none.
+    """
+    _, head = find_head(model)
+    seen: list[Tensor] = []
+    with head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])):
+        outputs = run(model, next(valid.in_order(1))[0])
+        one = seen.pop()
+        if not torch.equal(run(head, one), outputs):
+            return "the network changes the output of that layer"
+        rows = len(train) * train.shape[1] + len(valid)
+        if one.nbytes * rows > MOST_BYTES:
+            return f"they would take {one.nbytes * rows / 2**30:.1f} GiB, allowed are {MOST_BYTES / 2**30:g}"
+
+        def compute(batches: Batches, copies: int) -> Features:
+            table = one.new_zeros(len(batches), copies, *one.shape[1:])
+            size = forward_batch_size(batches.device, batches.size)
+            for copy in range(copies):
+                own, start = table[group.rank :: group.world, copy], 0
+                loaded = batches.in_order(size, group.rank, group.world, copy)
+                label = f"train: inputs of the last layer, copy {copy + 1} of {copies}"
+                for images, _ in progress(loaded, len(own), label, step=size, quiet=quiet):
+                    run(model, images)
+                    own[start : start + len(images)] = seen.pop()
+                    start += len(images)
+            return Features(group.sum(table), batches.labels)
+
+        return compute(train, train.shape[1]), compute(valid, 1)

@@ -15,10 +15,10 @@ from pipeline.network.device import check_compiler_cache, choose_precision
 from pipeline.network.models import class_logits, find_head
 from pipeline.params.schema import TrainParams
 from pipeline.progress import TrainingProgress
-from pipeline.train.augmentation import augment_pixels, mix, random_erase
+from pipeline.train.augmentation import augmented, is_random
 from pipeline.train.cuda_graph import CudaGraph
 from pipeline.train.distributed import ProcessGroup
-from pipeline.train.fine_tuning import batch_norms, head_only, schedule_params
+from pipeline.train.fine_tuning import batch_norms, head_inputs, head_only, schedule_params
 from pipeline.train.moving_average import MovingAverage
 from pipeline.train.optimization import build_loss, build_optimizers, build_schedule, class_weights
 
@@ -73,7 +73,7 @@ class Trainer:
                 f"params.yaml: train.batch_size: got {params.batch_size}, allowed is a multiple of the "
                 f"{group.world} processes"
             )
-        self.train, self.valid, self.classes, self.device = train, valid, classes, train.device
+        self.splits, self.classes, self.device = (train, valid), classes, train.device
         self.params, self.seed, self.group = params, seed, group
         self.model = model
         self.trainable = [weights for weights in model.parameters() if weights.requires_grad]
@@ -104,11 +104,31 @@ class Trainer:
         self.optimizers = build_optimizers(self.model, self.params, self.device)
         params = schedule_params(self.params, self.epoch)
         self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]
-        self.wrapped = self._compiled(self.group.wrap(self.model, self.device))
-        self.evaluated = self._compiled(self.evaluated_model)
+        self._connect(self.model, self.evaluated_model, *self.splits)
+
+    def _connect(self, network: nn.Module, evaluated: nn.Module, train: Batches, valid: Batches) -> None:
+        """Train and validate a network on the batches of its inputs."""
+        self.train, self.valid = train, valid
+        self.wrapped = self._compiled(self.group.wrap(network, self.device))
+        self.evaluated = self._compiled(evaluated)
         self.gradients: Gradients = self.compute_gradients
         if self.device.type == "cuda" and self.group.world == 1:
             self.gradients = CudaGraph(self.compute_gradients, self.model, self.progress.note)
+
+    def _compute_features(self) -> None:
+        """Train the last layer on its inputs, if they are always the same, instead of on images.
+
+        Computing them takes an epoch for each copy. A resumed run computes them again.
+        """
+        frozen_epochs, copies = min(self.params.freeze_epochs, self.params.epochs), self.train.shape[1]
+        if self.head_only and copies <= frozen_epochs and not is_random(self.params):
+            self.model.eval()
+            found = head_inputs(self.model, self._outputs, *self.splits, self.group, self.progress.quiet)
+            if isinstance(found, str):
+                self.progress.note(f"the inputs of the last layer are computed in each epoch: {found}")
+            else:
+                self.progress.note("the last layer is trained on its inputs, which are computed once")
+                self._connect(find_head(self.model)[1], find_head(self.evaluated_model)[1], *found)
 
     def fit(self, on_step: Callable[[], None], on_epoch: Callable[[Row], None]) -> History:
         """Train until the last epoch, or until there was no better epoch for ``patience`` epochs.
@@ -122,9 +142,12 @@ class Trainer:
         Raises:
             PipelineError: the loss is no longer finite.
         """
+        if not self.complete:
+            self._compute_features()
         with self.progress.display:
             while not self.complete:
                 self._fit_epoch(on_step, on_epoch)
+        self.train, self.valid = self.splits
         return self.history
 
     def _fit_epoch(self, on_step: Callable[[], None], on_epoch: Callable[[Row], None]) -> None:
@@ -146,6 +169,7 @@ class Trainer:
         self.progress.end_epoch(row)
         if head_only(self.params, self.epoch) != self.head_only:
             self._start_phase()
+            self.progress.note(f"from epoch {self.epoch} on all layers are trained")
         on_epoch(row)
 
     def train_epoch(self, on_step: Callable[[], None]) -> None:
@@ -197,7 +221,7 @@ class Trainer:
         inputs, targets = self.augmented(images, labels)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        outputs = self._outputs(self.wrapped, inputs.contiguous(memory_format=torch.channels_last))
+        outputs = self._outputs(self.wrapped, inputs)
         loss = self.loss(outputs, targets)
         self.scaler.scale(loss).backward()
         hits = (class_logits(outputs.detach()).argmax(1) == targets.argmax(1)).float().mean()
@@ -205,10 +229,7 @@ class Trainer:
 
     def augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The input of the network and the class probabilities, ``(n, classes)``, for a batch of ``Batches.load``."""
-        inputs = self.train.normalise(augment_pixels(self.train.as_pixels(images), self.params, self.train.size))
-        if self.params.random_erase:
-            inputs = random_erase(inputs, self.params.random_erase)
-        return mix(inputs, self._one_hot(labels), self.params)
+        return augmented(self.train, images, self._one_hot(labels), self.params)
 
     def _compiled(self, model: nn.Module) -> nn.Module:
         if not self.params.compile:

@@ -32,8 +32,9 @@ def run(processes: int, **changes) -> str:
 
 @pytest.mark.usefixtures("dataset")
 def test_two_processes_follow_the_loss_curve_of_one_and_are_reproducible():
-    stateful = {**PLAIN, "hflip": 0.5, "mixup_alpha": 0.2, "precision": "bf16"}
-    frozen = {**PLAIN, "freeze_epochs": 2, "layer_decay": 0.7, "norm_weight_decay": 0.1}
+    stateful = {**PLAIN, "hflip": 0.5, "mixup_alpha": 0.2, "precision": "bf16", "freeze_epochs": 1}
+    # As many epochs as copies: the inputs of the last layer are computed once, by both processes.
+    frozen = {**PLAIN, "freeze_epochs": 3, "layer_decay": 0.7, "norm_weight_decay": 0.1}
     together, first, second, alone, frozen_together, frozen_alone = forked_runs(
         {"train": PLAIN, "model": MODEL_PARAMS, "processes": 2},
         {"train": stateful, "model": MODEL_PARAMS, "processes": 2},
@@ -44,6 +45,7 @@ def test_two_processes_follow_the_loss_curve_of_one_and_are_reproducible():
     )
     assert first["outputs"] == second["outputs"]
     assert together["exitcodes"] == first["exitcodes"] == [0, 0]
+    assert "which are computed once" in frozen_together["log"]
     # Only one process prints.
     assert together["log"].count("epoch 4 of 4") == 1
     assert "on 2 × cpu" in together["log"]

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from pipeline.network.models import Classifier, ModelSpec, build_without_data, find_head
+from pipeline.network.models import Classifier, ModelSpec, build_model, build_without_data, find_head
+from pipeline.train import fine_tuning
+from pipeline.train.augmentation import is_random
 from pipeline.train.fine_tuning import layers_of, notes
 from pipeline.train.optimization import build_optimizers
 from tests.support.sections import EVERYTHING
@@ -37,10 +39,11 @@ class StoppedError(Exception):
     """Stops a run from a callback."""
 
 
-def network(name: str) -> nn.Module:
+def network(name: str, device: str = "meta") -> nn.Module:
     values = {"width": 4, "dropout": 0.0, "stem": "default", "outputs": 3, "image_size": 224, "resize": "stretch"}
     extra = {key: None for key in ModelSpec.__dataclass_fields__ if key not in values}
-    return build_without_data(ModelSpec(**{**extra, **values, "name": name, "classes": ("a", "b", "c")}))
+    spec = ModelSpec(**{**extra, **values, "name": name, "classes": ("a", "b", "c")})
+    return build_without_data(spec) if device == "meta" else build_model(spec)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -142,10 +145,10 @@ def test_frozen_batch_norms_keep_their_statistics_and_train_their_weights(tmp_pa
     assert changed(states[0], states[3]) == expected
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize(("optimizer", "changes"), [("adam", EVERYTHING), ("muon", EVERYTHING), ("adam", {})])
 @pytest.mark.parametrize("stop", [2, "end of epoch 1", "end of epoch 2", 5])
-def test_a_run_resumes_to_the_same_bits_before_and_after_the_phases_change(tmp_path, optimizer, stop):
-    changes = {**EVERYTHING, "optimizer": optimizer, "freeze_epochs": 2, "layer_decay": 0.8, "epochs": 4}
+def test_a_run_resumes_to_the_same_bits_before_and_after_the_phases_change(tmp_path, optimizer, changes, stop):
+    changes = {**changes, "optimizer": optimizer, "freeze_epochs": 2, "layer_decay": 0.8, "epochs": 4}
     whole, stopped, saved, calls = build(tmp_path, **changes), build(tmp_path, **changes), io.BytesIO(), []
     fit(whole)
 
@@ -170,6 +173,54 @@ def test_a_run_resumes_to_the_same_bits_before_and_after_the_phases_change(tmp_p
     torch.testing.assert_close(resumed.history.best_state, whole.history.best_state, rtol=0, atol=0)
     assert torch.equal(resumed.history.step_rows(), whole.history.step_rows())
     assert resumed.history.epochs == whole.history.epochs
+
+
+class Counter:
+    """Counts the images that a network gets, outside of its last layer."""
+
+    def __init__(self, trainer) -> None:
+        self.images = 0
+        trainer.model.blocks.register_forward_pre_hook(self.count)
+
+    def count(self, module, inputs) -> None:
+        self.images += len(inputs[0])
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.5, "optimizer": "sgd"}, {"precision": "bf16"}])
+def test_without_augmentation_the_frozen_layers_see_each_image_and_copy_once(tmp_path, changes, monkeypatch, capsys):
+    once, each = (build(tmp_path, freeze_epochs=9, epochs=5, dropout=0.5, lr=0.1, **changes) for _ in range(2))
+    counters = [Counter(once), Counter(each)]
+    fit(once)
+    assert "the last layer is trained on its inputs, which are computed once" in capsys.readouterr().out
+    monkeypatch.setattr(fine_tuning, "MOST_BYTES", 1000)
+    fit(each)
+    assert "in each epoch: they would take 0.0 GiB, allowed are 9.31323e-07" in capsys.readouterr().out
+    # And one image, by which the last layer is found. With a moving average, that network validates.
+    validated = 0 if once.ema else 12
+    assert [counter.images for counter in counters] == [1 + 2 * 24 + 12, 1 + 5 * (24 + validated)]
+    torch.testing.assert_close(once.history.best_state, each.history.best_state, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(once.history.step_rows(), each.history.step_rows(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hflip", "color_jitter", "random_erase", "mixup_alpha", "cutmix_alpha"])
+def test_each_augmentation_needs_the_images_in_each_epoch(name):
+    assert is_random(train_params(**{name: 0.01}))
+    assert is_random(train_params(random_resized_crop=0.99))
+    assert not is_random(train_params())
+
+
+def test_inputs_of_more_copies_than_frozen_epochs_are_not_computed_ahead(tmp_path):
+    trainer = build(tmp_path, freeze_epochs=1, epochs=2)
+    counter = Counter(trainer)
+    fit(trainer)
+    assert counter.images == 2 * (24 + 12)
+
+
+def test_a_network_that_changes_the_output_of_its_last_layer_is_trained_on_images(tmp_path, capsys):
+    trainer = build(tmp_path, model=network("squeezenet1_1", "cpu"), freeze_epochs=9)
+    states = states_by_epoch(trainer)
+    assert "in each epoch: the network changes the output of that layer" in capsys.readouterr().out
+    assert changed(states[0], states[3]) == {"classifier.1.weight", "classifier.1.bias"}
 
 
 def test_patience_and_the_best_epoch_count_over_both_phases(tmp_path):
