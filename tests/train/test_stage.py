@@ -38,6 +38,14 @@ def test_two_runs_give_the_same_bytes(dataset):
     assert run() == run()
 
 
+def test_a_run_of_the_last_layer_on_its_inputs_writes_everything_and_the_same_bytes_again(dataset, capsys):
+    digests = [run(freeze_epochs=3) for _ in range(2)]
+    assert digests[0] == digests[1]
+    assert capsys.readouterr().out.count("trained on its inputs, which are computed once") == 2
+    assert (PLOTS / "train_batch.png").exists()
+    assert len(pd.read_csv(PLOTS / "steps.csv")) == 9
+
+
 def test_best_epoch_is_kept_and_training_stops_when_patience_ends(dataset):
     run(epochs=40, patience=2)
     metrics = read_results("train")
