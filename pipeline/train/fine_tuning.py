@@ -60,9 +60,11 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 def layers_of(model: nn.Module) -> list[list[nn.Parameter]]:
     """The weights of a network by layer, from the stem to the head, for ``train.layer_decay``.
 
-    A layer is a block, such as a residual block or an encoder
+    Of timm's networks they are those of timm. Of the others a layer is a block, such as a residual block or an encoder
     block, or a layer outside of the blocks; norms belong to the layer before them.
     """
+    if hasattr(model, "group_matcher"):
+        return _layers_of_timm(model)
     layers: list[list[nn.Parameter]] = []
     half = sum(weights.numel() for weights in model.parameters()) / 2
 
@@ -81,6 +83,18 @@ def layers_of(model: nn.Module) -> list[list[nn.Parameter]]:
         layers[max(before - 1, 0)] += module.parameters(recurse=False)
 
     collect(model)
+    return layers
+
+
+def _layers_of_timm(model: nn.Module) -> list[list[nn.Parameter]]:
+    """As in timm's ``param_groups_layer_decay``."""
+    from timm.models import group_parameters
+
+    number_of = group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    last = max(number_of.values())
+    layers: list[list[nn.Parameter]] = [[] for _ in range(last + 1)]
+    for name, weights in model.named_parameters():
+        layers[number_of.get(name, last)].append(weights)
     return layers
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches, shuffled_plan, steps_per_epoch
 from pipeline.network.device import check_compiler_cache, choose_precision
-from pipeline.network.models import class_logits, find_head
+from pipeline.network.models import class_logits, find_head, find_heads
 from pipeline.params.schema import TrainParams
 from pipeline.progress import TrainingProgress
 from pipeline.train.augmentation import augmented, is_random
@@ -98,9 +98,9 @@ class Trainer:
         """Build what depends on the weights that are trained: those of the last layer for ``freeze_epochs``, then
         all."""
         self.head_only = head_only(self.params, self.epoch)
-        head = set(find_head(self.model)[1].parameters())
+        heads = {weights for _, layer in find_heads(self.model) for weights in layer.parameters()}
         for weights in self.trainable:
-            weights.requires_grad_(not self.head_only or weights in head)
+            weights.requires_grad_(not self.head_only or weights in heads)
         self.optimizers = build_optimizers(self.model, self.params, self.device)
         params = schedule_params(self.params, self.epoch)
         self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]

@@ -39,8 +39,15 @@ class StoppedError(Exception):
     """Stops a run from a callback."""
 
 
-def network(name: str, device: str = "meta") -> nn.Module:
-    values = {"width": 4, "dropout": 0.0, "stem": "default", "outputs": 3, "image_size": 224, "resize": "stretch"}
+def network(name: str, device: str = "meta", image_size: int = 224) -> nn.Module:
+    values = {
+        "width": 4,
+        "dropout": 0.0,
+        "stem": "default",
+        "outputs": 3,
+        "image_size": image_size,
+        "drop_path_rate": 0.0,
+    }
     extra = {key: None for key in ModelSpec.__dataclass_fields__ if key not in values}
     spec = ModelSpec(**{**extra, **values, "name": name, "classes": ("a", "b", "c")})
     return build_without_data(spec) if device == "meta" else build_model(spec)
@@ -57,6 +64,19 @@ def test_layers_are_stem_blocks_and_head_and_each_weight_is_in_one_of_them(name)
     order = [number[weights] for name, weights in model.named_parameters() if weights.ndim in (2, 4)]
     assert order == sorted(order)
     assert order[0] == 0
+
+
+def test_layers_of_a_timm_network_are_those_of_timm():
+    timm = pytest.importorskip("timm")
+    optim = pytest.importorskip("timm.optim")
+    for name in ("tf_efficientnet_lite0", "vit_tiny_patch16_224", "convnext_atto"):
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=3)
+        theirs = optim.param_groups_layer_decay(model, layer_decay=0.5)
+        scale = {weights: group["lr_scale"] for group in theirs for weights in group["params"]}
+        (optimizer,) = build_optimizers(model, train_params(optimizer="sgd", lr=1.0, layer_decay=0.5), CPU)
+        ours = {weights: group["lr"] for group in optimizer.param_groups for weights in group["params"]}
+        assert ours == scale
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rmsprop", "adam", "adamw", "muon"])
@@ -227,6 +247,13 @@ def test_patience_and_the_best_epoch_count_over_both_phases(tmp_path):
     trainer = build(tmp_path, optimizer="sgd", lr=1e-30, epochs=9, freeze_epochs=2, patience=3, freeze_batch_norm=True)
     history = fit(trainer)
     assert (len(history.epochs), history.best["epoch"], len(history.step_rows())) == (4, 1, 12)
+
+
+def test_only_the_heads_of_a_network_of_timm_are_trained_also_if_there_are_two(tmp_path):
+    pytest.importorskip("timm")
+    model = network("timm/deit_tiny_distilled_patch16_224", "cpu", image_size=32)
+    states = states_by_epoch(build(tmp_path, model=model, freeze_epochs=1, epochs=1))
+    assert changed(states[0], states[1]) == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
 
 
 def test_a_network_of_torchvision_is_fine_tuned(tmp_path):
