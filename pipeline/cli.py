@@ -7,7 +7,7 @@ import sys
 import traceback
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -272,6 +272,39 @@ def predict(
     from pipeline.predict.stage import predict as stage
 
     stage(params.predict)
+
+
+@app.command()
+def explain(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH", help="Images, or folders of images.", show_default=False),
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help=f"Weights file, {MODEL} by default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the pictures, explained by default.")
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Class to explain instead of the predicted one.")
+    ] = None,
+    method: Annotated[
+        Literal["grad_cam", "occlusion"] | None,
+        typer.Option(help="Grad-CAM, or occlusion, which is slower and needs no gradient."),
+    ] = None,
+) -> None:
+    """Draw which parts of images speak for their class; without any, compute it for the report."""
+    if paths:
+        from pipeline.explain_files import explain_paths
+        from pipeline.machine import check_variables
+
+        check_variables()
+        return explain_paths(paths, model or MODEL, output or Path("explained"), class_name, method or "grad_cam")
+    if (model, output, class_name, method) != (None,) * 4:
+        raise PipelineError("explain: options need images or folders, such as python -m pipeline explain photos")
+    params = read_params()
+    from pipeline.explain.stage import explain as stage
+
+    stage(params.explain)
 
 
 @app.command()

@@ -325,10 +325,15 @@ def test_a_command_without_a_subcommand_prints_its_help(folder, arguments):
     assert result.stderr.strip() == ""
 
 
-STAGES = ("source", "download", "augment", "train", "evaluate", "tsne", "predict", "export", "report", "learning_rates")
+STAGES = (
+    *("source", "download", "augment", "train", "evaluate", "tsne", "predict", "explain", "export", "report"),
+    "learning_rates",
+)
 
 
-@pytest.mark.parametrize("command", [*STAGES, "lr-find", "seeds", "folds", "sweep x.yaml", "predict x.png"])
+@pytest.mark.parametrize(
+    "command", [*STAGES, "lr-find", "seeds", "folds", "sweep x.yaml", "predict x.png", "explain x.png"]
+)
 def test_a_variable_with_a_wrong_value_is_refused_before_any_work(folder, monkeypatch, command):
     monkeypatch.setenv("PIPELINE_CHECKPOINTS", "/proc")
     before = sorted(folder.rglob("*"))

@@ -32,6 +32,7 @@ BATCH = PLOTS / "train_batch.png"
 EVALUATION = Path("results/evaluation")
 PREDICTIONS = Path("results/predictions")
 LIVE = Path("results/live")
+SALIENCY = Path("results/saliency.json")
 
 
 def written_folders() -> list[Path]:

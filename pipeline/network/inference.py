@@ -202,8 +202,11 @@ class PixelClassifier(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("shift", -torch.tensor(spec.mean).view(1, 3, 1, 1) * scale)
 
+    def normalise(self, images: Tensor) -> Tensor:
+        """RGB pixels to the input of the network, ``(n, 3, image_size, image_size)``."""
+        return torch.addcmul(self.shift, images.permute(0, 3, 1, 2).float() * (1 / 255), self.scale)
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilities and logits."""
-        pixels = images.permute(0, 3, 1, 2).float() * (1 / 255)
-        logits = class_logits(self.model(torch.addcmul(self.shift, pixels, self.scale)).float())
+        logits = class_logits(self.model(self.normalise(images)).float())
         return logits.softmax(1), logits

@@ -439,6 +439,19 @@ class PredictParams(Section):
     tta: bool = Field(description="test-time augmentation: the mean over each image and its augment.test_views copies")
 
 
+class ExplainParams(Section):
+    """How ``explain`` finds the parts of an image that speak for a class, and for how many images."""
+
+    method: Literal["grad_cam", "occlusion"] = Field(
+        description="grad_cam, or occlusion, which needs no gradient and takes about fifty times as long"
+    )
+    max_images: int = Field(
+        ge=1,
+        le=8_000,
+        description="maximum number of images: mistakes and the surest hits first, then evenly spaced over the split",
+    )
+
+
 class LearningRatesParams(Section):
     """The error surface and the optimizers that ``learning_rates`` draws."""
 
@@ -486,4 +499,5 @@ class Params(Section):
     evaluate: EvaluateParams
     tsne: TsneParams
     predict: PredictParams
+    explain: ExplainParams
     learning_rates: LearningRatesParams

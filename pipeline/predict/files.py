@@ -220,9 +220,9 @@ def predict_files(
     start = time.perf_counter()
     # The filters are shared by all threads, so they are set once around them.
     with warnings.catch_warnings(action="ignore"):
-        decoded = _decode_ahead(files, list(specs.values()), views, seed, 2 * batch_size)
+        decoded = decode_ahead(files, list(specs.values()), views, seed, 2 * batch_size)
         photos = progress(decoded, len(files), "predict", quiet=quiet)
-        for batch in _batches(zip(files, photos, strict=True), batch_size, failures):
+        for batch in batches(zip(files, photos, strict=True), batch_size, failures):
             predicted += [file for file, _ in batch]
             arrays = (np.stack(copies) for copies in zip(*(photo for _, photo in batch), strict=True))
             rows.append(_mean_probabilities(dict(zip(specs, arrays, strict=True)), models))
@@ -230,7 +230,7 @@ def predict_files(
     return Predictions(models[0][1].classes, predicted, np.concatenate(rows), failures, seconds)
 
 
-def _decode_ahead(
+def decode_ahead(
     files: Sequence[Path], specs: Sequence[ModelSpec], views: AugmentParams | None, seed: int, ahead: int
 ) -> Iterator[Photo | str]:
     """Yield the photo of each file, decoded by threads, or the reason why it cannot be decoded."""
@@ -284,7 +284,7 @@ def _make_reader(spec: ModelSpec, views: AugmentParams | None, seed: int) -> Cal
     return read
 
 
-def _batches(
+def batches(
     photos: Iterable[tuple[Path, Photo | str]], size: int, failures: dict[Path, str]
 ) -> Iterator[list[tuple[Path, Photo]]]:
     """Group the decoded files into batches; reasons why others could not be decoded are added to ``failures``."""

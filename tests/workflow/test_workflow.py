@@ -12,7 +12,7 @@ from pipeline.common.paths import MODEL, PARAMS, PREDICTIONS
 from tests.support.clones import ROOT, SMALL, Clone, Workspace, stages_run
 
 FOOD10 = ROOT.parent / "shared/data/food10.zip"
-AFTER_TRAIN = {"evaluate", "tsne", "predict", "export", "report"}
+AFTER_TRAIN = {"evaluate", "tsne", "predict", "explain", "export", "report"}
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Stage ``explain``: which parts of an image speak for a class."""
