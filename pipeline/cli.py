@@ -317,6 +317,18 @@ def export() -> None:
 
 
 @app.command()
+def quantize(
+    model: Annotated[Path, typer.Option(help="ONNX file that export wrote.")] = ONNX,
+) -> None:
+    """Write the exported network with 8-bit integers beside it, and compare both on the evaluated split."""
+    from pipeline.machine import check_variables
+    from pipeline.quantize.command import quantize as run
+
+    check_variables()
+    run(model)
+
+
+@app.command()
 def serve(
     model: Annotated[Path, typer.Option(help="ONNX file that export wrote.")] = ONNX,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines connect.")] = "127.0.0.1",

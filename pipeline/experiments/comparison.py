@@ -206,7 +206,7 @@ def comparison_lines(
     left_out = f"; {comparison.left_out:,} that only one of them has are left out" if comparison.left_out else ""
     sections = (
         wrapped(f"A is {names[0]}, B is {names[1]}: {comparison.images:,} images of the {split} split{left_out}"),
-        _summary_lines(comparison),
+        summary_lines(comparison),
         verdict_lines(comparison),
         _class_lines(class_changes(pairs), most),
         _image_lines(changed_images(pairs), most),
@@ -215,7 +215,8 @@ def comparison_lines(
     return "\n\n".join("\n".join(lines) for lines in sections).split("\n")
 
 
-def _summary_lines(comparison: Comparison) -> list[str]:
+def summary_lines(comparison: Comparison) -> list[str]:
+    """Accuracy and log loss of A and B with the intervals of their differences, and McNemar's test."""
     accuracy, loss = comparison.accuracy, comparison.log_loss
     difference, low, high = (100 * value for value in (accuracy.difference, accuracy.low, accuracy.high))
     return [

@@ -10,16 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.export.resizing import PhotoClassifier
 from pipeline.network.models import ModelSpec
+from pipeline.network.onnx_file import INPUT, OUTPUTS, open_onnx
 
-INPUT = "images"
-OUTPUTS = ("probabilities", "logits")
 # From 2022: older runtimes support it, and the networks need nothing newer.
 OPSET = 18
 TOLERANCE = 1e-4
@@ -101,14 +99,6 @@ def _strip(model: onnx.ModelProto) -> None:
     model.producer_version = model.producer_version.partition("+")[0]
 
 
-def open_onnx(path: Path) -> onnxruntime.InferenceSession:
-    """Open an ONNX file in onnxruntime, with as many CPU threads as torch."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
 @torch.inference_mode()
 def check_onnx(path: Path, network: PhotoClassifier, pixels: NDArray[np.uint8]) -> dict[str, float]:
     """Compare an ONNX file with the network in torch, both in fp32 on the CPU: all images at once, one alone, and one
@@ -126,7 +116,8 @@ def check_onnx(path: Path, network: PhotoClassifier, pixels: NDArray[np.uint8]) 
         PipelineError: probabilities differ by more than ``TOLERANCE``, or logits by more than ``TOLERANCE`` times the
             largest logit, if that is above 1.
     """
-    session, differences = open_onnx(path), dict.fromkeys(OUTPUTS, 0.0)
+    session = open_onnx(path, torch.get_num_threads()).session
+    differences = dict.fromkeys(OUTPUTS, 0.0)
     one = pixels[:1]
     # Their resized pixels are whole numbers without rounding, so that no last bit decides between two of them.
     larger, smaller = one.repeat(3, axis=1).repeat(3, axis=2), one[:, :1, :1]
@@ -147,11 +138,11 @@ def check_onnx(path: Path, network: PhotoClassifier, pixels: NDArray[np.uint8]) 
 @torch.inference_mode()
 def time_onnx(path: Path, network: PhotoClassifier, pixels: NDArray[np.uint8]) -> tuple[float, float]:
     """Median seconds that onnxruntime and torch take for one batch ``pixels``, on the CPU."""
-    session, images = open_onnx(path), torch.tensor(pixels)
-    return _median_seconds(lambda: session.run(OUTPUTS, {INPUT: pixels})), _median_seconds(lambda: network(images))
+    model, images = open_onnx(path, torch.get_num_threads()), torch.tensor(pixels)
+    return median_seconds(lambda: model.run(pixels)), median_seconds(lambda: network(images))
 
 
-def _median_seconds(work: Callable[[], object], least: int = 3, most: int = 30, seconds: float = 2.0) -> float:
+def median_seconds(work: Callable[[], object], least: int = 3, most: int = 30, seconds: float = 2.0) -> float:
     """The median of at least ``least`` runs, for up to ``seconds``, after a first one that is not counted."""
     work()
     times: list[float] = []

@@ -18,11 +18,12 @@ from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches
 from pipeline.network.device import choose_device, forward_batch_size
 from pipeline.network.models import ModelSpec, class_logits
+from pipeline.network.onnx_file import OnnxModel
 from pipeline.network.weights import load_model
 from pipeline.progress import progress
 
 
-def check_fits(spec: ModelSpec, dataset: PackedDataset) -> None:
+def check_fits(spec: ModelSpec | OnnxModel, dataset: PackedDataset) -> None:
     """Check that a dataset has the classes and the image size that the network was trained on.
 
     Raises:

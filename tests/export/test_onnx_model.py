@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 from pipeline.export import onnx_model
-from pipeline.export.onnx_model import OUTPUTS, check_onnx, open_onnx, time_onnx, write_onnx
+from pipeline.export.onnx_model import check_onnx, time_onnx, write_onnx
 from pipeline.export.resizing import PhotoClassifier
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import ModelSpec, build_model
+from pipeline.network.onnx_file import open_onnx
 from tests.support.models import SPEC
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,7 @@ def test_onnxruntime_agrees_with_the_definition_of_the_network(changes):
     with torch.no_grad():
         outputs = network.classifier.model(torch.tensor(inputs.transpose(0, 3, 1, 2), dtype=torch.float32))
     expected = outputs.softmax(1) if spec.outputs > 1 else torch.cat([1 - outputs.sigmoid(), outputs.sigmoid()], 1)
-    probabilities, logits = open_onnx(PATH).run(OUTPUTS, {"images": images})
+    probabilities, logits = open_onnx(PATH, 1).run(images)
     assert probabilities.shape == logits.shape == (5, len(spec.classes))
     assert np.ptp(probabilities[:, 0]) > 1e-4
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
@@ -88,14 +89,14 @@ def test_onnxruntime_agrees_with_the_definition_of_the_network(changes):
 @pytest.mark.parametrize("count", [1, 2, 7, 64])
 def test_any_batch_size_is_possible(written, count):
     _, spec = written
-    [probabilities] = open_onnx(PATH).run(["probabilities"], {"images": pixels(spec, count)})
+    probabilities, _ = open_onnx(PATH, 1).run(pixels(spec, count))
     assert probabilities.shape == (count, 3)
 
 
 def test_the_metadata_contain_everything_needed_to_use_the_file():
     network, spec = classifier(classes=("blau", "зелёный", 'r"ed'), resize="crop")
     write_onnx(PATH, network, spec)
-    session = open_onnx(PATH)
+    session = open_onnx(PATH, 1).session
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata.pop("classes")) == list(spec.classes)
     assert metadata == {"image_size": "32", "resize": "crop", "network": "classifier"}

@@ -1,0 +1,1 @@
+"""Command ``quantize``: the exported network with 8-bit integers."""

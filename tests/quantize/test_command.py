@@ -1,0 +1,116 @@
+"""Command ``quantize``."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from pipeline.common.dataset import PackedDataset
+from pipeline.common.paths import CARD, DATASET, METRICS, MODEL, ONNX
+from pipeline.common.results import write_results
+from pipeline.export.onnx_model import write_onnx
+from pipeline.export.resizing import PhotoClassifier
+from pipeline.network.inference import PixelClassifier
+from pipeline.network.onnx_file import open_onnx
+from pipeline.network.weights import load_model
+from pipeline.quantize.quantizing import write_quantized
+from tests.support.commands import run_command
+from tests.support.folders import inside_copy
+
+INT8 = Path("results/model_int8.onnx")
+
+
+@pytest.fixture(scope="module")
+def quantized_folder(tmp_path_factory, trained_folder):
+    """A folder in which a trained network was exported and quantized."""
+    with inside_copy(trained_folder, tmp_path_factory.mktemp("quantized")) as folder:
+        network, spec = load_model(MODEL)
+        write_onnx(ONNX, PhotoClassifier(PixelClassifier(network, spec), spec.image_size, spec.resize).eval(), spec)
+        write_results("evaluate", {"accuracy": 0.5}, {"split": "test"})
+        CARD.write_text("# The card\n", "utf-8")
+        (folder / "result.json").write_text(json.dumps(vars(run_command("quantize"))), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def quantized(quantized_folder, monkeypatch):
+    """The working folder is the one with the quantized network."""
+    monkeypatch.chdir(quantized_folder)
+
+
+def test_weights_are_8_bit_integers_and_resizing_and_softmax_are_not(quantized):
+    graph = onnx.load(INT8).graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    of_layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    dequantized = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    assert len(of_layers) == 8
+    assert {kinds[dequantized[node.input[1]].input[0]] for node in of_layers} == {onnx.TensorProto.INT8}
+    # One scale for each channel of the weights.
+    sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    assert sizes[dequantized[of_layers[0].input[1]].input[1]] == [4]
+    operations = [node.op_type for node in graph.node]
+    first, last = (operations.index("QuantizeLinear"), len(operations) - 1 - operations[::-1].index("DequantizeLinear"))
+    assert "MatMul" in operations[:first]
+    assert operations[-1] == "Softmax"
+    assert last < len(operations) - 1
+
+
+def test_input_outputs_and_metadata_are_those_of_the_source(quantized):
+    old, new = (open_onnx(path, 1) for path in (ONNX, INT8))
+    assert (new.classes, new.image_size, new.resize, new.network) == (
+        old.classes,
+        old.image_size,
+        old.resize,
+        old.network,
+    )
+    photos = np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), np.uint8)
+    assert [output.shape for output in new.run(photos)] == [(3, 3), (3, 3)]
+
+
+def test_the_quantized_network_predicts_nearly_the_same(quantized):
+    images = np.array(PackedDataset(DATASET).split("test").images[:, 0])
+    (old, logits), (new, others) = (open_onnx(path, 1).run(images) for path in (ONNX, INT8))
+    assert np.abs(new - old).max() < 0.05
+    assert 0 < np.abs(others - logits).max() < 0.1 * np.ptp(logits)
+
+
+def test_the_same_images_give_the_same_bytes(quantized, tmp_path):
+    images = np.array(PackedDataset(DATASET).split("valid").images[:, 0])
+    write_quantized(ONNX, tmp_path / "again.onnx", images)
+    assert (tmp_path / "again.onnx").read_bytes() == INT8.read_bytes()
+
+
+def test_accuracy_with_its_interval_size_and_speed_are_reported(quantized):
+    result = json.loads(Path("result.json").read_text("utf-8"))
+    assert (result["code"], result["stderr"]) == (0, "")
+    output = result["stdout"]
+    small, large = INT8.stat().st_size / 1e6, ONNX.stat().st_size / 1e6
+    assert f"{INT8}: {small:.2f} MB instead of {large:.2f}, calibrated on 12 valid images" in output
+    assert re.search(
+        r"^accuracy +\d+\.\d\d% +\d+\.\d\d% +[+-]\d\.\d\d points +[+-]\d+\.\d\d to [+-]\d+\.\d\d$", output, re.M
+    )
+    assert len(re.findall(r"batch of \d+ on the CPU with .*, \d+\.\d\d times as fast \(medians\)$", output, re.M)) == 2
+    card = INT8.with_suffix(".md").read_text("utf-8")
+    assert card.startswith("# The card\n\n## 8-bit integers\n")
+    assert re.search(
+        r"\| accuracy \| \d\.\d{4} \| \d\.\d{4} \| [+-]\d\.\d{4} \| [+-]\d\.\d{4} to [+-]\d\.\d{4} \|", card
+    )
+    # A card is published: no times, and no paths of this machine.
+    assert "ms" not in card.split()
+    assert str(Path.cwd()) not in card
+
+
+@pytest.mark.parametrize("missing", [ONNX, DATASET / "manifest.json", METRICS / "evaluate.json"], ids=str)
+def test_without_a_file_that_it_needs_nothing_is_written(quantized_folder, tmp_path, missing):
+    with inside_copy(quantized_folder, tmp_path / "copy"):
+        INT8.unlink()
+        missing.unlink()
+        result = run_command("quantize")
+        assert result.code == 1
+        assert result.stderr.startswith("error: ")
+        assert "run dvc repro" in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert not INT8.exists()
