@@ -244,7 +244,7 @@ def predict(
     ] = None,
     model: Annotated[
         list[Path] | None,
-        typer.Option(help=f"Weights file, {MODEL} by default; with several, the mean of their probabilities."),
+        typer.Option(help=f"Weights or ONNX file, {MODEL} by default; with several, the mean of their probabilities."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="CSV file to write instead of printing a table.")] = None,
     top: Annotated[

@@ -48,6 +48,8 @@ def explain_paths(
     """
     if output.exists() and not output.is_dir():
         raise PipelineError(f"--output: {output} is a file, allowed is a folder; choose another name")
+    if model_file.suffix.lower() == ".onnx":
+        raise PipelineError(f"{model_file}: an ONNX file has no gradients; name the weights file, model.safetensors")
     files, failures, left_out = find_images(paths)
     if left_out:
         say(f"explain: left out {len(left_out):,} other files: {reasons(left_out)}")

@@ -86,6 +86,11 @@ def test_a_file_is_no_folder_for_pictures():
         explain_paths([Path("a.png")], MODEL, Path("a.png"))
 
 
+def test_an_onnx_file_is_refused():
+    with pytest.raises(PipelineError, match=r"^model\.onnx: an ONNX file has no gradients; name the weights file"):
+        explain_paths([Path("photos")], Path("model.onnx"), Path("maps"))
+
+
 def test_a_network_whose_output_is_not_finite_is_refused(machine):
     save_model(MODEL, overflowing(machine), SPEC)
     with pytest.raises(PipelineError, match=r"^explain: a probability or a gradient is NaN or infinite"):

@@ -25,9 +25,11 @@ from pipeline.machine import worker_count
 from pipeline.network.device import choose_device, forward_batch_size
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import ModelSpec
+from pipeline.network.onnx_file import open_onnx
 from pipeline.network.weights import load_model
 from pipeline.params.file import load_params
 from pipeline.params.schema import AugmentParams
+from pipeline.predict.onnx_network import OnnxNetwork, spec_of
 from pipeline.predict.table import Predictions, print_table, write_csv
 from pipeline.progress import progress, say
 
@@ -141,18 +143,24 @@ def _other_reason(file: Path, path: str) -> str | None:
 
 
 def load_models(paths: Sequence[Path]) -> list[tuple[PixelClassifier, ModelSpec]]:
-    """Load weights files with the same classes to the device.
+    """Load weights files, and ONNX files, with the same classes to the device.
 
     Raises:
         PipelineError: a file cannot be read, or the classes differ.
     """
     device = choose_device()
     models = []
+    classifier: PixelClassifier
     for path in paths:
         if path.is_dir():
             raise PipelineError(f"{path}: is a folder, allowed is a weights file, such as {path / 'model.safetensors'}")
-        network, spec = load_model(path)
-        models.append((PixelClassifier(network, spec).to(device).eval(), spec))
+        if path.suffix.lower() == ".onnx":
+            model = open_onnx(path, worker_count())
+            classifier, spec = OnnxNetwork(model), spec_of(model)
+        else:
+            network, spec = load_model(path)
+            classifier = PixelClassifier(network, spec)
+        models.append((classifier.to(device).eval(), spec))
     first = models[0][1].classes
     for path, (_, spec) in zip(paths, models, strict=True):
         if spec.classes != first:

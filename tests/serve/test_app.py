@@ -51,6 +51,11 @@ def test_the_probabilities_are_those_of_the_command_predict(server, model_files,
         paths[-1].write_bytes(file.content)
     expected = predict_files(paths, load_models([model_files / "model.safetensors"]), quiet=True)
     assert expected.failures == {}
+    # predict takes the ONNX file, too, also beside others.
+    both = predict_files(
+        paths, load_models([model_files / "model.onnx", model_files / "model.safetensors"]), quiet=True
+    )
+    np.testing.assert_allclose(both.probabilities, expected.probabilities, atol=1e-4)
     assert np.ptp(expected.probabilities, axis=0).min() > 0.5
     for path, row in zip(paths, expected.probabilities, strict=True):
         response = requests.post(f"{server.url}/predict", data=path.read_bytes(), headers={"Content-Type": "image/x"})
