@@ -256,6 +256,13 @@ def predict(
             min=1, max=64, help="Test-time augmentation: number of augmented copies to average with the image."
         ),
     ] = None,
+    abstain: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Below this probability the answer is unsure.")
+    ] = None,
+    abstain_precision: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.99, help="The same, with thresholds by class for this precision on valid."),
+    ] = None,
 ) -> None:
     """Classify images and folders; without any, write submission.csv and probabilities.csv for a split."""
     if paths:
@@ -263,8 +270,10 @@ def predict(
         from pipeline.predict.files import predict_paths
 
         check_variables()
-        return predict_paths(paths, model or [MODEL], output, top or 3, tta or 0)
-    if (model, output, top, tta) != (None,) * 4:
+        if abstain is not None and abstain_precision is not None:
+            raise PipelineError("--abstain-precision: got a value, but --abstain is set, too; leave one of them out")
+        return predict_paths(paths, model or [MODEL], output, top or 3, tta or 0, abstain, abstain_precision)
+    if (model, output, top, tta, abstain, abstain_precision) != (None,) * 6:
         raise PipelineError(
             "predict: options need images or folders to classify, such as python -m pipeline predict photos"
         )

@@ -1,39 +1,16 @@
-"""Whether 80 % confidence means 80 % accuracy, and a temperature that brings the two closer together."""
+"""Whether 80 % confidence means 80 % accuracy, and what abstaining below a confidence would achieve."""
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from scipy.stats import binned_statistic
 
 from pipeline.evaluate.intervals import wilson
 from pipeline.evaluate.metrics import BINS
+from pipeline.network.calibration import PRECISIONS, fit_temperature
 
-# Limits of the temperature's natural logarithm, as in scikit-learn.
-LOG_LIMITS = (-10, 10)
-
-
-def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """The temperature T that minimises the log loss of softmax(logits / T) (Guo et al. 2017).
-
-    Args:
-        logits: ``float64``, ``(images, classes)``.
-        labels: true class indices, ``(images,)``.
-
-    Returns:
-        T > 0; above 1 if the network is overconfident. 1 if every image is classified correctly, or there are no
-        images: then the log loss has no minimum, since it keeps falling as T approaches 0.
-    """
-    of_label = np.take_along_axis(logits, labels[:, None], axis=1)
-    if (of_label >= logits.max(axis=1, keepdims=True)).all():
-        return 1.0
-
-    def loss(log_temperature: float) -> float:
-        scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
-        return float(-np.take_along_axis(scaled, labels[:, None], axis=1).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=LOG_LIMITS, options={"xatol": 1e-6}).x))
+CURVE_POINTS = 200
 
 
 def cross_fitted_probabilities(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -74,3 +51,44 @@ def reliability(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -
         "accuracy_high": high,
     }
     return pd.DataFrame(columns)
+
+
+def risk_coverage(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> tuple[pd.DataFrame, float]:
+    """The risk-coverage curve (Geifman & El-Yaniv 2017): the accuracy of the predictions with at least a confidence.
+
+    Returns:
+        confidence, the lowest that is accepted; coverage, the share of images that have it; accuracy of these; for at
+        most 200 different confidences, from the highest to the lowest. And the area under the risk 1 - accuracy as a
+        function of the coverage, 0 to 1: its mean over all images, where images of equal confidence are accepted
+        together.
+    """
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    table = pd.DataFrame({"confidence": confidence, "hits": correct, "images": 1}).groupby("confidence").sum()
+    table = table.sort_index(ascending=False)
+    accuracy = table["hits"].cumsum() / table["images"].cumsum()
+    area = float(np.average(1 - accuracy, weights=table["images"]))
+    coverage = table["images"].cumsum() / len(labels)
+    curve = pd.DataFrame({"coverage": coverage, "accuracy": accuracy}).reset_index()
+    kept = np.unique(np.linspace(0, len(curve) - 1, CURVE_POINTS).round().astype(int))
+    return curve.iloc[kept], area
+
+
+def abstention(
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    thresholds: tuple[tuple[float | None, ...], ...],
+) -> dict[str, dict[str, float | None]]:
+    """What the thresholds of each level of precision achieve: the share of images that are accepted, and the accuracy
+    of these, None if there are none."""
+    if not thresholds:
+        return {}
+    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    # None becomes NaN, which no probability reaches.
+    accepted = confidence[:, None] >= np.array(thresholds, float)[predicted]
+    return {
+        f"precision_{level:g}": {
+            "coverage": float(of_level.mean()),
+            "accuracy": float((predicted == labels)[of_level].mean()) if of_level.any() else None,
+        }
+        for level, of_level in zip(PRECISIONS, accepted.T, strict=True)
+    }

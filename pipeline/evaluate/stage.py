@@ -8,13 +8,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
-from torch import nn
 
-from pipeline.common.dataset import PackedDataset, PackedSplit
+from pipeline.common.dataset import PackedSplit
 from pipeline.common.files import write_table
 from pipeline.common.paths import DATASET, EVALUATION, MODEL, PLOTS
 from pipeline.common.results import write_results
-from pipeline.evaluate.calibration import cross_fitted_probabilities, fit_temperature, reliability
+from pipeline.evaluate.calibration import abstention, cross_fitted_probabilities, reliability, risk_coverage
 from pipeline.evaluate.intervals import confidence_intervals, intervals_by_class
 from pipeline.evaluate.metrics import (
     calibration_metrics,
@@ -26,22 +25,23 @@ from pipeline.evaluate.metrics import (
     metrics_by_class,
 )
 from pipeline.evaluate.plots import plot_confusion, plot_curves_by_class, plot_mistakes, plot_reliability
+from pipeline.network.calibration import energies
 from pipeline.network.inference import open_trained, predict_logits, predict_probabilities
-from pipeline.network.models import ModelSpec
 from pipeline.params.schema import EvaluateParams
 from pipeline.progress import say
 
 MISTAKES_SHOWN = 24
 FLOATS = "%.6f"
-_TABLES = ("classes", "confused_pairs", "precision_recall", "reliability", "roc")
+_TABLES = ("classes", "confused_pairs", "precision_recall", "reliability", "risk_coverage", "roc")
 READ_BY_REPORT = (EVALUATION / "predictions.csv", *(PLOTS / f"{name}.csv" for name in _TABLES))
 
 
 def evaluate(params: EvaluateParams) -> None:
     """Write the metrics, their details, the predictions for every image, and tables and pictures of them.
 
-    The temperature of the calibrated metrics is fitted on the valid split. If that is the split evaluated, they are
-    cross-fitted: each half of its images is evaluated with the temperature of the other half.
+    The calibrated metrics are those of the probabilities that ``predict`` writes: the temperature was fitted on the
+    valid split. If that is the split evaluated, they are cross-fitted: each half of its images is evaluated with the
+    temperature of the other half. The thresholds of ``abstain`` were chosen on the valid split, too.
 
     Raises:
         PipelineError: there is no model, it does not fit the dataset, the split has no labels or, with ``tta``, no
@@ -57,15 +57,23 @@ def evaluate(params: EvaluateParams) -> None:
         split.require_views("evaluate")
     logits = predict_logits(model, spec, split, "evaluate").astype(np.float64)
     probabilities = softmax(logits, axis=1)
-    temperature, calibrated = _calibrate(dataset, model, spec, split, logits)
+    calibrated = softmax(logits / spec.calibration.temperature, axis=1)
+    if split.name == "valid":
+        calibrated = cross_fitted_probabilities(logits, split.labels)
     results = _compute(split.labels, probabilities, params)
-    results |= {"temperature": temperature, "calibrated": calibration_metrics(split.labels, calibrated)}
+    results |= {
+        "temperature": spec.calibration.temperature,
+        "calibrated": calibration_metrics(split.labels, calibrated),
+        "abstain": _write_risk_coverage(split.labels, calibrated, spec.calibration.thresholds),
+    }
     if params.tta:
-        averaged = predict_probabilities(model, spec, split, "evaluate, tta", tta=True).astype(np.float64)
+        # At temperature 1, as the metrics of the plain images.
+        averaged = predict_probabilities(model, spec, split, "evaluate, tta", True, 1)[0].astype(np.float64)
         # They were rounded to float32, so the sum of a row is not exactly 1.
         averaged /= averaged.sum(axis=1, keepdims=True)
         results["tta"] = {"views": split.images.shape[1] - 1, **_compute(split.labels, averaged, params)}
-    table = _predictions(split, probabilities, classes, params.top_k)
+    judged = {"calibrated": calibrated.max(axis=1), "energy": energies(logits)}
+    table = _predictions(split, probabilities, judged, classes, params.top_k)
     write_table(EVALUATION / "predictions.csv", table, "%.6g")
     _write_confusion(table, classes, split.name)
     _write_reliability(split, probabilities, calibrated, results)
@@ -74,18 +82,6 @@ def evaluate(params: EvaluateParams) -> None:
     metrics = {name: results.pop(name) for name in ("accuracy", "macro_f1", "log_loss")}
     write_results("evaluate", metrics, {"split": split.name, "images": len(split), **results}, *READ_BY_REPORT)
     _report_accuracy(split, metrics | results)
-
-
-def _calibrate(
-    dataset: PackedDataset, model: nn.Module, spec: ModelSpec, split: PackedSplit, logits: NDArray[np.float64]
-) -> tuple[float, NDArray[np.float64]]:
-    """The temperature fitted on the valid split, and the temperature-scaled probabilities of ``split``."""
-    if split.name == "valid":
-        return fit_temperature(logits, split.labels), cross_fitted_probabilities(logits, split.labels)
-    valid = dataset.labelled_split("valid")
-    of_valid = predict_logits(model, spec, valid, "evaluate, valid").astype(np.float64)
-    temperature = fit_temperature(of_valid, valid.labels)
-    return temperature, softmax(logits / temperature, axis=1)
 
 
 def _compute(labels: NDArray[np.int64], probabilities: NDArray[np.float64], params: EvaluateParams) -> dict[str, Any]:
@@ -105,7 +101,11 @@ def _report_accuracy(split: PackedSplit, results: dict[str, Any]) -> None:
 
 
 def _predictions(
-    split: PackedSplit, probabilities: NDArray[np.float64], classes: tuple[str, ...], top_k: int
+    split: PackedSplit,
+    probabilities: NDArray[np.float64],
+    judged: dict[str, NDArray[np.float64]],
+    classes: tuple[str, ...],
+    top_k: int,
 ) -> pd.DataFrame:
     names, predicted = np.array(classes, dtype=object), probabilities.argmax(axis=1)
     columns = {
@@ -118,6 +118,7 @@ def _predictions(
         "correct": (predicted == split.labels).astype(int),
         "confidence": probabilities.max(axis=1),
         "loss": image_scores(split.labels, probabilities, top_k)["log_loss"],
+        **judged,
         **{f"p_{name}": column for name, column in zip(classes, probabilities.T, strict=True)},
     }
     return pd.DataFrame(columns)
@@ -146,6 +147,15 @@ def _write_reliability(
     }
     title = f"Reliability, {len(split):,} images of the {split.name} split"
     plot_reliability(PLOTS / "reliability.png", headings, title)
+
+
+def _write_risk_coverage(
+    labels: NDArray[np.int64], calibrated: NDArray[np.float64], thresholds: tuple[tuple[float | None, ...], ...]
+) -> dict[str, Any]:
+    """Write the curve, and return the area under it and what the thresholds achieve."""
+    curve, area = risk_coverage(labels, calibrated)
+    write_table(PLOTS / "risk_coverage.csv", curve, FLOATS)
+    return {"aurc": area, **abstention(labels, calibrated, thresholds)}
 
 
 def _write_by_class(split: PackedSplit, probabilities: NDArray[np.float64], classes: tuple[str, ...]) -> None:

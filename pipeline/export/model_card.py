@@ -188,12 +188,13 @@ def _limitations(run: Run) -> list[str]:
     }
     lines = [
         f"It knows {listed(names, 20)}, and assigns every image to one of these classes: it does not detect an image "
-        "that shows none of them, and the probabilities do not tell either.",
+        "that shows none of them, and its probabilities do not tell either. Its energy score tells for many of them.",
         f"Its input has {size} pixels: finer detail is lost, and {loss[spec.resize]}.",
         f"It was evaluated on {evaluation['images']:,} images from the same source as the training images; its "
         "performance on images from other sources was not measured.",
         *([biases[evaluation["split"]]] if evaluation["split"] in biases else []),
-        f"Its confidence differs from its accuracy by {evaluation['ece']:.1%}, on average over 15 bins.",
+        f"Its calibrated confidence differs from its accuracy by {evaluation['calibrated']['ece']:.1%}, on average over "
+        "15 bins.",
         f"It was trained on {counts[rarest]:,} images of {rarest}, the rarest class, and {counts[most_frequent]:,} of "
         f"{most_frequent}, the most frequent.",
     ]

@@ -16,6 +16,7 @@ from pipeline.common.paths import MODEL
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches
+from pipeline.network.calibration import energies
 from pipeline.network.device import choose_device, forward_batch_size
 from pipeline.network.models import ModelSpec, class_logits
 from pipeline.network.onnx_file import OnnxModel
@@ -89,16 +90,16 @@ def predict_logits(
 
 
 def predict_probabilities(
-    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, tta: bool = False
-) -> NDArray[np.float32]:
-    """Class probabilities, ``float32``, ``(images, classes)``; each row sums to 1.
+    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, tta: bool, temperature: float
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Class probabilities, ``float32``, ``(images, classes)``, each row of which sums to 1, and energy scores.
 
     With ``tta`` (test-time augmentation) they are averaged over the plain image and all its views.
     """
     copies = range(split.images.shape[1] if tta else 1)
-    of_each = [softmax(predict_logits(model, spec, split, label, copy), axis=1) for copy in copies]
-    mean: NDArray[np.float32] = np.mean(of_each, axis=0)
-    return mean
+    of_each = [predict_logits(model, spec, split, label, copy) for copy in copies]
+    probabilities: NDArray[np.float32] = np.mean([softmax(logits / temperature, axis=1) for logits in of_each], axis=0)
+    return probabilities, np.mean([energies(logits) for logits in of_each], axis=0)
 
 
 def extract_features(
@@ -187,10 +188,10 @@ def _flat(output: Tensor) -> Tensor:
 
 
 class PixelClassifier(nn.Module):
-    """A network with normalisation before it and softmax after it.
+    """A network with normalisation before it and a calibrated softmax after it.
 
-    Input: RGB pixels, ``uint8``, ``(n, image_size, image_size, 3)``. Output: probabilities and logits, ``float32``,
-    ``(n, classes)`` each; a network with a single output gets the probabilities of both classes.
+    Input: RGB pixels, ``uint8``, ``(n, image_size, image_size, 3)``. Output: the probabilities at the temperature of
+    the calibration, and the plain logits, ``float32``, ``(n, classes)`` each, for both classes of a single output.
     """
 
     scale: Tensor
@@ -198,7 +199,7 @@ class PixelClassifier(nn.Module):
 
     def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.temperature = model, spec.calibration.temperature
         scale = 1 / torch.tensor(spec.std).view(1, 3, 1, 1)
         self.register_buffer("scale", scale)
         self.register_buffer("shift", -torch.tensor(spec.mean).view(1, 3, 1, 1) * scale)
@@ -210,4 +211,4 @@ class PixelClassifier(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilities and logits."""
         logits = class_logits(self.model(self.normalise(images)).float())
-        return logits.softmax(1), logits
+        return (logits / self.temperature).softmax(1), logits

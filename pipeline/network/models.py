@@ -20,6 +20,21 @@ TIMM = "timm/"  # before the name of a network of timm
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What ``pipeline.network.calibration`` fits on the validation split.
+
+    Attributes:
+        temperature: the logits are divided by it before the softmax.
+        energy: images with a lower energy score are unlike the validation images; None if it is unknown.
+        thresholds: for each class, the lowest probability for each of ``PRECISIONS``, or None if there is none.
+    """
+
+    temperature: float = 1.0
+    energy: float | None = None
+    thresholds: tuple[tuple[float | None, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """All that is needed to build a network and to prepare its input.
 
@@ -30,6 +45,7 @@ class ModelSpec:
         resize: ``stretch``, ``crop`` or ``pad``: how a photo is made square.
         classes: the class names in the order of their indices.
         mean, std: of each input channel in 0 to 1, for normalisation.
+        calibration: of the trained network.
     """
 
     name: str
@@ -43,6 +59,7 @@ class ModelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     drop_path_rate: float = 0.0
+    calibration: Calibration = Calibration()
 
 
 class ConvBlock(nn.Sequential):
@@ -313,11 +330,12 @@ def _layer_before(model: nn.Module, name: str) -> str:
 def class_logits(outputs: Tensor) -> Tensor:
     """The logits ``(n, classes)``, of which the softmax is the class probabilities.
 
-    A single output z is the logit of the second class against 0: softmax of (0, z) is (1 - sigmoid(z), sigmoid(z)).
+    A single output z becomes (-z / 2, z / 2), of which the softmax is (1 - sigmoid(z), sigmoid(z)); so the energy score
+    does not depend on which class is the second.
     """
     if outputs.shape[1] > 1:
         return outputs
-    return torch.cat([torch.zeros_like(outputs), outputs], dim=1)
+    return torch.cat([-outputs, outputs], dim=1) / 2
 
 
 def find_layer(model: nn.Module, name: str, key: str) -> nn.Module:

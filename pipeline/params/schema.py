@@ -437,6 +437,20 @@ class PredictParams(Section):
 
     split: Literal["auto", "test", "valid", "train"] = Field(description="auto is test if there is one, else valid")
     tta: bool = Field(description="test-time augmentation: the mean over each image and its augment.test_views copies")
+    abstain: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        description="below this probability the answer in answers.csv is unsure; null always answers with a class"
+    )
+    abstain_precision: Annotated[float, Field(gt=0, le=0.99)] | None = Field(
+        description="the same with a threshold for each class, at which its precision on valid is this or more; or null"
+    )
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> Self:
+        if self.abstain is not None and self.abstain_precision is not None:
+            raise ContradictionError(
+                "abstain_precision", f"got {self.abstain_precision}, but predict.abstain is set; set one to null"
+            )
+        return self
 
 
 class ExplainParams(Section):

@@ -29,6 +29,7 @@ from pipeline.network.onnx_file import open_onnx
 from pipeline.network.weights import load_model
 from pipeline.params.file import load_params
 from pipeline.params.schema import AugmentParams
+from pipeline.predict.answers import choose_answers, class_thresholds
 from pipeline.predict.onnx_network import OnnxNetwork, spec_of
 from pipeline.predict.table import Predictions, print_table, write_csv
 from pipeline.progress import progress, say
@@ -39,7 +40,15 @@ MAX_BATCH_SIZE = 64
 Photo = list[NDArray[np.uint8]]
 
 
-def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Path | None, top: int, tta: int) -> None:
+def predict_paths(
+    paths: Sequence[Path],
+    model_files: Sequence[Path],
+    output: Path | None,
+    top: int,
+    tta: int,
+    abstain: float | None = None,
+    precision: float | None = None,
+) -> None:
     """Predict files and folders; print a table, or write a CSV file.
 
     Args:
@@ -48,6 +57,7 @@ def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Pa
         output: the CSV file; None prints the table.
         top: number of classes per image in the table.
         tta: number of augmented views that are averaged with the plain image.
+        abstain, precision: below which probability the answer is ``unsure``; see ``class_thresholds``.
 
     Raises:
         PipelineError: a model is missing or does not fit the others, ``output`` is not a CSV file, a probability is
@@ -59,19 +69,22 @@ def predict_paths(paths: Sequence[Path], model_files: Sequence[Path], output: Pa
     if left_out:
         say(f"predict: left out {len(left_out):,} other files: {reasons(left_out)}")
     models = load_models(model_files)
+    specs = [spec for _, spec in models]
+    thresholds = class_thresholds(specs, abstain, precision, "--")
     views, seed = choose_views(tta) if tta else (None, 0)
     # Only the table goes into a pipe; a progress bar is printed to stderr.
     found = predict_files(files, models, views, seed, quiet=output is None and not sys.stderr.isatty())
     _refuse_not_finite(found, model_files)
     if found.paths:
+        answers = choose_answers(specs, found.probabilities, found.energies, thresholds)
         if output is not None:
-            write_csv(output, found)
+            write_csv(output, found, answers)
         else:
-            print_table(found, top)
+            print_table(found, answers, top)
         where = f", written to {output}" if output is not None else ""
         count = f"{len(found.paths):,} image{'s' if len(found.paths) > 1 else ''}"
         rate = f"{len(found.paths) / found.seconds:,.0f} images per second"
-        say(f"predict: {count} in {found.seconds:.2f} s, {rate}{where}")
+        say(f"predict: {count} in {found.seconds:.2f} s, {rate}{answers.summary()}{where}")
     failures |= found.failures
     if failures:
         count = f"{len(failures):,} of {len(failures) + len(found.paths):,} could not be predicted"
@@ -224,7 +237,8 @@ def predict_files(
     batch_size = forward_batch_size(models[0][0].scale.device, largest, MAX_BATCH_SIZE)
     predicted: list[Path] = []
     failures: dict[Path, str] = {}
-    rows = [np.empty((0, len(models[0][1].classes)), np.float32)]
+    classes = models[0][1].classes
+    rows = [np.empty((0, len(classes) + 1), np.float32)]
     start = time.perf_counter()
     # The filters are shared by all threads, so they are set once around them.
     with warnings.catch_warnings(action="ignore"):
@@ -233,9 +247,10 @@ def predict_files(
         for batch in batches(zip(files, photos, strict=True), batch_size, failures):
             predicted += [file for file, _ in batch]
             arrays = (np.stack(copies) for copies in zip(*(photo for _, photo in batch), strict=True))
-            rows.append(_mean_probabilities(dict(zip(specs, arrays, strict=True)), models))
+            rows.append(_mean_outputs(dict(zip(specs, arrays, strict=True)), models))
     seconds = time.perf_counter() - start
-    return Predictions(models[0][1].classes, predicted, np.concatenate(rows), failures, seconds)
+    probabilities, energies = np.split(np.concatenate(rows), [len(classes)], axis=1)
+    return Predictions(classes, predicted, probabilities, energies[:, 0].astype(np.float64), failures, seconds)
 
 
 def decode_ahead(
@@ -310,12 +325,15 @@ def batches(
 
 
 @torch.inference_mode()
-def _mean_probabilities(
+def _mean_outputs(
     pixels: dict[tuple[int, str], NDArray[np.uint8]], models: Sequence[tuple[PixelClassifier, ModelSpec]]
 ) -> NDArray[np.float32]:
-    """Average over models and copies; ``pixels`` are ``uint8``, ``(n, copies, size, size, 3)``."""
-    probabilities = []
+    """Probabilities and energy score, ``(n, classes + 1)``, averaged over models and copies; ``pixels`` are ``uint8``,
+    ``(n, copies, size, size, 3)``."""
+    outputs = []
     for network, spec in models:
         images = torch.from_numpy(pixels[spec.image_size, spec.resize]).to(network.scale.device)
-        probabilities += [network(copy)[0] for copy in images.unbind(1)]
-    return torch.stack(probabilities).mean(0).cpu().numpy()
+        for copy in images.unbind(1):
+            probabilities, logits = network(copy)
+            outputs.append(torch.cat([probabilities, logits.logsumexp(1, keepdim=True)], dim=1))
+    return torch.stack(outputs).mean(0).cpu().numpy()

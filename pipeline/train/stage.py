@@ -1,14 +1,15 @@
 """Stage ``train``: train the network and keep its best epoch."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.common.dataset import PackedDataset
+from pipeline.common.dataset import PackedDataset, PackedSplit
 from pipeline.common.files import write_table
 from pipeline.common.paths import BATCH, DATASET, LIVE, MODEL, PLOTS, PRETRAINED
 from pipeline.common.reading import file_checksum
@@ -16,8 +17,10 @@ from pipeline.common.results import write_results
 from pipeline.errors import PipelineError
 from pipeline.machine import crowded
 from pipeline.network.batches import Batches
+from pipeline.network.calibration import fit_calibration
 from pipeline.network.device import choose_device, describe_device, describe_precision, facts_of, set_up_torch
-from pipeline.network.models import ModelSpec, build_model, unused_parameters
+from pipeline.network.inference import predict_logits
+from pipeline.network.models import Calibration, ModelSpec, build_model, unused_parameters
 from pipeline.network.pretrained import input_notes, read_pretrained
 from pipeline.network.weights import save_model
 from pipeline.params.schema import ModelParams, TrainParams
@@ -80,6 +83,7 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
             with live_results(trainer, f"train-{path.stem[:7]}", settings) as publish:
                 _fit(trainer, path, publish)
                 if group.is_main:
+                    spec = replace(spec, calibration=_calibrated(trainer, spec, dataset.split("valid")))
                     save_model(MODEL, trainer.history.best_state, spec)
                     _write_tables(trainer, spec.classes)
         trainer.progress.finished(MODEL, trainer.history.best)
@@ -148,6 +152,13 @@ def _fit(trainer: Trainer, path: Path, publish: Callable[[], None]) -> None:
                 f"train: {trainer.device} is out of memory ({str(error).splitlines()[0]}); lower train.batch_size "
                 f"({trainer.params.batch_size} now), augment.image_size or model.width"
             ) from None
+
+
+def _calibrated(trainer: Trainer, spec: ModelSpec, valid: PackedSplit) -> Calibration:
+    """The calibration of the best epoch."""
+    trainer.model.load_state_dict(trainer.history.best_state)
+    logits = predict_logits(trainer.model, spec, valid, "train, calibration")
+    return fit_calibration(logits.astype(np.float64), valid.labels)
 
 
 def _write_tables(trainer: Trainer, classes: tuple[str, ...]) -> None:

@@ -1,76 +1,12 @@
-"""Temperature scaling and the reliability diagram."""
+"""Cross-fitted temperature scaling, the reliability diagram, and abstention."""
 
 import numpy as np
 import pytest
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import log_loss
 
-from pipeline.evaluate.calibration import (
-    cross_fitted_probabilities,
-    fit_temperature,
-    reliability,
-)
+from pipeline.evaluate.calibration import abstention, cross_fitted_probabilities, reliability, risk_coverage
 from pipeline.evaluate.metrics import calibration_metrics
-
-
-def simulate(images: int, classes: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits that are ``temperature`` times those whose softmax the labels are drawn from."""
-    random = np.random.default_rng(seed)
-    logits = random.normal(0, 2, (images, classes))
-    labels = (softmax(logits, axis=1).cumsum(axis=1) < random.random((images, 1))).sum(axis=1)
-    return logits * temperature, np.minimum(labels, classes - 1)
-
-
-class Logits(ClassifierMixin, BaseEstimator):
-    """A classifier for scikit-learn whose decision function is its input."""
-
-    def fit(self, logits, labels):
-        self.classes_ = np.unique(labels)
-        return self
-
-    def decision_function(self, logits):
-        return logits
-
-    def predict(self, logits):
-        return logits.argmax(axis=1)
-
-
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
-@pytest.mark.parametrize("classes", [2, 11])
-def test_the_simulated_temperature_is_found(classes, temperature):
-    logits, labels = simulate(20_000, classes, temperature)
-    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
-
-
-def test_the_temperature_equals_scikit_learns():
-    logits, labels = simulate(500, 5, 2.5)
-    model = CalibratedClassifierCV(FrozenEstimator(Logits().fit(logits, labels)), method="temperature")
-    expected = model.fit(logits, labels).predict_proba(logits)
-    ours = softmax(logits / fit_temperature(logits, labels), axis=1)
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
-
-
-def test_scaling_changes_no_prediction_and_reduces_the_loss_and_the_calibration_error():
-    logits, labels = simulate(3000, 7, 3)
-    plain, scaled = softmax(logits, axis=1), softmax(logits / fit_temperature(logits, labels), axis=1)
-    np.testing.assert_array_equal(plain.argmax(axis=1), scaled.argmax(axis=1))
-    assert log_loss(labels, scaled) < log_loss(labels, plain)
-    assert calibration_metrics(labels, scaled)["ece"] < calibration_metrics(labels, plain)["ece"] / 3
-
-
-@pytest.mark.parametrize("images", [0, 1, 5])
-def test_if_every_prediction_is_correct_the_temperature_is_1(images):
-    labels = np.arange(images) % 3
-    assert fit_temperature(np.eye(3)[labels], labels) == 1.0
-
-
-def test_predictions_worse_than_chance_become_uniform():
-    labels = np.arange(30) % 3
-    probabilities = softmax(-5 * np.eye(3)[labels] / fit_temperature(-5 * np.eye(3)[labels], labels), axis=1)
-    np.testing.assert_allclose(probabilities, 1 / 3, atol=1e-3)
+from tests.support.logits import simulate
 
 
 def test_no_image_influences_its_own_temperature():
@@ -105,3 +41,38 @@ def test_the_diagram_contains_every_image_once_and_its_gaps_add_up_to_the_calibr
 def test_predictions_with_confidence_1_are_in_the_last_bin():
     table = reliability(np.array([0, 1, 1]), np.eye(2)[[0, 1, 0]])
     assert table[["images", "confidence", "accuracy"]].to_numpy().tolist() == [[3, 1, pytest.approx(2 / 3)]]
+
+
+def test_the_risk_coverage_curve_is_the_accuracy_of_the_most_confident_images():
+    confidence = np.array([0.9, 0.8, 0.8, 0.7])
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    labels = np.array([0, 1, 0, 0])
+    curve, area = risk_coverage(labels, probabilities)
+    assert curve.to_numpy() == pytest.approx(np.array([[0.9, 0.25, 1], [0.8, 0.75, 2 / 3], [0.7, 1, 0.75]]))
+    assert area == pytest.approx((0 + 1 / 3 + 1 / 3 + 0.25) / 4)
+
+
+def test_the_risk_coverage_curve_of_many_images_has_200_points_and_ends_with_all_of_them():
+    logits, labels = simulate(3000, 5, 1)
+    probabilities = softmax(logits, axis=1)
+    curve, area = risk_coverage(labels, probabilities)
+    accuracy = (probabilities.argmax(axis=1) == labels).mean()
+    assert len(curve) == 200
+    assert curve.iloc[-1][["coverage", "accuracy"]].tolist() == pytest.approx([1, accuracy])
+    # The surest predictions are right more often.
+    assert area < (1 - accuracy) / 1.5
+
+
+def test_abstention_counts_what_reaches_the_threshold_of_its_class_and_none_reaches_no_threshold():
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    found = abstention(labels, probabilities, ((0.0, 0.65, 0.8, None, None), (0.5, 0.8, 0.9, 0.9, None)))
+    assert [(row["coverage"], row["accuracy"]) for row in found.values()] == [
+        (1, 0.75),
+        (0.75, pytest.approx(2 / 3)),
+        (0.25, 1),
+        (0, None),
+        (0, None),
+    ]
+    assert list(found) == ["precision_0.8", "precision_0.9", "precision_0.95", "precision_0.98", "precision_0.99"]
+    assert abstention(labels, probabilities, ()) == {}

@@ -16,7 +16,6 @@ from pipeline.common.paths import DATASET, DETAILS, EVALUATION, METRICS, MODEL, 
 from pipeline.common.results import read_results
 from pipeline.download.stage import download
 from pipeline.errors import PipelineError
-from pipeline.evaluate.calibration import fit_temperature
 from pipeline.evaluate.stage import evaluate
 from pipeline.network.weights import load_model, save_model
 from pipeline.params.schema import AugmentParams, DataParams, EvaluateParams, ModelParams, TrainParams
@@ -73,7 +72,7 @@ def test_every_metric_can_be_computed_from_the_table_of_predictions(evaluated):
     assert (metrics["split"], metrics["images"]) == ("test", 12)
     assert list(table.columns) == [
         "id", "source", "label", "class", "predicted", "predicted_class", "correct", "confidence", "loss",
-        "p_blue", "p_green", "p_red",
+        "calibrated", "energy", "p_blue", "p_green", "p_red",
     ]  # fmt: skip
     probabilities = table[["p_blue", "p_green", "p_red"]].to_numpy()
     # Rounded to six digits, their sum is not exactly 1, as scikit-learn requires.
@@ -101,7 +100,17 @@ def test_the_metrics_file_contains_only_the_numbers_to_decide_by(evaluated):
     metrics, details = (json.loads((folder / "evaluate.json").read_text()) for folder in (METRICS, DETAILS))
     assert list(metrics) == ["accuracy", "macro_f1", "log_loss"]
     scores = ["balanced_accuracy", "top_2_accuracy", "macro_precision", "macro_recall", "brier", "ece"]
-    assert list(details) == ["split", "images", *scores, "interval", "temperature", "calibrated", "files", "checksum"]
+    assert list(details) == [
+        "split",
+        "images",
+        *scores,
+        "interval",
+        "temperature",
+        "calibrated",
+        "abstain",
+        "files",
+        "checksum",
+    ]
     del details["checksum"]
     assert metrics | details == results
 
@@ -137,17 +146,33 @@ def test_the_same_model_gives_the_same_bytes(evaluated):
     assert [file.read_bytes() for file in files] == before
 
 
-def test_the_temperature_comes_from_the_valid_split_and_is_cross_fitted_there(dataset):
+def test_the_temperature_comes_from_the_weights_file_and_is_cross_fitted_on_the_valid_split(dataset):
     train_again(epochs=1)
     on_test, _ = run()
     on_valid, table = run(split="valid")
-    assert on_test["temperature"] == on_valid["temperature"] != 1
+    temperature = load_model(MODEL)[1].calibration.temperature
+    assert on_test["temperature"] == on_valid["temperature"] == pytest.approx(temperature, abs=1e-6) != 1
     labels, logits = table["label"].to_numpy(), np.log(table[["p_blue", "p_green", "p_red"]].to_numpy())
-    assert on_valid["temperature"] == pytest.approx(fit_temperature(logits, labels), rel=1e-3)
     # Fitted on the same images, the loss would be too low.
-    fitted = log_loss(labels, softmax(logits / on_valid["temperature"], axis=1))
+    fitted = log_loss(labels, softmax(logits / temperature, axis=1))
     assert on_valid["calibrated"]["log_loss"] > fitted + 1e-5
     assert on_valid["calibrated"].keys() == {"log_loss", "brier", "ece"}
+
+
+def test_calibrated_probabilities_and_energies_are_in_the_table_and_decide_the_risk_coverage_curve(dataset):
+    train_again(epochs=1)
+    results, table = run()
+    logits = np.log(table[["p_blue", "p_green", "p_red"]].to_numpy())
+    expected = softmax(logits / results["temperature"], axis=1).max(axis=1)
+    np.testing.assert_allclose(table["calibrated"], expected, rtol=1e-4)
+    assert results["calibrated"] != {name: results[name] for name in ("log_loss", "brier", "ece")}
+    assert table["energy"].notna().all()
+    curve = pd.read_csv(PLOTS / "risk_coverage.csv")
+    assert list(curve.columns) == ["confidence", "coverage", "accuracy"]
+    assert curve["accuracy"].iloc[-1] == pytest.approx(results["accuracy"], abs=1e-5)
+    assert curve["confidence"].iloc[0] == pytest.approx(table["calibrated"].max(), abs=1e-5)
+    assert 0 <= results["abstain"]["aurc"] <= 1
+    assert results["abstain"]["precision_0.8"].keys() == {"coverage", "accuracy"}
 
 
 def test_without_resamples_only_shares_of_images_have_intervals(trained):
@@ -167,7 +192,7 @@ def test_metrics_with_test_time_augmentation_are_added_to_the_plain_ones(photos,
     assert both == plain
     assert tta["views"] == 2
     assert tta["log_loss"] != plain["log_loss"]
-    assert tta.keys() - {"views"} == plain.keys() - {"split", "images", "temperature", "calibrated", "files"}
+    assert tta.keys() - {"views"} == plain.keys() - {"split", "images", "temperature", "calibrated", "abstain", "files"}
     assert "with the mean over each image and its 2 views" in capsys.readouterr().out
 
 

@@ -7,6 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.export.model_card import Run, model_card
+from pipeline.network.models import Calibration
 from pipeline.params.schema import AugmentParams, ModelParams, TrainParams
 from tests.support.models import SPEC
 from tests.support.sections import AUGMENT, MODEL, TRAIN
@@ -113,6 +114,13 @@ def test_the_parameters_are_those_of_params_yaml(run):
     assert TrainParams(**content["train"]) == given.train
 
 
+def test_the_card_says_how_probabilities_and_energy_follow_from_the_logits(run):
+    text = section(card(run(spec=replace(SPEC, calibration=Calibration(0.5826, 3.25)))), "How to use it")
+    assert "the softmax of the logits divided by the temperature 0.5826, which was fitted on the valid split" in text
+    assert "a logsumexp below 3.2500, which 1 % of the valid images have" in text
+    assert "logsumexp" not in section(card(run()), "How to use it")
+
+
 def test_intervals_calibrated_metrics_and_views_have_columns(run):
     evaluation = EVALUATION | {
         "tta": {"views": 4, "accuracy": 0.9, "interval": {"accuracy": {"low": 0.5, "high": 1.0}}},
@@ -122,7 +130,7 @@ def test_intervals_calibrated_metrics_and_views_have_columns(run):
     assert "| metric | value | 95 % interval | at temperature 1.500 | mean with 4 views |" in table
     assert "| accuracy | 0.8571 | 0.5000 to 1.0000 |  | 0.9000 |" in table
     assert "| log loss | 0.5000 |  | 0.4000 |  |" in table
-    assert "Its confidence differs from its accuracy by 12.3%" in section(text, "Limitations")
+    assert "Its calibrated confidence differs from its accuracy by 5.0%" in section(text, "Limitations")
 
 
 @pytest.mark.parametrize(

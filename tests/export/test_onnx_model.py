@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
@@ -20,7 +21,7 @@ from pipeline.export import onnx_model
 from pipeline.export.onnx_model import check_onnx, time_onnx, write_onnx
 from pipeline.export.resizing import PhotoClassifier
 from pipeline.network.inference import PixelClassifier
-from pipeline.network.models import ModelSpec, build_model
+from pipeline.network.models import Calibration, ModelSpec, build_model
 from pipeline.network.onnx_file import open_onnx
 from tests.support.models import SPEC
 
@@ -84,6 +85,16 @@ def test_onnxruntime_agrees_with_the_definition_of_the_network(changes):
     assert np.ptp(probabilities[:, 0]) > 1e-4
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
     assert max(check_onnx(PATH, network, images).values()) < 1e-4
+
+
+def test_the_file_has_calibrated_probabilities_and_plain_logits():
+    network, spec = classifier(calibration=Calibration(temperature=0.4))
+    write_onnx(PATH, network, spec)
+    probabilities, logits = open_onnx(PATH, 1).run(pixels(spec))
+    np.testing.assert_allclose(probabilities, softmax(logits / 0.4, axis=1), atol=1e-6)
+    plain, _ = classifier()
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, plain(torch.tensor(pixels(spec)))[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64])

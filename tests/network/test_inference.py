@@ -45,7 +45,7 @@ def inputs(split):
 @pytest.mark.parametrize("outputs", [3, 1])
 def test_probabilities_are_those_of_the_network_and_sum_to_1(split, outputs):
     model, spec = build(outputs=outputs, dropout=0.5)
-    probabilities = predict_probabilities(model, spec, split, "test")
+    probabilities = predict_probabilities(model, spec, split, "test", False, 1)[0]
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     with torch.no_grad():
@@ -54,13 +54,13 @@ def test_probabilities_are_those_of_the_network_and_sum_to_1(split, outputs):
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
 
 
-def test_test_time_augmentation_averages_the_probabilities_of_all_copies(split):
+def test_test_time_augmentation_averages_the_probabilities_of_all_copies_at_the_temperature(split):
     model, spec = build()
-    each = [softmax(predict_logits(model, spec, split, "test", copy), axis=1) for copy in range(2)]
-    averaged = predict_probabilities(model, spec, split, "test", tta=True)
+    each = [softmax(predict_logits(model, spec, split, "test", copy) / 2, axis=1) for copy in range(2)]
+    averaged = predict_probabilities(model, spec, split, "test", True, 2)[0]
     np.testing.assert_allclose(averaged, (each[0] + each[1]) / 2, rtol=1e-6)
     np.testing.assert_allclose(averaged.sum(1), 1, rtol=1e-5)
-    assert not np.allclose(averaged, predict_probabilities(model, spec, split, "test"))
+    assert not np.allclose(averaged, predict_probabilities(model, spec, split, "test", False, 2)[0])
 
 
 def features_of(model, spec, split, layer, rows=None):

@@ -14,13 +14,14 @@ from safetensors.torch import save_file
 from pipeline.common.paths import MODEL
 from pipeline.common.reading import with_checksum
 from pipeline.errors import PipelineError
-from pipeline.network.models import build_model
+from pipeline.network.models import Calibration, build_model
 from pipeline.network.weights import load_model, save_model
 from tests.support.models import SPEC
 
 SPECS = {
     "classifier": replace(SPEC, dropout=0.3, classes=("blé", "Grün", 'red, or "rot"')),
     "one output": replace(SPEC, outputs=1, classes=("no", "yes")),
+    "calibrated": replace(SPEC, calibration=Calibration(0.7, -3.25, ((0.5, None, 0.0, 0.1, 1.0),) * 3)),
     "resnet18": replace(SPEC, name="resnet18", stem="small"),
     "with versions of its layers": replace(SPEC, name="mnasnet0_5"),
 }
@@ -162,6 +163,11 @@ TENSORS = "its metadata do not fit its tensors: "
         ({"mean": [0.5]}, f"{WRONG}mean.1: Field required"),
         ({"mean": [0.5, 0.5, math.nan]}, f"{WRONG}mean.2: Input should be"),
         ({"std": [0.2, 0.2, 0]}, f"{WRONG}std.2: Input should be greater than or equal to 0.000000001"),
+        ({"calibration": {"temperature": 0.0, "energy": None, "thresholds": []}}, f"{WRONG}calibration.temperature: "),
+        (
+            {"calibration": {"temperature": 1.0, "energy": None, "thresholds": [[0.5]]}},
+            f"{WRONG}Value error, it has not 5 thresholds for",
+        ),
         ({"resize": "zoom"}, f"{WRONG}resize: Input should be 'stretch', 'crop' or 'pad'"),
         ({"width": 5000}, f"{WRONG}width: Input should be less than or equal to 512"),
         ({"width": "4"}, f"{WRONG}width: Input should be a valid integer"),
@@ -180,6 +186,17 @@ def test_metadata_that_lie_are_refused_before_the_network_is_built(path, change,
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert_refused(path, f"cannot be used ({reason}")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def test_a_file_without_a_calibration_has_the_plain_softmax(path, monkeypatch):
+    monkeypatch.setattr("pipeline.network.weights.asdict", lambda spec: {**asdict(spec), "calibration": None})
+    monkeypatch.setattr("pipeline.network.weights.with_checksum", lambda content: with_checksum(without(content)))
+    save_model(path, build_model(SPEC).state_dict(), SPEC)
+    assert load_model(path)[1].calibration == Calibration(temperature=1.0, energy=None, thresholds=())
+
+
+def without(content):
+    return {name: value for name, value in content.items() if name != "calibration"}
 
 
 def test_weights_have_the_permissions_of_other_files(saved):

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from pipeline.cli import main
 from pipeline.params.file import check_params
 from pipeline.params.schema import Params
-from tests.support.sections import AUGMENT, DATA, EVALUATE, MODEL, TRAIN, TSNE, write_photos
+from tests.support.sections import AUGMENT, DATA, EVALUATE, MODEL, PREDICT, TRAIN, TSNE, write_photos
 
 ROOT = Path(__file__).parents[2]
 FIRST, END = map(int, os.environ.get("PIPELINE_MUTATIONS", "0-1000").split("-"))
@@ -38,7 +38,7 @@ BASE = {
     "train": {**TRAIN, "epochs": 2, "precision": "fp32"},
     "evaluate": EVALUATE,
     "tsne": {**TSNE, "perplexity": 3.0},
-    "predict": {"split": "auto", "tta": False},
+    "predict": PREDICT,
     "learning_rates": {
         "steps": 5,
         "condition_number": 1000.0,

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.cells import cell_len
+from scipy.special import softmax
 
 from pipeline.common.file_types import IMAGE_ENDINGS
 from pipeline.common.yaml_file import read_yaml
@@ -20,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.images.decoding import VIEW_DETAIL, decode
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.network import device
-from pipeline.network.models import build_model
+from pipeline.network.models import Calibration, build_model
 from pipeline.network.weights import load_model, save_model
 from pipeline.params.schema import AugmentParams, Params
 from pipeline.predict import files as file_prediction
@@ -31,6 +32,7 @@ from pipeline.predict.files import (
     predict_files,
     predict_paths,
 )
+from pipeline.predict.table import COLUMNS
 from tests.support.commands import run_command
 from tests.support.models import SPEC, overflowing
 from tests.support.sections import AUGMENT
@@ -282,16 +284,49 @@ def test_the_csv_has_one_row_per_image_and_one_column_per_class(capsys):
         write_image(name, number)
     predict_paths([Path("photos")], [Path("model.safetensors")], Path("new/out.csv"), 3, 0)
     header, *rows = read_csv("new/out.csv")
-    assert header == ["path", "predicted", "confidence", "p_path", "p_зелёный", "p_red, or pink"]
+    assert header == [*COLUMNS, "p_path", "p_зелёный", "p_red, or pink"]
     assert sorted(row[0] for row in rows) == sorted(names)
-    for path, predicted, confidence, *numbers in rows:
+    assert COLUMNS == ["path", "predicted", "confidence", "answer", "energy", "outlier"]
+    for path, predicted, confidence, answer, _, outlier, *numbers in rows:
+        assert (answer, outlier) == (predicted, "")
         values = [float(number) for number in numbers]
         np.testing.assert_allclose(values, expected(path), atol=1e-5)
         assert sum(values) == pytest.approx(1, abs=1e-5)
-        assert (float(confidence), f"p_{predicted}") == (max(values), header[3 + int(np.argmax(values))])
+        assert (float(confidence), f"p_{predicted}") == (max(values), header[6 + int(np.argmax(values))])
     out = capsys.readouterr().out
     assert out.startswith("predict: 3 images in ")
     assert out.endswith(" images per second, written to new/out.csv\n")
+
+
+def test_probabilities_are_calibrated_and_energies_are_those_of_the_logits():
+    write_model(calibration=Calibration(temperature=2.5))
+    file = write_image("a.png")
+    logits = np.log(expected(file))
+    np.testing.assert_allclose(probabilities_of(file), [softmax(logits / 2.5)], atol=1e-5)
+    plain = load_models([write_model("plain.safetensors")])
+    energy = predict_files([file], load_models([Path("model.safetensors")])).energies
+    np.testing.assert_allclose(energy, predict_files([file], plain).energies)
+    pixels = torch.tensor(plain_copy(SPEC)(decode(file.read_bytes(), 32)))[None]
+    with torch.inference_mode():
+        assert energy[0] == pytest.approx(plain[0][0](pixels)[1].logsumexp(1).item(), rel=1e-5)
+
+
+def test_unsure_predictions_list_the_most_probable_classes_and_outliers_are_noted(capsys):
+    write_model(calibration=Calibration(energy=1e3))
+    file = write_image("a.png")
+    predict_paths([file], [Path("model.safetensors")], None, 2, 0, abstain=0.9999999)
+    header, row, last = capsys.readouterr().out.splitlines()
+    values = expected(file)
+    best, other = np.argsort(-values)[:2]
+    classes = ("blue", "green", "red")
+    assert header.split() == ["file", "class", "probability", "next", "best", "note"]
+    assert row.split()[:3] == ["a.png", "unsure", f"{values[best]:.1%}"]
+    assert f"{classes[best]} {values[best]:.1%}, {classes[other]} {values[other]:.1%}" in row
+    assert row.endswith("unlike the training images")
+    assert last.endswith("images per second, 1 unsure, 1 unlike the training images")
+    predict_paths([file], [Path("model.safetensors")], Path("out.csv"), 2, 0, abstain=0.9999999)
+    assert read_csv()[1][:4] == ["a.png", classes[best], f"{values[best]:.6f}", "unsure"]
+    assert read_csv()[1][5] == "1"
 
 
 @pytest.mark.parametrize("output", ["a.png", "folder.csv", "results"])

@@ -14,14 +14,19 @@ from pipeline.common.paths import DATASET, MODEL, PREDICTIONS, RAW_ARCHIVE
 from pipeline.common.raw_archive import read_raw_archive
 from pipeline.errors import PipelineError
 from pipeline.network.inference import open_trained, predict_probabilities
+from pipeline.network.models import Calibration
 from pipeline.network.weights import load_model, save_model
 from pipeline.params.schema import AugmentParams, PredictParams
 from pipeline.predict.files import load_models, predict_files
 from pipeline.predict.stage import categories, predict
 from tests.support.models import overflowing
-from tests.support.sections import AUGMENT
+from tests.support.sections import AUGMENT, PREDICT
 
 COLUMNS = ["p_blue", "p_green", "p_red"]
+
+
+def run(**changes) -> None:
+    predict(PredictParams(**PREDICT | changes))
 
 
 def rename_classes(*names: str) -> None:
@@ -29,6 +34,11 @@ def rename_classes(*names: str) -> None:
     network, spec = load_model(MODEL)
     save_model(MODEL, network.state_dict(), replace(spec, classes=names))
     replace(Manifest.read(DATASET), classes=names).write(DATASET)
+
+
+def without_outliers() -> None:
+    network, spec = load_model(MODEL)
+    save_model(MODEL, network.state_dict(), replace(spec, calibration=Calibration()))
 
 
 def rename_sources(split: str, *names: str) -> None:
@@ -44,7 +54,7 @@ def written(name: str) -> pd.DataFrame:
 
 
 def test_submission_has_one_row_per_image_with_its_id_and_most_probable_class(trained):
-    predict(PredictParams(split="auto", tta=False))
+    run()
     submission, probabilities = written("submission"), written("probabilities")
     assert list(submission.columns) == ["Id", "Category"]
     assert list(submission["Id"]) == list(probabilities["Id"]) == PackedDataset(DATASET).split("test").ids
@@ -54,9 +64,42 @@ def test_submission_has_one_row_per_image_with_its_id_and_most_probable_class(tr
     assert (rows.argmax(axis=1) == submission["Category"]).all()
 
 
+def test_probabilities_are_those_at_the_temperature_of_the_weights_file(trained):
+    network, spec = load_model(MODEL)
+    run()
+    before = written("probabilities")[COLUMNS].to_numpy()
+    plain = replace(spec, calibration=replace(spec.calibration, temperature=3 * spec.calibration.temperature))
+    save_model(MODEL, network.state_dict(), plain)
+    run()
+    after = written("probabilities")[COLUMNS].to_numpy()
+    powers = before ** (1 / 3)
+    np.testing.assert_allclose(after, powers / powers.sum(axis=1, keepdims=True), atol=0.01)
+    assert (after.max(axis=1) < before.max(axis=1)).all()
+
+
+def test_answers_below_the_threshold_are_unsure_but_the_submission_has_a_class_for_each_image(trained, capsys):
+    network, spec = load_model(MODEL)
+    save_model(MODEL, network.state_dict(), replace(spec, calibration=Calibration(8.0, 1e3, ())))
+    run()
+    confidence = written("answers")["confidence"]
+    capsys.readouterr()
+    run(abstain=float(confidence.median()))
+    table, submission = written("answers"), written("submission")
+    assert list(table.columns) == ["Id", "predicted", "confidence", "answer", "energy", "outlier"]
+    unsure = table["confidence"] < confidence.median()
+    assert 0 < unsure.sum() < len(table)
+    assert (table["answer"] == table["predicted"].where(~unsure, "unsure")).all()
+    assert (table["outlier"] == 1).all()
+    assert [spec.classes[index] for index in submission["Category"]] == table["predicted"].tolist()
+    assert capsys.readouterr().out.endswith(
+        f"answers.csv: 12 images, {unsure.sum()} unsure, 12 unlike the training images; a submission has a class for "
+        "each\n"
+    )
+
+
 @pytest.mark.parametrize(("split", "images"), [("train", 24), ("valid", 12)])
 def test_any_split_can_be_predicted(trained, split, images):
-    predict(PredictParams(split=split, tta=False))
+    run(split=split)
     assert len(written("submission")) == images
 
 
@@ -64,12 +107,12 @@ def test_a_network_whose_output_is_not_finite_writes_no_predictions(trained):
     network, spec = load_model(MODEL)
     save_model(MODEL, overflowing(network), spec)
     with pytest.raises(PipelineError, match=r"results/model.safetensors: its output for the test split is not finite"):
-        predict(PredictParams(split="auto", tta=False))
+        run()
     assert not PREDICTIONS.exists()
 
 
 def test_probabilities_of_image_files_equal_those_of_the_packed_images(trained):
-    predict(PredictParams(split="test", tta=False))
+    run(split="test")
     table = written("probabilities")
     split = PackedDataset(DATASET).split("test")
     entries = {image.path: image.entry for image in read_raw_archive(RAW_ARCHIVE)[1]}
@@ -81,18 +124,20 @@ def test_probabilities_of_image_files_equal_those_of_the_packed_images(trained):
 
 def test_test_time_augmentation_averages_over_each_image_and_its_views(trained, capsys):
     augment(AugmentParams(**AUGMENT | {"test_views": 3}), seed=1, on_bad_image="error", on_leak="warn")
-    predict(PredictParams(split="test", tta=True))
+    run(split="test", tta=True)
     table = written("probabilities")
     dataset, model, spec = open_trained(DATASET, MODEL)
-    expected = predict_probabilities(model, spec, dataset.split("test"), "test", tta=True)
+    expected = predict_probabilities(model, spec, dataset.split("test"), "test", True, spec.calibration.temperature)[0]
     np.testing.assert_allclose(table[COLUMNS], expected, atol=2e-6)
-    assert not np.allclose(expected, predict_probabilities(model, spec, dataset.split("test"), "test"), atol=1e-4)
+    assert not np.allclose(
+        expected, predict_probabilities(model, spec, dataset.split("test"), "test", False, 1)[0], atol=1e-4
+    )
     assert "each the mean over the image and 3 views" in capsys.readouterr().out
 
 
 def test_test_time_augmentation_without_views_is_rejected_in_one_line(trained):
     with pytest.raises(PipelineError) as error:
-        predict(PredictParams(split="auto", tta=True))
+        run(tta=True)
     assert str(error.value) == (
         "params.yaml: predict.tta: got true, but the test split has no augmented views to average over; set "
         "augment.test_views to 1 or more, or predict.tta to false"
@@ -103,7 +148,7 @@ def test_test_time_augmentation_without_views_is_rejected_in_one_line(trained):
 def test_classes_may_be_called_as_the_columns_are(trained):
     names = ("Id", "p_Id", "Category")
     rename_classes(*names)
-    predict(PredictParams(split="auto", tta=False))
+    run()
     table = written("probabilities")
     assert list(table.columns) == ["Id", "p_Id", "p_p_Id", "p_Category"]
     assert written("categories").to_dict("list") == {"Category": [0, 1, 2], "class": list(names)}
@@ -136,7 +181,8 @@ def test_category_is_the_number_that_is_the_name_if_all_names_are_different_numb
 
 def test_the_category_of_numbered_classes_is_their_number(trained, capsys):
     rename_classes("003", "1", "20")
-    predict(PredictParams(split="test", tta=False))
+    without_outliers()
+    run(split="test")
     table, submission = written("probabilities"), written("submission")
     names = table.drop(columns="Id").idxmax(axis=1)
     assert set(names) <= {"p_003", "p_1", "p_20"}
@@ -147,7 +193,8 @@ def test_the_category_of_numbered_classes_is_their_number(trained, capsys):
 
 def test_the_output_says_that_category_is_the_index_and_lists_the_classes(trained, capsys):
     rename_sources("test", *(f"test/{id}.jpg" for id in PackedDataset(DATASET).split("test").ids))
-    predict(PredictParams(split="auto", tta=False))
+    without_outliers()
+    run()
     assert capsys.readouterr().out == (
         "predict: results/predictions/submission.csv: 12 predictions for the test split; Category is the index of the "
         "class (0 blue, 1 green, 2 red; see results/predictions/categories.csv)\n"
@@ -157,7 +204,7 @@ def test_the_output_says_that_category_is_the_index_and_lists_the_classes(traine
 def test_ids_that_are_more_than_the_name_of_the_file_are_counted_and_shown(trained, capsys):
     ids = PackedDataset(DATASET).split("test").ids
     rename_sources("test", "a/same.jpg", "b/same.jpg", *(f"{id}.jpg" for id in ids[2:]))
-    predict(PredictParams(split="auto", tta=False))
+    run()
     assert capsys.readouterr().out.startswith(
         "predict: several files of the test split have the same name, so that 2 Ids are more than the name without its "
         f"extension: {ids[0]}, {ids[1]}\n"

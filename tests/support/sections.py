@@ -97,6 +97,7 @@ TSNE = {
     "perplexity": 30.0,
     "exaggeration": 1.0,
 }
+PREDICT = {"split": "auto", "tta": False, "abstain": None, "abstain_precision": None}
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 

@@ -8,9 +8,11 @@ import sys
 import pandas as pd
 import pytest
 
-from pipeline.common.paths import DETAILS, LIVE, METRICS, MODEL, PLOTS
+from pipeline.common.paths import DATASET, DETAILS, LIVE, METRICS, MODEL, PLOTS
 from pipeline.common.results import read_results
 from pipeline.errors import PipelineError
+from pipeline.network.calibration import fit_calibration
+from pipeline.network.inference import open_trained, predict_logits
 from pipeline.network.weights import load_model
 from pipeline.params.schema import ModelParams, TrainParams
 from pipeline.train.stage import train
@@ -67,6 +69,16 @@ def test_weights_file_contains_the_specification_of_the_network(dataset):
     _, spec = load_model(MODEL)
     assert (spec.name, spec.width, spec.image_size, spec.classes) == ("classifier", 4, 32, ("blue", "green", "red"))
     assert all(0 < value < 1 for value in spec.mean + spec.std)
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9, "patience": 1}])
+def test_weights_file_contains_the_calibration_of_its_own_probabilities_on_the_validation_split(dataset, changes):
+    run(**changes)
+    packed, model, spec = open_trained(DATASET, MODEL)
+    valid = packed.split("valid")
+    logits = predict_logits(model, spec, valid, "test").astype(float)
+    assert spec.calibration == fit_calibration(logits, valid.labels)
+    assert spec.calibration.temperature != 1
 
 
 def test_loss_that_is_not_finite_stops_the_run_with_advice_and_without_results(dataset):
