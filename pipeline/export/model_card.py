@@ -193,8 +193,8 @@ def _limitations(run: Run) -> list[str]:
         f"It was evaluated on {evaluation['images']:,} images from the same source as the training images; its "
         "performance on images from other sources was not measured.",
         *([biases[evaluation["split"]]] if evaluation["split"] in biases else []),
-        f"Its calibrated confidence differs from its accuracy by {evaluation['calibrated']['ece']:.1%}, on average over "
-        "15 bins.",
+        f"Its calibrated confidence differs from its accuracy by {evaluation['calibrated']['ece']:.1%}, on average over"
+        " 15 bins.",
         f"It was trained on {counts[rarest]:,} images of {rarest}, the rarest class, and {counts[most_frequent]:,} of "
         f"{most_frequent}, the most frequent.",
     ]
