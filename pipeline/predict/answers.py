@@ -74,10 +74,10 @@ def class_thresholds(
     if abstain is not None:
         return np.full(len(classes), abstain)
     if len(specs) > 1 or not specs[0].calibration.thresholds:
-        found = f"{len(specs)} models" if len(specs) > 1 else "a weights file of an earlier version, which has none"
+        found = f"{len(specs)} models" if len(specs) > 1 else "a file without them"
         raise PipelineError(
-            f"{prefix}abstain{'-' if prefix == '--' else '_'}precision: the thresholds are those of one model, got "
-            f"{found}; set {prefix}abstain instead"
+            f"{prefix}abstain{'-' if prefix == '--' else '_'}precision: the thresholds are those of one weights file, "
+            f"got {found}; set {prefix}abstain instead"
         )
     assert precision is not None
     level = next(index for index, value in enumerate(PRECISIONS) if value >= precision)

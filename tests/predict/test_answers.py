@@ -45,11 +45,11 @@ def test_outliers_of_several_models_have_an_energy_below_the_mean_of_their_limit
 @pytest.mark.parametrize(
     ("specs", "options", "line"),
     [
-        ([SPEC], (None, 0.9), "--abstain-precision: the thresholds are those of one model, got a weights file of an "),
+        ([SPEC], (None, 0.9), "--abstain-precision: the thresholds are those of one weights file, got a file "),
         (
             [CALIBRATED] * 2,
             (None, 0.9),
-            "--abstain-precision: the thresholds are those of one model, got 2 models; set",
+            "--abstain-precision: the thresholds are those of one weights file, got 2 models",
         ),
         ([replace(SPEC, classes=("unsure", "b", "c"))], (0.9, None), "--abstain: got a value, but a class is called "),
     ],
