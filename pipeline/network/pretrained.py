@@ -70,12 +70,15 @@ class PretrainedWeights:
 
         from pipeline.network.models import find_heads
 
-        own, kept = model.state_dict(), dict(self.tensors)
-        head = tuple(f"{name}." for name, _ in find_heads(model))
+        own, kept, heads = model.state_dict(), dict(self.tensors), find_heads(model)
+        head = tuple(f"{name}." for name, _ in heads)
         outputs = {len(kept[name]) for name in kept if name.startswith(head)}
         other = self.origin.classes not in (None, classes)
         if other or any(kept[name].shape != own[name].shape for name in kept if name.startswith(head)):
             kept = {name: values for name, values in kept.items() if not name.startswith(head)}
+            for _, layer in heads:
+                # Those of an EfficientNet are the larger the fewer classes: with ten its first loss would be 11.
+                layer.reset_parameters()
         with reading(path):
             if wrong := sorted(name for name in kept if name not in own or own[name].shape != kept[name].shape):
                 raise ValueError(f"it is for another network: {listed(wrong, 3)}")

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.common.paths import PRETRAINED
 from pipeline.errors import PipelineError
-from pipeline.network.models import build_model
+from pipeline.network.models import build_model, find_head
 from pipeline.network.pretrained import Origin, read_pretrained
 from pipeline.pretrained.stage import pretrained
 from tests.support.models import SPEC
@@ -72,6 +72,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line_with_url_path_and_sha256
         ("googlenet", "GoogLeNet_Weights", 32),
         ("inception_v3", "Inception_V3_Weights", 96),
         ("mnasnet0_5", "MNASNet0_5_Weights", 32),
+        ("efficientnet_b0", "EfficientNet_B0_Weights", 32),
     ],
 )
 def test_weights_in_the_hub_cache_are_loaded_with_a_new_last_layer(workspace, monkeypatch, name, weights, size):
@@ -92,6 +93,9 @@ def test_weights_in_the_hub_cache_are_loaded_with_a_new_last_layer(workspace, mo
     first = next(iter(state))
     assert torch.equal(model.state_dict()[first], state[first])
     assert "the last layer is new, since that of the weights has 1,000 outputs" in notes[-1]
+    # As torch initialises a layer. An EfficientNet's own initial weights would be 1 / sqrt(3), whatever the inputs.
+    head = find_head(model)[1].weight
+    assert 0.5 < head.abs().max() * head[0].numel() ** 0.5 <= 1
     outputs = model(torch.randn(2, 3, size, size))
     assert isinstance(outputs, torch.Tensor)
     assert outputs.shape == (2, 3)
