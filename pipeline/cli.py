@@ -112,8 +112,10 @@ def read_params() -> "Params":
 def source() -> None:
     """List the files of data.source and the weights of model.pretrained, so that dvc repro notices changes."""
     params = read_params()
+    from pipeline.source.stage import list_corrections
     from pipeline.source.stage import source as stage
 
+    list_corrections(params.data.corrections)
     stage(params.data.source, params.data.location, params.data.labels, params.model.pretrained)
 
 
@@ -136,7 +138,7 @@ def augment() -> None:
     from pipeline.preflight import check_ahead
 
     check_ahead(params)
-    stage(params.augment, params.seed, params.data.on_bad_image, params.data.on_leak)
+    stage(params.augment, params.seed, params.data.on_bad_image, params.data.on_leak, params.data.corrections)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -89,7 +89,8 @@ class Audit:
         image_size: height and width of the plain copies.
         duplicates: identical images, and pairs of near-duplicates.
         dropped: the rows that ``data.on_leak: drop`` leaves out.
-        left_out: the reason for each file of the source that is not in the archive, by its path.
+        left_out: the reason for each file of the source that is not used, by its path.
+        corrected: the old class of each image with a corrected label, by its path.
     """
 
     images: list[RawImage]
@@ -100,6 +101,7 @@ class Audit:
     duplicates: Duplicates
     dropped: frozenset[int]
     left_out: dict[str, str]
+    corrected: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def kept(self) -> list[int]:
@@ -251,6 +253,7 @@ def summarize(found: Audit) -> tuple[dict[str, float], dict[str, Any]]:
         "compared_in_part": found.duplicates.cut,
         **{kind: len(rows) for kind, rows in found.unfit.items()},
         "dropped": len(found.dropped),
+        "corrected": len(found.corrected),
         "mean": mean,
         "std": std,
         "classes": [
@@ -273,6 +276,8 @@ def findings_table(found: Audit) -> pd.DataFrame:
             findings += [(kind, row, str(number[group]), found.describe_duplicate(group, row)) for row in group.rows]
     for kind, rows in found.unfit.items():
         findings += [(kind, row, "", found.describe_unfit(kind, row)) for row in rows]
+    rows_of = {image.path: row for row, image in enumerate(found.images)}
+    findings += [("corrected label", rows_of[path], "", f"was {name}") for path, name in found.corrected.items()]
     table = [
         [kind, group, found.images[row].split, found.images[row].path, found.class_name(row), detail]
         for kind, row, group, detail in findings

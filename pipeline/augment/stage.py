@@ -2,12 +2,15 @@
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.augment.audit import Audit, audit, findings_table, summarize
 from pipeline.augment.audit_page import audit_page
+from pipeline.augment.corrections import correct
 from pipeline.augment.packing import ArrayFiles, create_arrays, pack
 from pipeline.common.dataset import INDEX_COLUMNS, Manifest, PackedDataset, keep_rows
 from pipeline.common.files import replacing, write_table, write_text
@@ -24,19 +27,24 @@ from pipeline.progress import say
 PREVIEW_IMAGES, PREVIEW_COPIES = 6, 9
 
 
-def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str) -> None:
+def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str, corrections: str | None = None) -> None:
     """Write ``data/dataset/``, the audit and a preview of the views.
 
     Args:
         params, seed: of the copies and views.
         on_bad_image: ``data.on_bad_image``.
         on_leak: ``data.on_leak``.
+        corrections: ``data.corrections``.
 
     Raises:
-        PipelineError: ``data/raw.zip`` is missing or damaged, a transform is invalid, the parameters forbid bad images
-            or leaks that were found, or fewer than two classes remain.
+        PipelineError: ``data/raw.zip`` is missing or damaged, a transform or a correction is invalid, the
+            parameters forbid bad images or leaks that were found, or fewer than two classes remain.
     """
     classes, images, left_out = read_raw_archive(RAW_ARCHIVE)
+    images, corrected, dropped = correct(Path(corrections) if corrections else None, images, classes)
+    left_out |= dict.fromkeys(dropped, "dropped by data.corrections")
+    if corrections:
+        say(f"augment: {corrections} corrects {len(corrected):,} labels and drops {len(dropped):,} images")
     with replacing(DATASET) as folder:
         folder.mkdir()
         arrays = create_arrays(folder, images, params)
@@ -47,6 +55,7 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str) -
         found = audit(
             images, classes, packed.bad, packed.measures, params.image_size, compared, on_leak == "drop", left_out
         )
+        found = replace(found, corrected=corrected)
         _check_leaks(found, on_leak)
         _check_splits(found)
         page = audit_page(found, plain)

@@ -48,16 +48,24 @@ class Snapshot:
 
         Returns:
             The id of the git tree of each folder of code that the stages list in ``dvc.yaml``, the hash of
-            ``data/raw.zip`` if ``dvc.lock`` has one, and a hash of the source and of the pretrained weights as they are
-            now. The commit and all other files do not count.
+            ``data/raw.zip`` if ``dvc.lock`` has one, the id of the file ``data.corrections``, and a hash of the source
+            and of the pretrained weights as they are now. The commit and all other files do not count.
+
+        Raises:
+            PipelineError: git does not track the file ``data.corrections``, so that experiments would not have it.
         """
         data = params["data"]
-        rows = git("ls-tree", "-z", self.tree, "--", *code_folders(*STAGES, root=Path())).split("\0")
+        corrections = [Path(data["corrections"]).as_posix()] if data.get("corrections") else []
+        rows = git("ls-tree", "-z", self.tree, "--", *code_folders(*STAGES, root=Path()), *corrections).split("\0")
         columns = (row.partition("\t") for row in rows if row)
         ids = {path: facts.split()[2] for facts, _, path in columns}
         lock = Path("dvc.lock")
         stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
         archives = {out["path"]: out["md5"] for out in stages.get("download", {}).get("outs", ())}
+        if corrections and corrections[0] not in ids:
+            raise PipelineError(
+                f"git does not track data.corrections, {corrections[0]}; add it: git add {corrections[0]}"
+            )
         source = find_source(data["source"], data["location"], data["labels"])
         weights = weights_identity(params["model"]["pretrained"])
         return ids | archives | {SOURCE.as_posix(): digest(current_summary(source), *([weights] if weights else []))}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.paths import METRICS, PARAMS, SOURCE
+from pipeline.common.paths import CORRECTIONS, METRICS, PARAMS, SOURCE
 from pipeline.common.reading import json_object
 from pipeline.common.text import one_line
 from pipeline.common.yaml_file import parse_yaml
@@ -17,7 +17,9 @@ from pipeline.errors import PipelineError
 from pipeline.git import git
 
 # What does not decide which images, labels and splits there are.
-SAME_DATA = ("mirrors", "on_bad_image")
+SAME_DATA = ("mirrors", "on_bad_image", "corrections")
+# What the source, and the file of corrections, contain.
+FILES = (SOURCE, CORRECTIONS)
 # Outputs of the pipeline do not matter for whether the code and the parameters are those of the commit.
 OUTPUTS = ("results", "dvc.lock")
 
@@ -69,7 +71,7 @@ def changes_since_head(params: dict[str, Any], metrics: dict[str, dict[str, Any]
         return Changes(_problem(str(error)))
     old_params = _at_head(PARAMS)
     unknown = [] if old_params is not None else [str(PARAMS)]
-    same_data = _data(old_params or params, _at_head(SOURCE)) == _data(params, _listing())
+    same_data = _data(old_params or params, *map(_at_head, FILES)) == _data(params, *map(_now, FILES))
     metric_changes = []
     for name, new in metrics.items() if same_data else ():
         path = METRICS / f"{name}.json"
@@ -92,13 +94,17 @@ def changes_since_head(params: dict[str, Any], metrics: dict[str, dict[str, Any]
     )
 
 
-def _data(params: dict[str, Any], source: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What decides which images, labels and splits there are; ``source`` is the content of ``data/source.json``."""
+def _data(params: dict[str, Any], source: dict[str, Any] | None, corrections: dict[str, Any] | None) -> tuple[Any, ...]:
+    """What decides which images, labels and splits there are, with the contents of ``FILES``."""
     section = params.get("data")
     data = {name: value for name, value in section.items() if value is not None} if isinstance(section, dict) else {}
     # The files themselves, by their hash, or that of the archive, and not the folder in which they are.
     place = ("location",) if "sha256" in {*(source or {}), *data} else ()
-    return {name: value for name, value in data.items() if name not in (*SAME_DATA, *place)}, source or {}
+    return (
+        {name: value for name, value in data.items() if name not in (*SAME_DATA, *place)},
+        source or {},
+        corrections or {},
+    )
 
 
 def _problem(message: str) -> str:
@@ -119,10 +125,10 @@ def _at_head(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _listing() -> dict[str, Any]:
-    """The content of ``data/source.json``; empty if there is none."""
+def _now(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty if there is none."""
     with suppress(OSError, ValueError):
-        return json_object(SOURCE.read_text("utf-8"))
+        return json_object(path.read_text("utf-8"))
     return {}
 
 

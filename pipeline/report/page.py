@@ -1,11 +1,13 @@
 """The report as one HTML file that contains its charts, images and JavaScript."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import vl_convert
 
+from pipeline.common.corrections import read_corrections
 from pipeline.common.text import shown
 from pipeline.report.advice import advise
 from pipeline.report.changes import Changes, flattened
@@ -28,6 +30,7 @@ FINDINGS = {
     "bright": "bright",
     "blurred": "blurred or blank",
     "tiny": "tiny",
+    "corrected": "corrected labels",
 }
 
 
@@ -60,6 +63,9 @@ def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, images
         counts=images.counts,
         batch=batch_tiles(inputs.batch, **inputs.results["train"]["batch"]),
         class_names=classes,
+        corrections=list(
+            read_corrections(Path(file) if (file := parameters.get("data.corrections")) else None).items()
+        ),
         javascript=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # it needs no snippet
     )
 

@@ -121,7 +121,7 @@ def with_hashes(source: Source, files: dict[str, Entry], known: Mapping[str, Ent
     new = {}
     for path in progress(found.keys() - same.keys(), len(found) - len(same), "source", "files"):
         assert source.location is not None
-        new[path] = found[path]._replace(sha256=_sha256(source.location / path))
+        new[path] = found[path]._replace(sha256=file_sha256(source.location / path))
     return files | same | new
 
 
@@ -134,7 +134,8 @@ def list_source(source: Source, known: Mapping[str, Entry]) -> dict[str, Entry]:
     return files
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, or that it cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as file:
@@ -155,7 +156,7 @@ def summary(source: Source, files: Mapping[str, Entry]) -> dict[str, Any]:
         size = sum(entry.size for entry in files.values())
         content |= {"files": len(files), "bytes": size, "sha256": digest.hexdigest()}
     if source.labels:
-        content["labels"] = {split: _sha256(path) for split, path in source.labels.items()}
+        content["labels"] = {split: file_sha256(path) for split, path in source.labels.items()}
     return content
 
 

@@ -1,13 +1,15 @@
 """Stage ``source``: list the files of the source and the pretrained weights, so that DVC notices when they change."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.common.files import write_json
-from pipeline.common.paths import PRETRAINED_SOURCE, SOURCE
+from pipeline.common.paths import CORRECTIONS, PRETRAINED_SOURCE, SOURCE
 from pipeline.progress import say
 from pipeline.source.listing import (
     differences,
+    file_sha256,
     find_source,
     has_listing,
     list_source,
@@ -49,3 +51,11 @@ def source(
     if place.location is not None:
         state = "unchanged" if content == before else (known and differences(known, files)) or "new"
         say(f"source: {place.location} has {len(files):,} files, {content['bytes'] / 1e6:,.1f} MB: {state}")
+
+
+def list_corrections(path: str | None) -> None:
+    """Write ``data/corrections.json``: the hash of the file ``data.corrections``, so that DVC notices when it changes.
+
+    If it is missing, ``augment`` says so.
+    """
+    write_json(CORRECTIONS, {"sha256": file_sha256(Path(path))} if path else {})

@@ -17,10 +17,14 @@ ROOT = Path(__file__).parents[2]
 def make_report(tmp_path_factory):
     """Build a report of the given classes and images in a new folder, and return its path."""
 
-    def build(classes=HOSTILE, images=80, **options) -> Path:
+    def build(classes=HOSTILE, images=80, corrections="", **options) -> Path:
         folder, before = tmp_path_factory.mktemp("report"), Path.cwd()
         shutil.copy(ROOT / "params.yaml", folder)
         write_run(folder, tuple(classes), images, **options)
+        if corrections:
+            (folder / "corrections.csv").write_text(corrections, "utf-8")
+            params = (folder / "params.yaml").read_text("utf-8")
+            (folder / "params.yaml").write_text(params.replace("corrections: null", "corrections: corrections.csv"))
         os.chdir(folder)
         try:
             report()

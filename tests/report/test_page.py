@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from pipeline.common.corrections import read_corrections
 from tests.support.report_results import HOSTILE, LAYERS
 
 CHARTS = {
@@ -185,6 +186,30 @@ def test_a_click_enlarges_a_mistake_to_its_photo_beside_the_input_of_the_network
         assert dialog.evaluate("part => part.scrollWidth <= part.clientWidth")
         dialog.get_by_role("button", name="Close").click()
         assert not dialog.is_visible()
+
+
+def test_reviewed_labels_are_saved_as_corrections_without_a_network(opened, make_report, workspace):
+    report = make_report(corrections="id,label\ntest/00001.png,NA\n")
+    page = opened(report, accept_downloads=True)
+    save = page.get_by_role("button", name="Save corrections.csv")
+    assert save.is_disabled()
+    paths = page.evaluate("mistakes.slice(0, 4).map((image) => image.name)")
+    mistake = page.evaluate("mistakes[1]")
+    for number, choice in enumerate(("right", f"={mistake['prediction']}", "drop", "drop")):
+        page.locator("#gallery select").nth(number).select_option(choice)
+    # Undone again.
+    page.locator("#gallery select").nth(3).select_option("")
+    # The choices stay while others are shown.
+    page.locator("#gallery-true").select_option(label="NA")
+    page.locator("#gallery-true").select_option("")
+    assert page.locator("#gallery select").nth(2).input_value() == "drop"
+    assert page.locator("#reviewed").inner_text() == "3 reviewed"
+    with page.expect_download() as download:
+        save.click()
+    assert download.value.suggested_filename == "corrections.csv"
+    download.value.save_as(workspace / "corrections.csv")
+    expected = {"test/00001.png": "NA", paths[1]: mistake["prediction"], paths[2]: "drop"}
+    assert read_corrections(workspace / "corrections.csv") == expected
 
 
 def test_images_have_their_paths_in_the_source(opened, small_report):

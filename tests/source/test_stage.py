@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.common.paths import SOURCE
-from pipeline.source.stage import source
+from pipeline.common.paths import CORRECTIONS, SOURCE
+from pipeline.source.stage import list_corrections, source
 from tests.support.clones import SMALL, Clone, stages_run
 from tests.support.sections import write_photos
 
@@ -37,6 +37,21 @@ def test_a_source_that_is_not_here_keeps_its_listing_and_says_so(photos, capsys)
         "source: the folder photos is not here; data/source.json stays as it is, and DVC uses the images in its cache\n"
     )
     assert SOURCE.read_text() == first
+
+
+def test_the_hash_of_the_corrections_changes_with_their_content(workspace):
+    list_corrections(None)
+    assert json.loads(CORRECTIONS.read_text()) == {}
+    hashes = []
+    for content in ("id,label\n", "id,label\ncat/1.png,drop\n"):
+        Path("corrections.csv").write_text(content)
+        list_corrections("corrections.csv")
+        hashes.append(json.loads(CORRECTIONS.read_text())["sha256"])
+    assert hashes[0] != hashes[1]
+    # augment reports that it is missing.
+    Path("corrections.csv").unlink()
+    list_corrections("corrections.csv")
+    assert json.loads(CORRECTIONS.read_text()) == {"sha256": "cannot be read"}
 
 
 @pytest.mark.parametrize("before", [None, "{", '{"source": "digits"}', '{"source": "archive", "sha256": "0"}'])

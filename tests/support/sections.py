@@ -13,6 +13,7 @@ DATA = {
     "sha256": None,
     "classes": None,
     "labels": None,
+    "corrections": None,
     "class_depth": None,
     "valid_fraction": 0.25,
     "test_fraction": 0.25,

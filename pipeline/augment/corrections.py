@@ -1,0 +1,53 @@
+"""Applies the corrected labels of ``data.corrections``."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.common.corrections import DROP, read_corrections, refuse
+from pipeline.common.raw_archive import RawImage
+from pipeline.common.text import listed
+
+
+def correct(
+    path: Path | None, images: list[RawImage], classes: tuple[str, ...]
+) -> tuple[list[RawImage], dict[str, str], list[str]]:
+    """Apply the corrections in a file.
+
+    Returns:
+        The images that remain, with their new labels; the old class of each image whose label changed, by its path; and
+        the paths of the images that were dropped.
+
+    Raises:
+        PipelineError: see :func:`read_corrections`; or an id or a class does not exist, an image has no label to
+            correct, or a class loses all its training images.
+    """
+    corrections = read_corrections(path)
+    if path is None or not corrections:
+        return images, {}, []
+    by_path = {image.path: image for image in images}
+    unknown = [name for name in corrections if name not in by_path]
+    if unknown:
+        count = f"{len(unknown):,} of {len(corrections):,} ids are no images of the source"
+        refuse(path, f"{count} ({listed(unknown, 3)}); allowed are their paths, as in the report and in audit.csv")
+    names = [name for name in dict.fromkeys(corrections.values()) if name not in (*classes, DROP)]
+    if names:
+        refuse(path, f"unknown label {listed(names, 3)}; allowed are {DROP} and the classes {listed(classes, 10)}")
+    if DROP in classes and DROP in corrections.values():
+        refuse(path, f"{DROP} is a class, too, so its meaning is not clear; rename the class")
+    unlabelled = [name for name in corrections if by_path[name].label is None]
+    if unlabelled:
+        refuse(path, f"{listed(unlabelled, 3)}: has no label to correct; remove it from the file")
+    labels = {name: classes.index(label) for name, label in corrections.items() if label != DROP}
+    old = {name: by_path[name].label for name, label in labels.items() if by_path[name].label != label}
+    dropped = [name for name in corrections if name not in labels]
+    kept = [
+        replace(image, label=labels.get(image.path, image.label)) for image in images if image.path not in set(dropped)
+    ]
+    lost = _trained(images) - _trained(kept)
+    if lost:
+        refuse(path, f"no training image of {listed([classes[label] for label in sorted(lost)], 3)} remains")
+    return kept, {name: classes[label] for name, label in old.items() if label is not None}, dropped
+
+
+def _trained(images: list[RawImage]) -> set[int]:
+    return {image.label for image in images if image.split == "train" and image.label is not None}
