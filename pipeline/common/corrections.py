@@ -23,6 +23,8 @@ def read_corrections(path: Path | None) -> dict[str, str]:
     """
     if path is None:
         return {}
+    if not path.is_file():
+        refuse(path, "no such file in this folder; check the path, or set data.corrections to null")
     with reading(path):
         text = path.read_bytes().decode("utf-8-sig")
     header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.corrections import read_corrections
 from pipeline.common.files import write_json
 from pipeline.common.paths import CORRECTIONS, PRETRAINED_SOURCE, SOURCE
 from pipeline.progress import say
@@ -56,6 +57,9 @@ def source(
 def list_corrections(path: str | None) -> None:
     """Write ``data/corrections.json``: the hash of the file ``data.corrections``, so that DVC notices when it changes.
 
-    If it is missing, ``augment`` says so.
+    Raises:
+        PipelineError: it is missing, or no such table.
     """
+    if path:
+        read_corrections(Path(path))
     write_json(CORRECTIONS, {"sha256": file_sha256(Path(path))} if path else {})

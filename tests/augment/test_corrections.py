@@ -72,7 +72,7 @@ def test_a_class_that_is_called_drop_makes_it_ambiguous(workspace):
 
 
 def test_a_missing_file_is_reported(workspace):
-    with pytest.raises(PipelineError, match=r"^corrections.csv: no such file"):
+    with pytest.raises(PipelineError, match=r"^data.corrections: corrections.csv: no such file"):
         read_corrections(FILE)
 
 

@@ -64,6 +64,19 @@ def test_other_images_count(repository):
     assert take_snapshot().inputs(PARAMETERS) == before | {"data/raw.zip": "0abc"}
 
 
+def test_corrections_count_and_have_to_be_tracked_by_git(repository):
+    params = {**PARAMETERS, "data": {**PARAMETERS["data"], "corrections": "./corrections.csv"}}
+    before = take_snapshot().inputs(PARAMETERS)
+    repository.write("corrections.csv", "id,label\n")
+    with pytest.raises(PipelineError, match=r"git does not track data.corrections, corrections.csv; add it: git add"):
+        take_snapshot().inputs(params)
+    repository.git("add", "corrections.csv")
+    first = take_snapshot().inputs(params)
+    assert first.keys() - before.keys() == {"corrections.csv"}
+    repository.write("corrections.csv", "id,label\ncat/1.png,drop\n")
+    assert take_snapshot().inputs(params) != first
+
+
 def test_images_that_changed_since_the_last_run_count_and_those_that_are_not_here_do_not(repository):
     data = PARAMETERS | {"data": {**PARAMETERS["data"], "source": "folder", "location": "photos"}}
     nowhere = take_snapshot().inputs(data)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.common.paths import CORRECTIONS, SOURCE
+from pipeline.errors import PipelineError
 from pipeline.source.stage import list_corrections, source
 from tests.support.clones import SMALL, Clone, stages_run
 from tests.support.sections import write_photos
@@ -48,10 +49,11 @@ def test_the_hash_of_the_corrections_changes_with_their_content(workspace):
         list_corrections("corrections.csv")
         hashes.append(json.loads(CORRECTIONS.read_text())["sha256"])
     assert hashes[0] != hashes[1]
-    # augment reports that it is missing.
+    # It is refused before any work.
     Path("corrections.csv").unlink()
-    list_corrections("corrections.csv")
-    assert json.loads(CORRECTIONS.read_text()) == {"sha256": "cannot be read"}
+    with pytest.raises(PipelineError, match=r"^data.corrections: corrections.csv: no such file in this folder"):
+        list_corrections("corrections.csv")
+    assert json.loads(CORRECTIONS.read_text())["sha256"] == hashes[1]
 
 
 @pytest.mark.parametrize("before", [None, "{", '{"source": "digits"}', '{"source": "archive", "sha256": "0"}'])
