@@ -38,6 +38,7 @@ BASE = {
     "train": {**TRAIN, "epochs": 2, "precision": "fp32"},
     "evaluate": EVALUATE,
     "tsne": {**TSNE, "perplexity": 3.0},
+    "explain": {"method": "grad_cam", "max_images": 100},
     "predict": PREDICT,
     "learning_rates": {
         "steps": 5,
