@@ -80,7 +80,7 @@ class OurEngine:
         self.name, params = name, train_params(**changes)
         # It seeds the weights, and cuDNN is chosen before the network is on the device.
         set_up_torch(SEED, params.deterministic)
-        spec = ModelSpec(network, width, 0.0, "default", CLASSES, batches.size, "stretch", NAMES, MEAN, STD)
+        spec = ModelSpec(network, width, 0.0, "default", CLASSES, batches.size, "stretch", "area", NAMES, MEAN, STD)
         model = build_model(spec).to(batches.device)
         self.trainer = Trainer(model, batches, batches, CLASSES, params, SEED, ProcessGroup(), quiet=True)
         self.images = self.trainer.steps * min(params.batch_size, len(batches))

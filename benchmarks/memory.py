@@ -55,7 +55,7 @@ def make_dataset(folder: Path, images: int) -> None:
             for row in range(shape[0]):
                 label = row % CLASSES
                 table.writerow([split, row, f"{row:06}", label, NAMES[label], f"{split}/{label}_{row:06}.jpg"])
-    Manifest(NAMES, IMAGE_SIZE, "stretch", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), shapes, "").write(folder)
+    Manifest(NAMES, IMAGE_SIZE, "stretch", "area", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), shapes, "").write(folder)
 
 
 def train(folder: Path, resident: bool, steps: int) -> int:
@@ -74,7 +74,7 @@ def train(folder: Path, resident: bool, steps: int) -> int:
     set_up_torch(0, params.deterministic)
     dataset = PackedDataset(folder)
     mean, std = dataset.manifest.mean, dataset.manifest.std
-    spec = ModelSpec("classifier", WIDTH, 0.0, "default", CLASSES, IMAGE_SIZE, "stretch", NAMES, mean, std)
+    spec = ModelSpec("classifier", WIDTH, 0.0, "default", CLASSES, IMAGE_SIZE, "stretch", "area", NAMES, mean, std)
     batches, valid = (Batches(dataset.split(split), mean, std, device, resident) for split in ("train", "valid"))
     trainer = Trainer(build_model(spec), batches, valid, CLASSES, params, 0, ProcessGroup())
     plan = shuffled_plan(len(batches), 1, BATCH_SIZE, seed=0, epoch=1)

@@ -55,7 +55,7 @@ def copies(photos: list[Path], folder: Path, count: int) -> list[Path]:
 def save_network(path: Path, width: int, size: int) -> None:
     """Write a weights file of an untrained network ``classifier``."""
     torch.manual_seed(0)
-    spec = ModelSpec("classifier", width, 0.0, "default", CLASSES, size, "stretch", NAMES, MEAN, STD)
+    spec = ModelSpec("classifier", width, 0.0, "default", CLASSES, size, "stretch", "area", NAMES, MEAN, STD)
     save_model(path, build_model(spec).state_dict(), spec)
 
 

@@ -137,6 +137,7 @@ def _network_problems(params: "Params") -> list[str]:
         outputs=1 if params.train.loss == "bce" else count,
         image_size=params.augment.image_size,
         resize=params.augment.resize,
+        interpolation=params.augment.interpolation,
         classes=("",) * count,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),

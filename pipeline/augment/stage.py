@@ -59,7 +59,7 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str, c
         _check_leaks(found, on_leak)
         _check_splits(found)
         page = audit_page(found, plain)
-        _finish(arrays, found, packed.digests, params.resize)
+        _finish(arrays, found, packed.digests, params)
     write_table(AUDIT_TABLE, findings_table(found))
     write_results("audit", *summarize(found), AUDIT_TABLE)
     write_text(AUDIT_PAGE, page)
@@ -137,7 +137,7 @@ def _check_splits(found: Audit) -> None:
             say(f"augment: warning: {split} has no image of {names}, so nothing is known about its accuracy")
 
 
-def _finish(arrays: ArrayFiles, found: Audit, digests: list[bytes], resize: str) -> None:
+def _finish(arrays: ArrayFiles, found: Audit, digests: list[bytes], params: AugmentParams) -> None:
     """Remove all rows from the arrays that are not kept, and write the index and the manifest."""
     shapes = {}
     for split, shape in arrays.shapes.items():
@@ -159,7 +159,16 @@ def _finish(arrays: ArrayFiles, found: Audit, digests: list[bytes], resize: str)
     for place in found.kept:
         digest.update(digests[place])
     mean, std = found.moments()
-    manifest = Manifest(found.classes, found.image_size, resize, tuple(mean), tuple(std), shapes, digest.hexdigest())
+    manifest = Manifest(
+        classes=found.classes,
+        image_size=params.image_size,
+        resize=params.resize,
+        interpolation=params.interpolation,
+        mean=tuple(mean),
+        std=tuple(std),
+        shapes=shapes,
+        digest=digest.hexdigest(),
+    )
     manifest.write(arrays.folder)
 
 

@@ -40,6 +40,7 @@ class Manifest:
         classes: the class names in the order of their indices.
         image_size: height and width of the network's input in pixels; the training images may be larger (``shapes``).
         resize: ``stretch``, ``crop`` or ``pad``: how a photo was made square.
+        interpolation: ``area``, ``bilinear`` or ``bicubic``: how it was resized.
         mean, std: of each channel over the plain training images, in 0 to 1.
         shapes: of each split's array.
         digest: of all pixels and the index, which identifies the dataset.
@@ -49,6 +50,7 @@ class Manifest:
     classes: tuple[str, ...]
     image_size: int
     resize: str
+    interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     shapes: dict[str, tuple[int, ...]]

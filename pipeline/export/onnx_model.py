@@ -28,7 +28,8 @@ MAX_BYTES = 2**31 - 1
 def write_onnx(path: Path, network: PhotoClassifier, spec: ModelSpec) -> None:
     """Export a network on the CPU to ONNX, for photos and batches of any size; the same network is the same bytes.
 
-    The file's metadata contain ``classes`` (a JSON list), ``image_size``, ``resize`` and ``network``.
+    The file's metadata contain ``classes`` (a JSON list), ``image_size``, ``resize``, ``interpolation`` and
+    ``network``.
 
     Raises:
         PipelineError: torch cannot express the network in ONNX, or it is too large for one file.
@@ -46,6 +47,7 @@ def write_onnx(path: Path, network: PhotoClassifier, spec: ModelSpec) -> None:
     metadata = {
         "classes": json.dumps(spec.classes, ensure_ascii=False),
         "image_size": str(spec.image_size),
+        "interpolation": spec.interpolation,
         "network": spec.name,
         "resize": spec.resize,
     }

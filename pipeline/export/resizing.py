@@ -1,7 +1,7 @@
 """Resizing inside the ONNX file, so that it takes decoded photos of any size.
 
-OpenCV's resizing is linear and separable, so that each side has one matrix of weights, computed from the size of the
-photo. Up to the rounding of a level, the result is that of ``pipeline.images.transforms.plain_copy``.
+The resizing of OpenCV and Pillow is linear and separable, so that each side has one matrix of weights, computed from
+the size of the photo. Up to the rounding of a level, the result is that of ``pipeline.images.transforms.plain_copy``.
 """
 
 import torch
@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from pipeline.images.decoding import GREY
 from pipeline.network.inference import PixelClassifier
+from pipeline.network.models import ModelSpec
 
-# OpenCV's coefficient of cubic convolution.
-CUBIC = -0.75
+RESIZE, INTERPOLATION = ("stretch", "crop", "pad"), ("area", "bilinear", "bicubic")
+# The coefficients of cubic convolution.
+CUBIC, PILLOW_CUBIC = -0.75, -0.5
 
 
 class PhotoClassifier(nn.Module):
@@ -20,9 +22,9 @@ class PhotoClassifier(nn.Module):
     Input: RGB pixels, ``uint8``, ``(n, height, width, 3)``. Output: as that of ``PixelClassifier``.
     """
 
-    def __init__(self, classifier: PixelClassifier, image_size: int, resize: str) -> None:
+    def __init__(self, classifier: PixelClassifier, spec: ModelSpec) -> None:
         super().__init__()
-        self.resized = PlainCopy(image_size, resize)
+        self.resized = PlainCopy(spec)
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,16 +39,17 @@ class PlainCopy(nn.Module):
     Everything is computed with tensors, for ONNX has to compute it for each size of the input.
     """
 
-    def __init__(self, size: int, resize: str) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        if resize not in ("stretch", "crop", "pad"):
-            raise ValueError(f"no ONNX for augment.resize {resize}")
-        self.size, self.resize = size, resize
+        self.size, self.resize, self.interpolation = spec.image_size, spec.resize, spec.interpolation
+        for name, known in {"resize": RESIZE, "interpolation": INTERPOLATION}.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"no ONNX for augment.{name} {getattr(self, name)}")
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the resized images."""
         height, width = images.shape[1], images.shape[2]
-        # float64, as in albumentations and OpenCV, whose choices of pixels depend on the last bit.
+        # float64, as in Python, OpenCV and Pillow, whose choices of pixels depend on the last bit.
         old = torch.stack([_number(height), _number(width)])
         new = self._new_size(old)
         shrinks = (new < old).any()
@@ -54,9 +57,15 @@ class PlainCopy(nn.Module):
         linear = shrinks & (new > old).any()
         rows = self._weights(height, old[0], new[0], shrinks, linear)
         columns = self._weights(width, old[1], new[1], shrinks, linear)
+        pixels = images.permute(0, 3, 1, 2)
+        if self.interpolation == "area":
+            pixels = rows @ pixels.float() @ columns.T
+        else:
+            # Pillow computes in whole numbers, which float64 represents, and rounds to levels after the width.
+            pixels = rows @ _levels(pixels.double() @ columns.T)
         # The weights of a pixel in a border are 0.
-        pixels = rows @ (images.permute(0, 3, 1, 2).float() - GREY) @ columns.T + GREY
-        return (pixels + 0.5).floor().clamp(0, 255).permute(0, 2, 3, 1)
+        inside = (rows.sum(dim=1)[:, None] > 0) & (columns.sum(dim=1) > 0)
+        return torch.where(inside, _levels(pixels), GREY).float().permute(0, 2, 3, 1)
 
     def _new_size(self, old: Tensor) -> Tensor:
         """Height and width to which the whole photo is resized; the result is the square around its centre."""
@@ -71,7 +80,10 @@ class PlainCopy(nn.Module):
         """The weights of the photo's pixels along one side, ``(size, side)``; a row sums to 1, or to 0 in a border."""
         target = torch.arange(self.size, dtype=torch.float64)[:, None] + ((new - self.size) / 2).trunc()
         source = torch.arange(side, dtype=torch.float64)
+        inside = (target >= 0) & (target < new)
         factor = new / old
+        if self.interpolation != "area":
+            return torch.where(inside, _pillow(self.interpolation, target, source, old / new), 0)
         scale = torch.div(_number(1), factor)
         ends = torch.minimum((target + 1) * scale, source + 1)
         area = (ends - torch.maximum(target * scale, source)).clamp(min=0) * factor
@@ -79,12 +91,31 @@ class PlainCopy(nn.Module):
         taps = _taps(torch.where(linear, (target * scale).floor(), place.floor()), source, old)
         weights = torch.where(linear, _linear(target, scale, factor), _cubic(place - place.floor()))
         interpolated = sum(weights[:, tap, None] * taps[tap] for tap in range(4))
-        inside = (target >= 0) & (target < new)
         return torch.where(inside, torch.where(shrinks & ~linear, area, interpolated), 0).float()
 
 
 def _number(value: int) -> Tensor:
     return torch.scalar_tensor(value, dtype=torch.float64)
+
+
+def _levels(pixels: Tensor) -> Tensor:
+    return (pixels + 0.5).floor().clamp(0, 255)
+
+
+def _pillow(interpolation: str, target: Tensor, source: Tensor, scale: Tensor) -> Tensor:
+    """Weights of the pixels ``source``, ``(side,)``, for each place ``target``, ``(size, 1)``: ``(size, side)``.
+
+    When a photo shrinks, the filter is as wide as a pixel of the copy, which prevents aliasing.
+    """
+    distance = ((source - (target + 0.5) * scale + 0.5) * (1 / scale.clamp(min=1))).abs()
+    if interpolation == "bilinear":
+        weights = (1 - distance).clamp(min=0)
+    else:
+        near = ((PILLOW_CUBIC + 2) * distance - (PILLOW_CUBIC + 3)) * distance * distance + 1
+        far = (((distance - 5) * distance + 8) * distance - 4) * PILLOW_CUBIC
+        weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
+    # Pillow's coefficients have 22 bits.
+    return (weights / weights.sum(dim=1, keepdim=True) * 2**22 + 0.5).floor() / 2**22
 
 
 def _taps(first: Tensor, source: Tensor, old: Tensor) -> list[Tensor]:

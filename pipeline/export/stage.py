@@ -30,7 +30,7 @@ def export(data: DataParams, augment: AugmentParams, model: ModelParams, train: 
     dataset, network, spec = open_trained(DATASET, MODEL)
     results = [read_results(name) for name in ("audit", "train", "evaluate")]
     run = Run(spec, data, augment, model, train, seed, *results)
-    classifier = PhotoClassifier(PixelClassifier(network, spec), spec.image_size, spec.resize).eval()
+    classifier = PhotoClassifier(PixelClassifier(network, spec), spec).eval()
     pixels = _sample(dataset.split("valid"))
     with replacing(ONNX) as path:
         write_onnx(path, classifier, spec)

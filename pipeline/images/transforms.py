@@ -1,4 +1,4 @@
-"""The albumentations transforms that make plain copies and augmented views."""
+"""Plain copies, and the albumentations transforms that make augmented views."""
 
 import hashlib
 import importlib
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.common.text import one_line, shortened
@@ -46,8 +47,8 @@ albumentations = _import_albumentations()
 cv2.setNumThreads(1)
 Pixels = NDArray[np.uint8]
 
-# SmallestMaxSize enlarges a thin picture before it is cropped, 1×1,000,000 pixels to 32×32,000,000, which are 3 GB. So
-# the far ends of a picture are cut off that would have more pixels than this with a short side of image_size.
+# A thin picture is enlarged before it is cropped, 1×1,000,000 pixels to 32×32,000,000, which are 3 GB. So the far ends
+# of a picture are cut off that would have more pixels than this with a short side of image_size.
 RESIZED_PIXELS = 16 * 1024**2
 
 # A transform is tried on images of these heights and widths. The last one is for transforms that need a larger image
@@ -102,6 +103,8 @@ class Square(Protocol):
     def image_size(self) -> int: ...
     @property
     def resize(self) -> str: ...
+    @property
+    def interpolation(self) -> str: ...
 
 
 def plain_copy(params: Square) -> Callable[[Pixels], Pixels]:
@@ -109,10 +112,42 @@ def plain_copy(params: Square) -> Callable[[Pixels], Pixels]:
 
     If ``resize`` is ``crop``, the far ends of very thin photos are cut off first.
     """
-    pipeline = albumentations.Compose(_resizing(params))
-    if params.resize == "crop":
-        return lambda image: pipeline(image=_without_far_ends(image, params.image_size))["image"]
-    return lambda image: pipeline(image=image)["image"]
+    size = params.image_size
+
+    def copy(image: Pixels) -> Pixels:
+        if params.resize == "stretch":
+            return _resized(image, size, size, params.interpolation)
+        if params.resize == "crop":
+            image = _without_far_ends(image, size)
+        sides = image.shape[:2]
+        scale = size / (min if params.resize == "crop" else max)(sides)
+        height, width = (max(1, round(side * scale)) for side in sides)
+        resized = _resized(image, height, width, params.interpolation)
+        if params.resize == "crop":
+            top, left = (height - size) // 2, (width - size) // 2
+            # A copy, so that what is cut off does not stay in memory.
+            return np.ascontiguousarray(resized[top : top + size, left : left + size])
+        square = np.full((size, size, 3), GREY, np.uint8)
+        top, left = (size - height) // 2, (size - width) // 2
+        square[top : top + height, left : left + width] = resized
+        return square
+
+    return copy
+
+
+def _resized(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
+    if image.shape[:2] == (height, width):
+        return image
+    if interpolation == "area":
+        # Averaging areas prevents aliasing of fine detail when a photo shrinks.
+        shrinks = height < image.shape[0] or width < image.shape[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        return cv2.resize(image, (width, height), interpolation=method).astype(np.uint8, copy=False)
+    picture, smooth = Image.fromarray(image), Image.Resampling[interpolation.upper()]
+    # Pillow resizes the width first, and would enlarge a picture of 1×1,000,000 pixels to 32×1,000,000 in between.
+    if width * picture.height > RESIZED_PIXELS:
+        picture = picture.resize((picture.width, height), smooth)
+    return np.array(picture.resize((width, height), smooth))
 
 
 def _without_far_ends(image: Pixels, size: int) -> Pixels:
@@ -200,24 +235,6 @@ def _wrong_output(image: Any, size: int) -> str | None:
     if image.size > max(size, 3 * MOST_PIXELS):
         return f"{image.size // 3:,} pixels, more than {MOST_PIXELS:,}"
     return None
-
-
-def _resizing(params: Square) -> list[Any]:
-    # Area averaging prevents aliasing of fine detail when a photo shrinks.
-    smooth = {"interpolation": cv2.INTER_CUBIC, "area_for_downscale": "image"}
-    if params.resize == "stretch":
-        return [albumentations.Resize(params.image_size, params.image_size, **smooth)]
-    if params.resize == "pad":
-        return [
-            albumentations.LongestMaxSize(params.image_size, **smooth),
-            albumentations.PadIfNeeded(
-                params.image_size, params.image_size, border_mode=cv2.BORDER_CONSTANT, fill=(GREY, GREY, GREY)
-            ),
-        ]
-    return [
-        albumentations.SmallestMaxSize(params.image_size, **smooth),
-        albumentations.CenterCrop(params.image_size, params.image_size),
-    ]
 
 
 def _build(transform: Transform, key: str, image_size: int) -> Any:

@@ -43,6 +43,7 @@ class ModelSpec:
         outputs: number of outputs: one per class, or a single one for two classes.
         image_size: height and width of the input in pixels.
         resize: ``stretch``, ``crop`` or ``pad``: how a photo is made square.
+        interpolation: ``area``, ``bilinear`` or ``bicubic``: how it is resized.
         classes: the class names in the order of their indices.
         mean, std: of each input channel in 0 to 1, for normalisation.
         calibration: of the trained network.
@@ -55,6 +56,7 @@ class ModelSpec:
     outputs: int
     image_size: int
     resize: str
+    interpolation: str
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

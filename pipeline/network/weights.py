@@ -44,6 +44,7 @@ class Metadata(Section):
     outputs: int
     image_size: int = Field(ge=32, le=1024, multiple_of=32)
     resize: Literal["stretch", "crop", "pad"]
+    interpolation: Literal["area", "bilinear", "bicubic"]
     classes: tuple[str, ...] = Field(min_length=2)
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Std, Std, Std]

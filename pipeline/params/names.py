@@ -45,6 +45,7 @@ SYNONYMS = {
     "model.pretrained": "weights finetune transfer_learning imagenet",
     "augment.image_size": "imgsz img_size input_size image_sz resolution crop_size size resize_to",
     "augment.resize": "resize_mode crop_mode letterbox",
+    "augment.interpolation": "interp resample resampling resize_method antialias",
     "augment.views": "copies num_views n_views n_augmentations augmentations_per_image",
     "augment.test_views": "tta_views num_tta n_tta",
     "augment.preset": "aa auto_augment randaugment augmentation policy augment",

@@ -229,6 +229,9 @@ class AugmentParams(Section):
     resize: Literal["stretch", "crop", "pad"] = Field(
         description="how an image is made square: stretch, crop (to its centre), or pad (borders of grey, RGB 128)"
     )
+    interpolation: Literal["area", "bilinear", "bicubic"] = Field(
+        description="how pixels are interpolated: area (bicubic when enlarging), or Pillow's bilinear or bicubic"
+    )
     store_size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] | None = Field(
         description="stored size of the training images, for sharper random crops during training; null for image_size"
     )

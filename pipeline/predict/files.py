@@ -36,7 +36,7 @@ from pipeline.progress import progress, say
 
 # With larger batches, the first result would wait longer.
 MAX_BATCH_SIZE = 64
-# For each image size and resize mode of the models, ``uint8``, ``(copies, size, size, 3)``.
+# For each kind of input of the models, ``uint8``, ``(copies, size, size, 3)``.
 Photo = list[NDArray[np.uint8]]
 
 
@@ -193,6 +193,7 @@ def choose_views(count: int) -> tuple[AugmentParams, int]:
     views = AugmentParams(
         image_size=32,
         resize="stretch",
+        interpolation="area",
         store_size=None,
         views=count,
         test_views=0,
@@ -230,7 +231,7 @@ def predict_files(
         PipelineError: a transform of the views is invalid.
     """
     # Models with the same input share the decoding.
-    specs = {(spec.image_size, spec.resize): spec for _, spec in models}
+    specs = {_input(spec): spec for _, spec in models}
     for spec in specs.values():
         _make_reader(spec, views, seed)  # report an invalid transform once, not from every thread
     largest = max(spec.image_size for spec in specs.values())
@@ -251,6 +252,11 @@ def predict_files(
     seconds = time.perf_counter() - start
     probabilities, energies = np.split(np.concatenate(rows), [len(classes)], axis=1)
     return Predictions(classes, predicted, probabilities, energies[:, 0].astype(np.float64), failures, seconds)
+
+
+def _input(spec: ModelSpec) -> tuple[int, str, str]:
+    """What the pixels depend on."""
+    return spec.image_size, spec.resize, spec.interpolation
 
 
 def decode_ahead(
@@ -296,7 +302,8 @@ def _make_reader(spec: ModelSpec, views: AugmentParams | None, seed: int) -> Cal
     size, plain = spec.image_size, plain_copy(spec)
     if views is None:
         return lambda content, name: plain(plain_photo(content, size))[None]
-    draw = augmented_view(views.model_copy(update={"image_size": size, "resize": spec.resize}))
+    same = {"image_size": size, "resize": spec.resize, "interpolation": spec.interpolation}
+    draw = augmented_view(views.model_copy(update=same))
 
     def read(content: bytes, name: str) -> NDArray[np.uint8]:
         photo = plain_photo(content, size)
@@ -326,13 +333,13 @@ def batches(
 
 @torch.inference_mode()
 def _mean_outputs(
-    pixels: dict[tuple[int, str], NDArray[np.uint8]], models: Sequence[tuple[PixelClassifier, ModelSpec]]
+    pixels: dict[tuple[int, str, str], NDArray[np.uint8]], models: Sequence[tuple[PixelClassifier, ModelSpec]]
 ) -> NDArray[np.float32]:
     """Probabilities and energy score, ``(n, classes + 1)``, averaged over models and copies; ``pixels`` are ``uint8``,
     ``(n, copies, size, size, 3)``."""
     outputs = []
     for network, spec in models:
-        images = torch.from_numpy(pixels[spec.image_size, spec.resize]).to(network.scale.device)
+        images = torch.from_numpy(pixels[_input(spec)]).to(network.scale.device)
         for copy in images.unbind(1):
             probabilities, logits = network(copy)
             outputs.append(torch.cat([probabilities, logits.logsumexp(1, keepdim=True)], dim=1))

@@ -112,6 +112,7 @@ def open_trainer(
         outputs=outputs_for(params.loss, len(manifest.classes)),
         image_size=manifest.image_size,
         resize=manifest.resize,
+        interpolation=manifest.interpolation,
         classes=manifest.classes,
         mean=(weights and weights.origin.mean) or manifest.mean,
         std=(weights and weights.origin.std) or manifest.std,

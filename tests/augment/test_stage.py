@@ -175,8 +175,9 @@ from pipeline.augment.stage import augment
 from pipeline.params.schema import AugmentParams
 resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
 params = AugmentParams.model_validate_json(sys.argv[1])
-for resize in ("stretch", "crop", "pad"):
-    augment(params.model_copy(update={"resize": resize}), 1, "error", "warn")
+for resize, interpolation in (("stretch", "area"), ("crop", "bilinear"), ("pad", "area"), ("stretch", "bicubic")):
+    changes = {"resize": resize, "interpolation": interpolation}
+    augment(params.model_copy(update=changes), 1, "error", "warn")
 """
 
 

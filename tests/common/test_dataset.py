@@ -87,7 +87,7 @@ def test_a_missing_dataset_is_reported_with_the_stage_to_run(tmp_path, monkeypat
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path):
     manifest = Manifest(
-        ("blé", "Grün"), 64, "crop", (0.1, 0.2, 1 / 3), (0.4, 0.5, 0.6), {"train": (5, 2, 64, 64, 3)}, "abc"
+        ("blé", "Grün"), 64, "crop", "area", (0.1, 0.2, 1 / 3), (0.4, 0.5, 0.6), {"train": (5, 2, 64, 64, 3)}, "abc"
     )
     manifest.write(tmp_path)
     assert Manifest.read(tmp_path) == manifest

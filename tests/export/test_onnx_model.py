@@ -46,7 +46,7 @@ def classifier(seed=0, **changes) -> tuple[PhotoClassifier, ModelSpec]:
 
 
 def photo_classifier(model: nn.Module, spec: ModelSpec) -> PhotoClassifier:
-    return PhotoClassifier(PixelClassifier(model, spec), spec.image_size, spec.resize).eval()
+    return PhotoClassifier(PixelClassifier(model, spec), spec).eval()
 
 
 def pixels(spec, count=5) -> np.ndarray:
@@ -110,7 +110,7 @@ def test_the_metadata_contain_everything_needed_to_use_the_file():
     session = open_onnx(PATH, 1).session
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata.pop("classes")) == list(spec.classes)
-    assert metadata == {"image_size": "32", "resize": "crop", "network": "classifier"}
+    assert metadata == {"image_size": "32", "resize": "crop", "interpolation": "area", "network": "classifier"}
     [given] = session.get_inputs()
     assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", "height", "width", 3])
     assert [(output.name, output.shape) for output in session.get_outputs()] == [

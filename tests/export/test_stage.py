@@ -79,13 +79,15 @@ def test_two_exports_write_the_same_bytes_that_agree_with_torch_and_describe_thi
     assert str(Path.cwd()) not in card
 
 
-@pytest.fixture(scope="module", params=["stretch", "crop", "pad"])
+@pytest.fixture(scope="module", params=["stretch area", "crop bicubic", "pad bilinear"])
 def published(request, trained_folder, tmp_path_factory):
     """A folder with an exported network whose probabilities differ from photo to photo, and the script of its card."""
     with inside_copy(trained_folder, tmp_path_factory.mktemp("published")) as folder:
         _, spec = load_model(MODEL)
         torch.manual_seed(0)
-        model = build_model(replace(spec, resize=request.param))
+        resize, interpolation = request.param.split()
+        spec = replace(spec, resize=resize, interpolation=interpolation)
+        model = build_model(spec)
         with torch.no_grad():
             # Random photos of one colour with noise get logits of mean 0 and deviation 2.
             photos = torch.randn(200, 3, 1, 1) + torch.randn(200, 3, 32, 32)
@@ -94,7 +96,7 @@ def published(request, trained_folder, tmp_path_factory):
             logits = model.eval()(photos)
             model.output.weight.mul_(2 / logits.std(0)[:, None])
             model.output.bias.sub_(logits.mean(0)).mul_(2 / logits.std(0))
-        save_model(MODEL, model.state_dict(), replace(spec, resize=request.param))
+        save_model(MODEL, model.state_dict(), spec)
         write_evaluation()
         run()
         [script] = re.findall(r"```python\n(.*?)```", CARD.read_text("utf-8"), re.DOTALL)

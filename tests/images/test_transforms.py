@@ -6,10 +6,12 @@ import time
 from collections import Counter
 from itertools import product
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.errors import PipelineError
@@ -18,7 +20,6 @@ from pipeline.images.transforms import (
     PRESETS,
     RESIZED_PIXELS,
     _build,
-    _resizing,
     albumentations,
     augmented_view,
     plain_copy,
@@ -36,6 +37,9 @@ TRANSFORMS = [
 ]
 
 
+RESIZE, INTERPOLATION = ["stretch", "crop", "pad"], ["area", "bilinear", "bicubic"]
+
+
 def params(**changes) -> AugmentParams:
     return AugmentParams(**{**AUGMENT, "transforms": TRANSFORMS, **changes})
 
@@ -44,21 +48,71 @@ def photo(height=50, width=70, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def resizing(resize: str, size: int = 32) -> list:
+    """The transforms of albumentations that do what ``plain_copy`` does with ``area``."""
+    smooth = {"interpolation": cv2.INTER_CUBIC, "area_for_downscale": "image"}
+    return {
+        "stretch": [albumentations.Resize(size, size, **smooth)],
+        "crop": [albumentations.SmallestMaxSize(size, **smooth), albumentations.CenterCrop(size, size)],
+        "pad": [
+            albumentations.LongestMaxSize(size, **smooth),
+            albumentations.PadIfNeeded(size, size, border_mode=cv2.BORDER_CONSTANT, fill=(GREY, GREY, GREY)),
+        ],
+    }[resize]
+
+
 sides = st.integers(1, 200)
 
 
 @settings(max_examples=40, deadline=None)
-@given(sides, sides, st.sampled_from(["stretch", "crop", "pad"]), st.sampled_from([32, 64]))
-def test_copies_and_views_of_any_photo_have_the_given_size(height, width, resize, size):
-    chosen = params(resize=resize, image_size=size)
+@given(sides, sides, st.sampled_from(RESIZE), st.sampled_from(INTERPOLATION), st.sampled_from([32, 64]))
+def test_copies_and_views_of_any_photo_have_the_given_size(height, width, resize, interpolation, size):
+    chosen = params(resize=resize, interpolation=interpolation, image_size=size)
     for pixels in (plain_copy(chosen)(photo(height, width)), augmented_view(chosen)(photo(height, width), 1)):
         assert pixels.shape == (size, size, 3)
         assert pixels.dtype == np.uint8
 
 
-@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
-def test_a_photo_of_the_given_size_is_not_changed(resize):
-    np.testing.assert_array_equal(plain_copy(params(resize=resize))(photo(32, 32)), photo(32, 32))
+@pytest.mark.parametrize("resize", RESIZE)
+@pytest.mark.parametrize("interpolation", INTERPOLATION)
+def test_a_photo_of_the_given_size_is_not_changed(resize, interpolation):
+    copy = plain_copy(params(resize=resize, interpolation=interpolation))
+    np.testing.assert_array_equal(copy(photo(32, 32)), photo(32, 32))
+
+
+@settings(max_examples=100, deadline=None)
+@given(sides, sides, st.sampled_from(RESIZE), st.sampled_from([32, 64]))
+def test_area_has_the_bits_of_albumentations(height, width, resize, size):
+    copy = plain_copy(params(resize=resize, image_size=size))(photo(height, width))
+    together = albumentations.Compose(resizing(resize, size))
+    np.testing.assert_array_equal(copy, together(image=photo(height, width))["image"])
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("height", "width"), [(100, 150), (150, 100), (20, 30), (33, 32), (50, 20), (500, 333)])
+def test_bilinear_and_bicubic_have_the_bits_of_torchvision(height, width, interpolation):
+    """As its presets for ImageNet and those of timm: ``Resize`` of the short side, then ``CenterCrop``."""
+    import torchvision.transforms.functional as of
+
+    image = Image.fromarray(photo(height, width))
+    method = of.InterpolationMode(interpolation)
+    stretched, cropped, padded = (
+        plain_copy(params(resize=resize, interpolation=interpolation))(photo(height, width)) for resize in RESIZE
+    )
+    np.testing.assert_array_equal(stretched, np.array(of.resize(image, [32, 32], method)))
+    # torchvision rounds the long side down.
+    sides = (32, round(32 * width / height)) if height < width else (round(32 * height / width), 32)
+    top, left = ((side - 32) // 2 for side in sides)
+    np.testing.assert_array_equal(cropped, np.array(of.crop(of.resize(image, sides, method), top, left, 32, 32)))
+    inside = np.array(of.resize(image, [round(32 * side / max(height, width)) for side in (height, width)], method))
+    np.testing.assert_array_equal(without_borders(padded), inside)
+
+
+def test_a_tall_thin_photo_is_not_enlarged_to_an_intermediate_picture_that_needs_much_memory():
+    image = photo(RESIZED_PIXELS // 32 + 1, 1)
+    stretched = plain_copy(params(interpolation="bicubic"))(image)
+    first = Image.fromarray(image).resize((1, 32), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(stretched, np.array(first.resize((32, 32), Image.Resampling.BICUBIC)))
 
 
 @pytest.mark.parametrize("side", [100, 192, 400])
@@ -96,11 +150,12 @@ def test_a_grey_photo_has_no_borders_to_remove():
     np.testing.assert_array_equal(without_borders(grey), grey)
 
 
-def test_shrinking_averages_so_that_fine_detail_does_not_alias():
+@pytest.mark.parametrize("interpolation", INTERPOLATION)
+def test_shrinking_averages_so_that_fine_detail_does_not_alias(interpolation):
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
-    shrunk = plain_copy(params())(stripes)
-    assert abs(shrunk.astype(int) - 127).max() <= 1
+    shrunk = plain_copy(params(interpolation=interpolation))(stripes)
+    assert abs(shrunk[:, 1:-1].astype(int) - 127).max() <= 1
 
 
 def test_a_view_depends_only_on_its_seed():
@@ -304,7 +359,7 @@ def test_views_have_the_bits_of_one_albumentations_pipeline(preset, resize):
     draw = augmented_view(chosen)
     transforms = [*(Transform(**keys) for keys in PRESETS[preset]), *chosen.transforms]
     built = [_build(transform, "", chosen.image_size) for transform in transforms]
-    together = albumentations.Compose([*built, *_resizing(chosen)])
+    together = albumentations.Compose([*built, *resizing(resize)])
     for seed, (height, width) in enumerate(product([1, 32, 50, 90], [1, 16, 70, 200])):
         together.set_random_seed(seed)
         np.testing.assert_array_equal(

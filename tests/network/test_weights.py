@@ -169,6 +169,7 @@ TENSORS = "its metadata do not fit its tensors: "
             f"{WRONG}Value error, it has not 5 thresholds for",
         ),
         ({"resize": "zoom"}, f"{WRONG}resize: Input should be 'stretch', 'crop' or 'pad'"),
+        ({"interpolation": "cubic"}, f"{WRONG}interpolation: Input should be 'area', 'bilinear' or 'bicubic'"),
         ({"width": 5000}, f"{WRONG}width: Input should be less than or equal to 512"),
         ({"width": "4"}, f"{WRONG}width: Input should be a valid integer"),
         ({"image_size": 10**6}, f"{WRONG}image_size: Input should be less than or equal to 1024"),

@@ -119,6 +119,7 @@ NAMES = "a list of at least 2 strings or null"
         ("augment.image_size", 33, "an integer (a multiple of 32, ≥ 32 and ≤ 1,024)"),
         ("augment.resize", "letterbox", "stretch, crop, pad"),
         ("augment.resize", ["crop"], "stretch, crop, pad"),
+        ("augment.interpolation", "cubic", "area, bilinear, bicubic"),
         ("augment.transforms", None, MAPPINGS),
         ("augment.transforms", {"name": "Affine"}, MAPPINGS),
         ("train.epochs", 3.0, "an integer (≥ 1 and ≤ 100,000)"),

@@ -96,8 +96,9 @@ def read_csv(path="out.csv") -> list[list[str]]:
 
 
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
-def test_a_file_is_resized_and_normalised_as_the_training_images_were(resize):
-    write_model(resize=resize, image_size=64)
+@pytest.mark.parametrize("interpolation", ["area", "bicubic"])
+def test_a_file_is_resized_and_normalised_as_the_training_images_were(resize, interpolation):
+    write_model(resize=resize, interpolation=interpolation, image_size=64)
     files = [write_image(f"{number}.png", number, (90, 70)) for number in range(3)]
     np.testing.assert_allclose(probabilities_of(*files), [expected(file) for file in files], atol=1e-5)
 
@@ -151,10 +152,12 @@ def test_a_gif_and_a_file_without_an_ending_are_read():
 def test_probabilities_of_several_models_are_averaged_even_if_their_sizes_differ():
     models = [write_model("a.safetensors"), write_model("b.safetensors", seed=1), write_model("c.safetensors", 2)]
     models.append(write_model("d.safetensors", 3, image_size=96, resize="crop"))
+    models.append(write_model("e.safetensors", 3, image_size=96, resize="crop", interpolation="bicubic"))
     files = [write_image(f"{number}.png", number, (120, 99)) for number in range(2)]
     alone = [probabilities_of(*files, models=[model]) for model in models]
     np.testing.assert_allclose(probabilities_of(*files, models=models), np.mean(alone, axis=0), atol=1e-6)
     assert not np.allclose(alone[0], alone[3])
+    assert not np.allclose(alone[3], alone[4])
 
 
 @pytest.mark.parametrize("classes", [("red", "green", "blue"), ("blue", "green")])

@@ -12,6 +12,7 @@ SPEC = ModelSpec(
     3,
     32,
     "stretch",
+    "area",
     ("blue", "green", "red"),
     mean=(0.5, 0.5, 0.5),
     std=(0.2, 0.2, 0.2),

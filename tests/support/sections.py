@@ -27,6 +27,7 @@ DATA = {
 AUGMENT = {
     "image_size": 32,
     "resize": "stretch",
+    "interpolation": "area",
     "store_size": None,
     "views": 2,
     "test_views": 0,

@@ -43,7 +43,7 @@ def write_dataset(folder: Path, classes: int = 3, size: int = 32, **images: int)
             known = f"{label},{CLASSES[label]}" if name != "test" else ","
             lines.append(f"{name},{row},{number},{known},{name}/{number}.png")
     (folder / "index.csv").write_text("\n".join(lines) + "\n")
-    Manifest(CLASSES[:classes], size, "stretch", MEAN, STD, shapes, "digest").write(folder)
+    Manifest(CLASSES[:classes], size, "stretch", "area", MEAN, STD, shapes, "digest").write(folder)
     return PackedDataset(folder)
 
 
