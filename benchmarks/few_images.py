@@ -1,0 +1,173 @@
+"""Accuracy against the number of images per class: fine-tuned, only the last layer trained, and from scratch.
+
+    python benchmarks/few_images.py run few_images.jsonl food10.zip tf_efficientnet_lite0.safetensors
+    python benchmarks/few_images.py draw few_images.jsonl docs/images/few_images.png
+
+The archive has the images ``train/{class}_{name}`` and ``valid/{class}_{name}``. Each run gets n training images per
+class, drawn by its seed; a fifth of them, at least one, becomes its valid split, so that n counts all labels that are
+needed. It is evaluated on all of ``valid/``, which it did not use before. A run is ``dvc repro evaluate`` of a recipe,
+in a temporary clone of the last commit.
+
+*run* appends one line of JSON per run, and leaves out those that the file already has, so that it can be stopped at any
+time. *draw* shows the mean over the seeds, and their range.
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import typer
+from inputs import ROOT, noise_photo, with_quick_mode
+from ruamel.yaml import YAML
+
+from pipeline.plots.style import saved_figure
+
+SIZES = (5, 10, 20, 50, 100, 0)  # 0: all
+PRETRAINED = {"model.name": "timm/tf_efficientnet_lite0"}
+# The backbone stays as it is, and without random changes of the images its features are computed once.
+FROZEN = {"train.freeze_epochs": "train.epochs", "train.random_resized_crop": 1.0}
+FROZEN |= {f"train.{name}": 0.0 for name in ("hflip", "color_jitter", "random_erase", "mixup_alpha", "cutmix_alpha")}
+CURVES: dict[str, tuple[str, dict[str, Any]]] = {
+    "fine-tuned": ("finetune", PRETRAINED),
+    "last layer only": ("finetune", PRETRAINED | FROZEN),
+    "from scratch": ("imagefolder", {}),
+}
+app = typer.Typer(add_completion=False)
+
+
+def subset(archive: Path, n: int, seed: int, folder: Path) -> int:
+    """Extract n training images per class as ``train/`` and ``valid/``, and those to evaluate on as ``test/``, each
+    with one folder per class; return the number of labels in train and valid."""
+    random = np.random.default_rng(seed)
+    by_class: dict[tuple[str, str], list[str]] = defaultdict(list)
+    with zipfile.ZipFile(archive) as content:
+        for name in sorted(content.namelist()):
+            path = PurePosixPath(name)
+            if path.parent.name in ("train", "valid") and path.suffix:
+                by_class[path.parent.name, path.name.partition("_")[0]].append(name)
+        chosen = {}
+        for (part, label), names in by_class.items():
+            if part == "valid":
+                chosen["test", label] = names
+                continue
+            drawn = random.permutation(names)[: n or None].tolist()
+            held_out = max(1, len(drawn) // 5)
+            chosen |= {("valid", label): drawn[:held_out], ("train", label): drawn[held_out:]}
+        for (split, label), names in chosen.items():
+            (folder / split / label).mkdir(parents=True)
+            for name in names:
+                (folder / split / label / PurePosixPath(name).name).write_bytes(content.read(name))
+    return sum(len(names) for (split, _), names in chosen.items() if split != "test")
+
+
+def measured(recipe: str, changes: dict[str, Any]) -> dict[str, float]:
+    """Reproduce a recipe in a temporary clone; return its accuracy, and the seconds that all stages took together."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
+
+        def call(*command: str) -> None:
+            run = [sys.executable, "-m", *command]
+            done = subprocess.run(run, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(done.stdout + done.stderr)
+
+        call("pipeline", "recipe", "apply", recipe)
+        yaml, params = YAML(), Path(folder, "params.yaml")
+        content = yaml.load(params)
+        for key, value in changes.items():
+            section, _, name = key.rpartition(".")
+            (content[section] if section else content)[name] = value
+        if content["train"].get("freeze_epochs") == "train.epochs":
+            content["train"]["freeze_epochs"] = content["train"]["epochs"]
+        yaml.dump(content, params)
+        start = time.perf_counter()
+        call("dvc", "repro", "evaluate")
+        accuracy = json.loads(Path(folder, "results/metrics/evaluate.json").read_text())["accuracy"]
+        return {"accuracy": accuracy, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def missing_runs(
+    output: Path, archive: Path, curves: dict[str, tuple[str, dict[str, Any]]], sizes: Sequence[int], seeds: int
+) -> None:
+    """Append a line for each run that the output does not have yet."""
+    lines = output.read_text().splitlines() if output.exists() else []
+    done = {(line["curve"], line["n"], line["seed"]) for line in map(json.loads, lines)}
+    for seed, n, curve in itertools.product(range(1, seeds + 1), sizes, curves):
+        if (curve, n, seed) in done:
+            continue
+        recipe, changes = curves[curve]
+        with tempfile.TemporaryDirectory() as folder:
+            labels = subset(archive, n, seed, Path(folder))
+            data = {"seed": seed, "data.source": "folder", "data.location": folder}
+            line = {"curve": curve, "n": n, "seed": seed, "labels": labels, **measured(recipe, data | changes)}
+        print(json.dumps(line), flush=True)
+        with output.open("a") as file:
+            print(json.dumps(line), file=file)
+
+
+@app.command()
+def run(output: Path, archive: Path, weights: Path, seeds: int = 3) -> None:
+    """Measure all curves."""
+    pretrained = {"model.pretrained": str(weights.resolve())}
+    curves = {
+        curve: (recipe, changes | pretrained if recipe == "finetune" else changes)
+        for curve, (recipe, changes) in CURVES.items()
+    }
+    missing_runs(output, archive, curves, SIZES, seeds)
+
+
+@app.command()
+def draw(lines: Path, picture: Path) -> None:
+    """Draw the mean of each curve, and the range of its runs."""
+    table = pd.read_json(lines, lines=True)
+    classes = table["labels"].where(table["n"] > 0).div(table["n"].where(table["n"] > 0)).max()
+    table["images"] = table["labels"] / classes
+    with saved_figure(picture, 7, 4.5) as figure:
+        axis = figure.subplots()
+        for curve, rows in table.groupby("curve", sort=False):
+            of_size = rows.groupby("images")["accuracy"].agg(["mean", "min", "max"])
+            (line,) = axis.plot(of_size.index, of_size["mean"], marker="o", label=curve)
+            axis.fill_between(of_size.index, of_size["min"], of_size["max"], color=line.get_color(), alpha=0.2, lw=0)
+        axis.set(xscale="log", xlabel="labelled images per class", ylabel="accuracy on new images", ylim=(0, 1))
+        ticks = sorted(set(table["images"]))
+        axis.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+        axis.minorticks_off()
+        axis.legend(title=f"mean and range of {table['seed'].nunique()} seeds", frameon=False)
+        axis.grid(axis="y", alpha=0.3)
+
+
+def quick() -> None:
+    """Two networks of one epoch, on a few images of noise."""
+    random = np.random.default_rng(0)
+    small = {"augment.image_size": 32, "model.width": 2, "train.epochs": 1, "train.warmup_epochs": 0.0}
+    small |= {"train.ema_decay": 0.0, "evaluate.bootstrap": 0, "train.batch_size": 4}
+    with tempfile.TemporaryDirectory() as folder:
+        archive, output = Path(folder, "photos.zip"), Path(folder, "runs.jsonl")
+        with zipfile.ZipFile(archive, "w") as content:
+            for part, label, number in itertools.product(("train", "valid"), range(2), range(6)):
+                with content.open(f"photos/{part}/{label}_{number}.png", "w") as file:
+                    noise_photo(random, 64).save(file, "PNG")
+        curves = {"small": ("imagefolder", small)}
+        missing_runs(output, archive, curves, (5,), 1)
+        finished = output.read_text()
+        missing_runs(output, archive, curves, (5,), 1)
+        if output.read_text() != finished:
+            raise SystemExit("a finished run was not left out")
+        draw(output, Path(folder, "few_images.png"))
+
+
+with_quick_mode(app, quick)
+if __name__ == "__main__":
+    app()
