@@ -25,7 +25,7 @@ class OnnxModel:
         session: of onnxruntime; several threads may run it at the same time.
         network: name of the architecture.
         classes: the class names.
-        image_size, resize: how a photo is made square; ``plain_copy`` takes them from here.
+        image_size, resize, interpolation: how a photo is made square; ``plain_copy`` takes them from here.
     """
 
     path: Path
@@ -34,6 +34,7 @@ class OnnxModel:
     classes: tuple[str, ...]
     image_size: int
     resize: str
+    interpolation: str
 
     def run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Probabilities and logits, ``float32``, ``(n, classes)``, of plain copies or photos of one size,
@@ -76,7 +77,9 @@ def _described(path: Path, session: Any) -> OnnxModel:
     names = ([given.name for given in session.get_inputs()], tuple(output.name for output in session.get_outputs()))
     try:
         classes = tuple(json.loads(found["classes"]))
-        model = OnnxModel(path, session, found["network"], classes, int(found["image_size"]), found["resize"])
+        # Files of earlier versions do not name it.
+        resizing = (int(found["image_size"]), found["resize"], found.get("interpolation", "area"))
+        model = OnnxModel(path, session, found["network"], classes, *resizing)
         fits = session.get_outputs()[0].shape[-1] == len(classes) and all(isinstance(name, str) for name in classes)
     except (KeyError, TypeError, ValueError):
         fits = False

@@ -44,7 +44,8 @@ class Metadata(Section):
     outputs: int
     image_size: int = Field(ge=32, le=1024, multiple_of=32)
     resize: Literal["stretch", "crop", "pad"]
-    interpolation: Literal["area", "bilinear", "bicubic"]
+    # Files of earlier versions do not have it.
+    interpolation: Literal["area", "bilinear", "bicubic"] = "area"
     classes: tuple[str, ...] = Field(min_length=2)
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Std, Std, Std]

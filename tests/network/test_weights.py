@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from pipeline.common.paths import MODEL
-from pipeline.common.reading import with_checksum
+from pipeline.common.reading import checked, with_checksum
 from pipeline.errors import PipelineError
 from pipeline.network.models import Calibration, build_model
 from pipeline.network.weights import load_model, save_model
@@ -194,6 +195,14 @@ def test_a_file_without_a_calibration_has_the_plain_softmax(path, monkeypatch):
     monkeypatch.setattr("pipeline.network.weights.asdict", lambda spec: content)
     save_model(path, build_model(SPEC).state_dict(), SPEC)
     assert load_model(path)[1].calibration == Calibration(temperature=1.0, energy=None, thresholds=())
+
+
+def test_a_file_of_an_earlier_version_is_one_of_interpolation_area(saved):
+    with safe_open(saved, "pt") as file:
+        content = checked(file.metadata()["spec"])
+    del content["interpolation"]
+    save_file(load_file(saved), saved, {"spec": json.dumps(with_checksum(content))})
+    assert load_model(saved)[1] == SPEC
 
 
 def test_weights_have_the_permissions_of_other_files(saved):

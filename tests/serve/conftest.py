@@ -19,7 +19,7 @@ from pipeline.network.weights import save_model
 from tests.support import models
 
 ROOT = Path(__file__).parents[2]
-SPEC = replace(models.SPEC, classes=("blue", "<img src=x onerror=alert(1)>", "寿司 🍣"))
+SPEC = replace(models.SPEC, classes=("blue", "<img src=x onerror=alert(1)>", "寿司 🍣"), interpolation="bicubic")
 READY = re.compile(r"^serve: .* at (http://\S+)$")
 
 
@@ -63,7 +63,7 @@ def model_files(tmp_path_factory):
         model.output.weight.mul_(2 / logits.std(0)[:, None])
         model.output.bias.sub_(logits.mean(0)).mul_(2 / logits.std(0))
     save_model(folder / "model.safetensors", model.state_dict(), SPEC)
-    network = PhotoClassifier(PixelClassifier(model, SPEC), SPEC.image_size, SPEC.resize).eval()
+    network = PhotoClassifier(PixelClassifier(model, SPEC), SPEC).eval()
     write_onnx(folder / "model.onnx", network, SPEC)
     return folder
 

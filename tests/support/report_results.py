@@ -63,7 +63,9 @@ def _write_dataset(folder: Path, classes: tuple[str, ...], labels: np.ndarray, i
     np.save(dataset / "test.npy", pictures)
     columns = ["test", range(len(ids)), ids, labels, np.array(classes, object)[labels], sources]
     _write_table(dataset / "index.csv", dict(zip(INDEX_COLUMNS, columns, strict=True)))
-    Manifest(classes, size, "stretch", "area", (0.5,) * 3, (0.2,) * 3, {"test": pictures.shape}, "digest").write(dataset)
+    Manifest(classes, size, "stretch", "area", (0.5,) * 3, (0.2,) * 3, {"test": pictures.shape}, "digest").write(
+        dataset
+    )
     entries = {f"test/{label}_{id}.png": path for label, id, path in zip(labels, ids, sources, strict=True)}
     # Twice as wide as high, as no input of the network is.
     contents = {
