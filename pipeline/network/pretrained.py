@@ -31,7 +31,7 @@ class Origin(Section):
         sha256: of the file.
         mean, std: of each input channel in 0 to 1.
         image_size: height and width in pixels.
-        interpolation: how photos are resized, in the words of torchvision: bilinear or bicubic.
+        interpolation: how photos are resized, in the words of torchvision, or ``area``.
         crop: the fraction of a photo's shorter side that is left of it.
         classes: the names of the outputs.
     """
@@ -114,7 +114,7 @@ def read_pretrained(path: Path = PRETRAINED) -> PretrainedWeights:
 
 def input_notes(origin: Origin, spec: Any) -> list[str]:
     """A line for each property of the input that is not as the publisher of the weights states it."""
-    found = {"image_size": spec.image_size}
+    found = {"image_size": spec.image_size, "interpolation": spec.interpolation}
     wanted = origin.model_dump(include=set(found))
     return [
         f"augment.{name} is {found[name]}, the pretrained weights were trained for {value}"

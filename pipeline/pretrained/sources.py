@@ -80,7 +80,7 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     if SPEC not in read_metadata(path):
         return load_file(path), {}
     model, spec = load_model(path)
-    names = ("name", "mean", "std", "image_size", "classes")
+    names = ("name", "mean", "std", "image_size", "interpolation", "classes")
     return model.state_dict(), {name: getattr(spec, name) for name in names}
 
 

@@ -25,7 +25,7 @@ def pretrained(name: str, width: int, stem: str, weights: bool | str, image_size
     from pipeline.pretrained.sources import opened
 
     middle = (0.5, 0.5, 0.5)
-    spec = ModelSpec(name, width, 0.0, stem, 2, image_size, "stretch", ("", ""), mean=middle, std=middle)
+    spec = ModelSpec(name, width, 0.0, stem, 2, image_size, "stretch", "area", ("", ""), mean=middle, std=middle)
     build_without_data(spec)  # refuses an unknown network before anything is downloaded
     with opened(name, weights) as (content, origin):
         tensors, missing, unexpected = fit(content, spec, str(origin.source))
