@@ -56,9 +56,9 @@ class Found:
 def write_network(path: Path) -> None:
     """Export an untrained network."""
     torch.manual_seed(0)
-    spec = ModelSpec("classifier", 16, 0.0, "default", CLASSES, 128, "stretch", NAMES, MEAN, STD)
+    spec = ModelSpec("classifier", 16, 0.0, "default", CLASSES, 128, "stretch", "area", NAMES, MEAN, STD)
     network = PixelClassifier(build_model(spec), spec)
-    write_onnx(path, PhotoClassifier(network, spec.image_size, spec.resize).eval(), spec)
+    write_onnx(path, PhotoClassifier(network, spec).eval(), spec)
 
 
 def start_server(model: Path, options: list[str]) -> tuple[subprocess.Popen[str], str]:

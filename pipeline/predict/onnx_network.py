@@ -25,4 +25,5 @@ class OnnxNetwork(PixelClassifier):
 def spec_of(model: OnnxModel) -> ModelSpec:
     """The specification; what is inside the file, such as the mean, is that of a network which leaves pixels alone."""
     classes, still = model.classes, ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return ModelSpec(model.network, 1, 0.0, "default", len(classes), model.image_size, model.resize, classes, *still)
+    resizing = model.image_size, model.resize, model.interpolation
+    return ModelSpec(model.network, 1, 0.0, "default", len(classes), *resizing, classes, *still)

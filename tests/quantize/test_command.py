@@ -28,7 +28,7 @@ def quantized_folder(tmp_path_factory, trained_folder):
     """A folder in which a trained network was exported and quantized."""
     with inside_copy(trained_folder, tmp_path_factory.mktemp("quantized")) as folder:
         network, spec = load_model(MODEL)
-        write_onnx(ONNX, PhotoClassifier(PixelClassifier(network, spec), spec.image_size, spec.resize).eval(), spec)
+        write_onnx(ONNX, PhotoClassifier(PixelClassifier(network, spec), spec).eval(), spec)
         write_results("evaluate", {"accuracy": 0.5}, {"split": "test"})
         CARD.write_text("# The card\n", "utf-8")
         (folder / "result.json").write_text(json.dumps(vars(run_command("quantize"))), "utf-8")
