@@ -3,18 +3,19 @@
 import asyncio
 import hashlib
 import importlib.metadata
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -27,6 +28,7 @@ from pipeline.serve.classifying import Classifying, Limits
 
 PROJECT = "image-classification-pipeline"
 RETRY_SECONDS = 1
+Result = TypeVar("Result")
 # For /openapi.json: the body is read by hand, within the limits.
 _BODY = {
     "requestBody": {
@@ -78,11 +80,21 @@ def make_app(
     async def predict(request: Request, top: Annotated[int, Query(ge=1)] = top) -> JSONResponse:
         """Classify one image or several: a form with files, or the bytes of one image as the body."""
         with slots.taken():
-            images = await _classified(request, classifying, limits)
+            images = await _results(request, classifying.submit, limits)
         answers = [_answer(name, found, model.classes, top, abstain) for name, found in images]
         good = any("error" not in answer for answer in answers)
         status = HTTPStatus.OK if good else HTTPStatus.UNPROCESSABLE_ENTITY
         return JSONResponse({"images": answers, "abstain": abstain}, status)
+
+    @app.post("/explain", openapi_extra=_BODY)
+    async def explain(request: Request) -> Response:
+        """A picture of one image, in which the parts that speak for its class are bright."""
+        with slots.taken():
+            images = await _results(request, classifying.explain, limits)
+        found = images[0][1] if len(images) == 1 else f"got {len(images):,} images, allowed is one"
+        if isinstance(found, str):
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, found)
+        return Response(found, media_type="image/png")
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -144,17 +156,17 @@ def _busy(reason: str) -> HTTPException:
     )
 
 
-async def _classified(
-    request: Request, classifying: Classifying, limits: Limits
-) -> list[tuple[str | None, NDArray[np.float32] | str]]:
-    """The name of each image of a request, and its probabilities or the reason why it cannot be decoded."""
+async def _results(
+    request: Request, submit: Callable[[BinaryIO], "Future[Result | str]"], limits: Limits
+) -> list[tuple[str | None, Result | str]]:
+    """The name of each image of a request, and what became of it, or the reason why it cannot be decoded."""
     read = False
     try:
         async with asyncio.timeout(limits.seconds), _images(request, limits) as images:
             read = True
             if not images:
                 raise HTTPException(HTTPStatus.BAD_REQUEST, "the form has no file")
-            futures = [asyncio.wrap_future(classifying.submit(file)) for _, file in images]
+            futures = [asyncio.wrap_future(submit(file)) for _, file in images]
             found = await asyncio.gather(*futures)
             return [(name, result) for (name, _), result in zip(images, found, strict=True)]
     except TimeoutError:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.images.decoding import one_large_image, plain_photo
 from pipeline.images.transforms import plain_copy
 from pipeline.network.onnx_file import OnnxModel
+from pipeline.serve.occlusion import highlighted, occlusion_map
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,29 @@ class Classifying:
         # Transforms have a state, so every thread has its own.
         self._local.plain = plain_copy(self.model)
 
+    def explain(self, file: BinaryIO) -> "Future[bytes | str]":
+        """The future picture of what speaks for the predicted class, a PNG, or the reason why the file is no image."""
+        return self._pool.submit(self._explain, file)
+
     def _classify(self, file: BinaryIO) -> NDArray[np.float32] | str:
-        content = file.read()
-        try:
-            with one_large_image(self._large):
-                pixels = self._local.plain(plain_photo(content, self.model.image_size, self.most_pixels))
-        except ValueError as error:
-            return str(error)
+        pixels = self._pixels(file)
+        if isinstance(pixels, str):
+            return pixels
         probabilities, _ = self.model.run(pixels[None])
         found: NDArray[np.float32] = probabilities[0]
         return found
+
+    def _explain(self, file: BinaryIO) -> bytes | str:
+        pixels = self._pixels(file)
+        return pixels if isinstance(pixels, str) else highlighted(pixels, occlusion_map(self.model, pixels))
+
+    def _pixels(self, file: BinaryIO) -> NDArray[np.uint8] | str:
+        content = file.read()
+        try:
+            with one_large_image(self._large):
+                pixels: NDArray[np.uint8] = self._local.plain(
+                    plain_photo(content, self.model.image_size, self.most_pixels)
+                )
+                return pixels
+        except ValueError as error:
+            return str(error)

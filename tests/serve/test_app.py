@@ -13,6 +13,7 @@ import pytest
 import requests
 from PIL import Image
 
+from pipeline.images.decoding import decode
 from pipeline.predict.files import load_models, predict_files
 from tests.serve.conftest import SPEC
 from tests.support.hostile_images import PICTURE, encode, hostile_files, png
@@ -125,6 +126,17 @@ def test_good_images_are_answered_although_another_one_is_bad(server):
     good, bad = response.json()["images"]
     assert "class" in good
     assert bad == {"name": "photo 1.jpg", "error": "not an image"}
+
+
+def test_an_explanation_is_a_picture_of_one_image(server):
+    url = f"{server.url}/explain"
+    response = requests.post(url, files={"images": ("a.jpg", PHOTO)}, timeout=20)
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
+    assert decode(response.content).shape == (256, 256, 3)
+    response = requests.post(url, files={"images": ("a.jpg", b"no image")}, timeout=20)
+    assert (response.status_code, response.json()) == (422, {"error": "not an image"})
+    response = requests.post(url, files=[("images", ("a.jpg", PHOTO))] * 2, timeout=20)
+    assert (response.status_code, response.json()) == (422, {"error": "got 2 images, allowed is one"})
 
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_sent(server):

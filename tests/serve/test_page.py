@@ -82,6 +82,14 @@ def test_a_file_that_is_no_image_is_said_and_the_others_are_answered(opened):
     assert page.locator("li").count() == 3
 
 
+def test_the_reason_is_a_picture_in_place_of_the_photo(opened):
+    page = opened()
+    page.locator("#files").set_input_files([{"name": "a.png", "mimeType": "image/png", "buffer": encode(PICTURE)}])
+    page.get_by_role("button", name="Why?").click()
+    page.get_by_text("The bright parts speak").wait_for()
+    assert page.locator("article img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 256
+
+
 def test_the_camera_is_offered_on_a_phone_only(opened):
     assert not opened().locator("#camera").is_visible()
     camera = opened(390, has_touch=True, is_mobile=True).locator("#camera")

@@ -23,20 +23,37 @@ async function describe() {
   byId("model").textContent = `${facts.model.network}, ${facts.classes.length} classes (${names})${unsure}`;
 }
 
-/** The answer for one photo. A server that is busy is asked again. */
-async function ask(file) {
-  if (file.size > limits.bytes) return { error: `has ${file.size.toLocaleString("en")} bytes, allowed are ${limits.bytes.toLocaleString("en")}` };
+/** The response for one photo. A server that is busy is asked again. */
+async function send(path, file) {
   const form = new FormData();
   form.append("images", file);
   for (let attempt = 1; ; attempt++) {
-    const response = await fetch("predict", { method: "POST", body: form });
-    if (response.status === 503 && attempt < TRIES) {
-      await pause(Number(response.headers.get("Retry-After")) || 1);
-      continue;
-    }
-    const body = await response.json();
-    return body.images ? body.images[0] : body;
+    const response = await fetch(path, { method: "POST", body: form });
+    if (response.status !== 503 || attempt === TRIES) return response;
+    await pause(Number(response.headers.get("Retry-After")) || 1);
   }
+}
+
+async function ask(file) {
+  if (file.size > limits.bytes) return { error: `has ${file.size.toLocaleString("en")} bytes, allowed are ${limits.bytes.toLocaleString("en")}` };
+  const body = await (await send("predict", file)).json();
+  return body.images ? body.images[0] : body;
+}
+
+/** A button that shows which parts of the photo speak for the class. */
+function whyButton(card, file) {
+  const button = element("button", "Why?");
+  button.onclick = async () => {
+    button.disabled = true;
+    const response = await send("explain", file).catch(() => null);
+    if (!response?.ok) return button.replaceWith(element("p", "No explanation: the server does not answer.", "problem"));
+    const picture = element("img");
+    picture.alt = "The photo as the network sees it";
+    picture.src = URL.createObjectURL(await response.blob());
+    card.firstElementChild.replaceWith(picture);
+    button.replaceWith(element("p", "The bright parts speak for this class: without them, its score falls.", "soft"));
+  };
+  return button;
 }
 
 function row(found) {
@@ -60,7 +77,7 @@ function show(card, file, answer) {
     if (answer.unsure) text.append(element("p", `Perhaps ${answer.class}: its probability is below the threshold.`, "unsure"));
     const list = element("ol");
     list.append(...answer.top.map(row));
-    text.append(list);
+    text.append(list, whyButton(card, file));
   }
   card.lastElementChild.replaceWith(text);
 }
