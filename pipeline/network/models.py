@@ -140,8 +140,10 @@ def build_model(spec: ModelSpec) -> nn.Module:
         if spec.stem == "small":
             _shrink_stem(model)
     for _, head in find_heads(model):
-        if type(head) is nn.Linear:
+        if isinstance(head, nn.Linear):
             head.__class__ = OutputLayer
+    if any(weights.dim() > 4 for weights in model.parameters()):  # torch refuses those of a 3-D convolution
+        return model
     return model.to(memory_format=torch.channels_last)
 
 
@@ -313,7 +315,7 @@ def _layers(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
 
 def _blocks(module: nn.Module, name: str, kind: type[nn.Module], most: int) -> list[str]:
     count = len(_layers(module, kind))
-    if count <= most:
+    if count <= most and not isinstance(module, nn.ModuleList):  # a list of modules does not run itself
         return [name] if count else []
     children = module.named_children()
     return [block for child, inner in children for block in _blocks(inner, f"{name}.{child}".lstrip("."), kind, most)]
