@@ -44,7 +44,7 @@ def test_a_run_is_noted_by_the_hash_of_its_model(repository):
 @pytest.mark.parametrize("name", ["a.pth", "run:brisk-byke"])
 def test_weights_that_are_not_here_keep_what_was_noted_and_are_refused_if_nothing_was(repository, name, capsys):
     with pytest.raises(
-        PipelineError, match="params.yaml: model.pretrained: (the file .* is not here|.*there are brisk-bike)"
+        PipelineError, match=r"params.yaml: model.pretrained: (the file .* is not here|.*there are brisk-bike)"
     ):
         weights_identity(name)
     noted = {"weights": name, "sha256": "0"}
