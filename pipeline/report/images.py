@@ -18,6 +18,8 @@ from pipeline.report.inputs import Inputs
 
 # More points make a browser slow; more mistakes are too many to look through.
 POINTS, MISTAKES = 8_000, 1_000
+# Surest hits: of each class, and about as many of all classes.
+HITS, ALL_HITS = 4, 400
 # Bytes for all thumbnails, and for the photos of mistakes: the page stays below 10 MB.
 THUMBNAIL_BYTES, PHOTO_BYTES = 4_000_000, 2_500_000
 # Longer side in pixels and quality of a photo, and of a training image.
@@ -50,7 +52,10 @@ def images_of_page(inputs: Inputs, split: PackedSplit, raw: RawReader, raw_image
     wrong = evaluated[evaluated["correct"] == 0].sort_values("confidence", ascending=False, kind="stable")
     listed = wrong.head(MISTAKES)
     # Mistakes are drawn last, above the others; the gallery shows the last rows, the most confident first.
-    right = evaluated[evaluated["id"].isin(drawn.index) & (evaluated["correct"] == 1)]
+    correct = evaluated[evaluated["correct"] == 1].sort_values("confidence", ascending=False, kind="stable")
+    each = min(HITS, max(ALL_HITS // len(inputs.classes), 1))
+    sure = set(correct.groupby("class").head(each)["id"])
+    right = evaluated[evaluated["id"].isin({*drawn.index, *sure}) & (evaluated["correct"] == 1)]
     other = wrong[wrong["id"].isin(drawn.index) & ~wrong["id"].isin(listed["id"])]
     images = pd.concat([right, other, listed])
     rows = [row_of[name] for name in images["id"]]
@@ -66,6 +71,9 @@ def images_of_page(inputs: Inputs, split: PackedSplit, raw: RawReader, raw_image
         "prediction": [index_of[name] for name in images["predicted_class"]],
         "confidence": images["confidence"].round(4).tolist(),
         "audit": images["finding"].tolist(),
+        "sure": [int(name in sure) for name in images["id"]],
+        "map": [inputs.saliency["predicted"].get(name, "") for name in images["id"]],
+        "true_map": [inputs.saliency["true"].get(name, "") for name in images["id"]],
     }
     for name in drawn.columns:
         columns[name] = [None if np.isnan(v) else int(v) for v in drawn[name].reindex(images["id"])]

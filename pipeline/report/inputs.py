@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.common.paths import AUDIT_TABLE, BATCH, EVALUATION, LIVE, METRICS, PLOTS
-from pipeline.common.reading import checked_bytes, json_object, reading
+from pipeline.common.paths import AUDIT_TABLE, BATCH, EVALUATION, LIVE, METRICS, PLOTS, SALIENCY
+from pipeline.common.reading import checked, checked_bytes, json_object, reading
 from pipeline.common.results import RESULTS, read_results
 
 # A class or an id may be called 0012 or NA: these columns stay text.
@@ -31,6 +31,7 @@ class Inputs:
         steps: step, loss, gradient_norm and lr.
         points: layer, id, x and y of each point of the t-SNE pictures.
         batch: the file ``results/plots/train_batch.png``.
+        saliency: the content of ``results/saliency.json``.
     """
 
     results: dict[str, dict[str, Any]]
@@ -44,6 +45,7 @@ class Inputs:
     steps: pd.DataFrame
     points: pd.DataFrame
     batch: bytes
+    saliency: dict[str, Any]
 
     @property
     def layers(self) -> list[str]:
@@ -71,7 +73,13 @@ def read_inputs() -> Inputs:
         steps=_read_table(PLOTS / "steps.csv", files),
         points=_read_table(PLOTS / "tsne_layers.csv", files),
         batch=_read(BATCH, files),
+        saliency=_read_saliency(),
     )
+
+
+def _read_saliency() -> dict[str, Any]:
+    with reading(SALIENCY):
+        return checked(SALIENCY.read_text("utf-8"))
 
 
 def read_metrics() -> dict[str, dict[str, Any]]:

@@ -66,6 +66,7 @@ def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, images
         corrections=list(
             read_corrections(Path(file) if (file := parameters.get("data.corrections")) else None).items()
         ),
+        saliency={name: value for name, value in inputs.saliency.items() if name not in ("predicted", "true")},
         javascript=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # it needs no snippet
     )
 

@@ -159,7 +159,18 @@ def test_the_answer_is_first_and_details_are_closed(opened, small_report):
     sections = page.locator("main > section").evaluate_all(
         "all => all.map((part) => part.getAttribute('aria-labelledby'))"
     )
-    order = ["summary", "confusion", "classes", "mistakes", "curves", "tsne", "reliability", "audit", "parameters"]
+    order = [
+        "summary",
+        "confusion",
+        "classes",
+        "mistakes",
+        "hits",
+        "curves",
+        "tsne",
+        "reliability",
+        "audit",
+        "parameters",
+    ]
     assert sections == [*order, "changes"]
     assert page.locator("nav a").evaluate_all("all => all.map((link) => link.hash.slice(1))") == sections
     assert page.locator("details[open]").count() == 0
@@ -286,3 +297,51 @@ def test_a_report_of_food_11_stays_below_10_mb_and_opens_quickly(opened, make_re
     page = opened(path)
     assert page.locator(POINTS).count() == 3430
     assert page.evaluate("images.every((image) => image.image.startsWith('data:image/webp'))")
+
+
+MAP = """async (map) => {
+  await map.decode();
+  const canvas = new OffscreenCanvas(4, 4), context = canvas.getContext("2d");
+  context.drawImage(map, 0, 0);
+  const opacity = context.getImageData(0, 0, 4, 4).data.filter((_, place) => place % 4 === 3);
+  return [opacity[0], opacity[15]];
+}"""
+
+
+def test_the_reader_can_lay_the_map_of_either_class_over_mistakes_hits_and_the_point_under_the_pointer(
+    opened, small_report
+):
+    page = opened(small_report)
+    assert page.locator(".map").count() == 0
+    page.locator(".map-choice").first.select_option(label="of the predicted class")
+    assert set(page.locator(".map-choice").evaluate_all("all => all.map((choice) => choice.value)")) == {"map"}
+    # What is not transparent: the first and the last cell.
+    assert page.locator("#gallery .map").count() == 20
+    assert page.locator("#hits-gallery .map").count() == 12
+    assert page.locator("#gallery .map").first.evaluate(MAP) == [153, 0]
+    page.locator(POINTS).last.hover()
+    assert page.locator("#vg-tooltip-element .picture .map").evaluate(MAP) == [153, 0]
+    page.locator(".map-choice").last.select_option(label="of the true class")
+    assert page.locator("#gallery .map").first.evaluate(MAP) == [0, 153]
+    # Of a hit both classes are the same.
+    assert page.locator("#hits-gallery .map").first.evaluate(MAP) == [153, 0]
+    page.locator(".map-choice").first.select_option(label="none")
+    assert page.locator("main .map").count() == 0
+    page.locator("#gallery .open").first.click()
+    assert page.locator("#enlarged .map").evaluate_all(f"all => Promise.all(all.map({MAP}))") == [[153, 0], [0, 153]]
+
+
+def test_the_surest_hits_of_each_class_are_shown(opened, small_report):
+    page = opened(small_report)
+    captions = page.locator("#hits-gallery figcaption").all_inner_texts()
+    assert len(captions) == 12  # no image of NA is classified correctly
+    assert not any("→" in text for text in captions)
+    page.locator("#hits-class").select_option(label="寿司 🍣")
+    captions = page.locator("#hits-gallery figcaption").all_inner_texts()
+    assert len(captions) == 4
+    assert all(text.startswith("寿司 🍣") for text in captions)
+    shown = page.evaluate(
+        "images.filter((image) => image.correct && image.label === '寿司 🍣').map((i) => i.confidence)"
+    )
+    best = sorted((float(text.split()[0]) for text in shown), reverse=True)[:4]
+    assert [float(re.search(r"([\d.]+) %", text)[1]) for text in captions] == best

@@ -1,5 +1,6 @@
 """Generated results of all stages before the report."""
 
+import base64
 from contextlib import chdir
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from pipeline.common.dataset import INDEX_COLUMNS, Manifest
+from pipeline.common.files import write_json
 from pipeline.common.raw_archive import write_raw_archive
+from pipeline.common.reading import with_checksum
 from pipeline.common.results import write_results
 from pipeline.evaluate.calibration import reliability
 from pipeline.evaluate.metrics import confused_pairs, curves_by_class, metrics_by_class
@@ -33,6 +36,7 @@ def write_run(
     _write_training(folder / "results", classes, steps)
     _write_tsne(folder / "results", np.array(classes, dtype=object)[labels], ids)
     counts = [{"class": name, "train": 90, "test": int((labels == index).sum())} for index, name in enumerate(classes)]
+    _write_saliency(folder / "results", ids, np.flatnonzero(probabilities.argmax(axis=1) != labels))
     details = {"splits": {"train": 90 * len(classes), "test": images}, "dark": 0, "classes": counts}
     source = f"test/{ids[0]}.png"
     _write_table(
@@ -148,6 +152,18 @@ def _write_tsne(folder: Path, names: np.ndarray, ids: list[str]) -> None:
     layers = {layer: {"trustworthiness": 0.9} for layer in LAYERS}
     details = {"split": "test", "layer": LAYERS[-1], "images": len(ids), "layers": layers}
     _write_results(folder, "tsne", {"trustworthiness": 0.9}, details, "plots/tsne_layers.csv")
+
+
+def _write_saliency(folder: Path, ids: list[str], wrong: np.ndarray) -> None:
+    """Maps of one cell: the first one for the predicted class, the last one for the true class."""
+    maps = {name: np.zeros((4, 4), np.uint8) for name in ("predicted", "true")}
+    maps["predicted"][0, 0] = maps["true"][3, 3] = 255
+    texts = {name: base64.b64encode(cells.tobytes()).decode() for name, cells in maps.items()}
+    facts = {"method": "grad_cam", "layer": "blocks.2", "side": 4, "split": "test"}
+    counts = {"images": len(ids), "explained": len(ids), "empty": 1}
+    of_each = {"predicted": dict.fromkeys(ids, texts["predicted"])}
+    of_each["true"] = dict.fromkeys((ids[row] for row in wrong), texts["true"])
+    write_json(folder / "saliency.json", with_checksum({**facts, **counts, **of_each}))
 
 
 def _write_table(path: Path, table, separator: str = ",") -> None:
