@@ -15,6 +15,7 @@ from pipeline.common.paths import DETAILS, METRICS, PLOTS, REPORT
 from pipeline.common.results import write_results
 from pipeline.errors import PipelineError
 from pipeline.evaluate.stage import evaluate
+from pipeline.explain.stage import explain
 from pipeline.params.file import load_params
 from pipeline.report.stage import report
 from pipeline.tsne.stage import tsne
@@ -38,6 +39,7 @@ FILES = {
     "results/plots/train_batch.png": "train",
     "results/plots/tsne_layers.csv": "tsne",
     "results/live/plots/metrics/valid/loss.tsv": "train",
+    "results/saliency.json": "explain",
     "data/dataset/manifest.json": "augment",
 }
 
@@ -55,6 +57,7 @@ def test_a_report_of_the_results_of_the_stages(trained):
     params = load_params(PARAMS)
     evaluate(params.evaluate.model_copy(update={"top_k": 2, "bootstrap": 100, "tta": False}))
     tsne(params.tsne, params.seed)
+    explain(params.explain)
     report()
     page = REPORT.read_text("utf-8")
     assert "12 <small>test split</small>" in page
