@@ -40,7 +40,6 @@ BASE = {
     "tsne": {**TSNE, "perplexity": 3.0},
     "explain": {"method": "grad_cam", "max_images": 100},
     "predict": PREDICT,
-    "explain": {"method": "grad_cam", "max_images": 20},
     "learning_rates": {
         "steps": 5,
         "condition_number": 1000.0,
