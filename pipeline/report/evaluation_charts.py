@@ -145,6 +145,24 @@ def reliability(table: pd.DataFrame) -> dict[str, Any]:
     return specification(chart, "Reliability diagram: accuracy by confidence", 340)
 
 
+def risk_coverage(table: pd.DataFrame) -> dict[str, Any]:
+    """The accuracy of the accepted predictions by their share of all images."""
+    tooltip = [
+        alt.Tooltip("confidence:Q", title="lowest probability", format=".1%"),
+        *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("coverage", "accuracy")),
+    ]
+    chart = (
+        alt.Chart(inline_rows(table))
+        .mark_line(color=BLUE, point={"size": 12, "color": BLUE})
+        .encode(
+            alt.X("coverage:Q", scale=UNIT, axis=PERCENT, title="share of the images that get an answer"),
+            alt.Y("accuracy:Q", scale=alt.Scale(zero=False), axis=PERCENT, title="accuracy of these"),
+            tooltip=tooltip,
+        )
+    )
+    return specification(chart, "Accuracy of the answers if the least probable predictions are unsure", 340)
+
+
 def confidences(images: pd.DataFrame) -> dict[str, Any]:
     """The number of images by confidence, correct predictions and mistakes."""
     bins = (images["confidence"] * 20).astype(int).clip(0, 19)

@@ -25,6 +25,7 @@ class Inputs:
             and finding, the findings of the audit.
         classes: precision, recall, f1 and images by class, with their intervals if there are any.
         pairs: class, predicted_class, count and share of each kind of mistake, the most frequent first.
+        risk_coverage: confidence, coverage and accuracy of the answers with at least this confidence.
         reliability: probabilities (plain or calibrated), low, high, images, confidence and accuracy of each bin.
         roc, precision_recall: class, fpr, tpr; class, recall, precision.
         epochs: epoch, split, loss and accuracy.
@@ -39,6 +40,7 @@ class Inputs:
     classes: pd.DataFrame
     pairs: pd.DataFrame
     reliability: pd.DataFrame
+    risk_coverage: pd.DataFrame
     roc: pd.DataFrame
     precision_recall: pd.DataFrame
     epochs: pd.DataFrame
@@ -67,6 +69,7 @@ def read_inputs() -> Inputs:
         classes=_read_table(PLOTS / "classes.csv", files),
         pairs=_read_table(PLOTS / "confused_pairs.csv", files),
         reliability=_read_table(PLOTS / "reliability.csv", files),
+        risk_coverage=_read_table(PLOTS / "risk_coverage.csv", files),
         roc=_read_table(PLOTS / "roc.csv", files),
         precision_recall=_read_table(PLOTS / "precision_recall.csv", files),
         epochs=pd.concat([_read_epochs(split, files) for split in ("train", "valid")], ignore_index=True),

@@ -12,7 +12,7 @@ from pipeline.common.text import shown
 from pipeline.report.advice import advise
 from pipeline.report.changes import Changes, flattened
 from pipeline.report.charts import curve_by_epoch, curve_by_step, tsne
-from pipeline.report.evaluation_charts import by_class, confidences, confusion, curves, reliability
+from pipeline.report.evaluation_charts import by_class, confidences, confusion, curves, reliability, risk_coverage
 from pipeline.report.images import PageImages, batch_tiles
 from pipeline.report.inputs import Inputs
 
@@ -91,6 +91,7 @@ def _charts(inputs: Inputs, classes: list[str]) -> dict[str, dict[str, Any]]:
         precision_recall = inputs.precision_recall
         specs["precision-recall"] = curves(precision_recall, inputs.classes, "average_precision", "recall", "precision")
     specs["reliability-chart"] = reliability(inputs.reliability)
+    specs["risk-coverage"] = risk_coverage(inputs.risk_coverage)
     specs["confidences"] = confidences(inputs.images)
     has_findings = bool((inputs.images["finding"] != "").any())
     # The images of the page are those of the evaluated split; ids are unique within a split only.

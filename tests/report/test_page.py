@@ -19,6 +19,7 @@ CHARTS = {
     "roc",
     "precision-recall",
     "reliability-chart",
+    "risk-coverage",
     "confidences",
     "tsne-chart",
 }

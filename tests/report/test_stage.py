@@ -33,6 +33,7 @@ FILES = {
     "results/plots/classes.csv": "evaluate",
     "results/plots/confused_pairs.csv": "evaluate",
     "results/plots/reliability.csv": "evaluate",
+    "results/plots/risk_coverage.csv": "evaluate",
     "results/plots/roc.csv": "evaluate",
     "results/plots/precision_recall.csv": "evaluate",
     "results/plots/steps.csv": "train",

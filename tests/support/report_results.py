@@ -14,7 +14,7 @@ from pipeline.common.files import write_json
 from pipeline.common.raw_archive import write_raw_archive
 from pipeline.common.reading import with_checksum
 from pipeline.common.results import write_results
-from pipeline.evaluate.calibration import reliability
+from pipeline.evaluate.calibration import reliability, risk_coverage
 from pipeline.evaluate.metrics import confused_pairs, curves_by_class, metrics_by_class
 
 HOSTILE = ("<script>alert(1)</script>", "\"'&{{ 7 * 7 }}</script>", "寿司 🍣", "NA")
@@ -117,6 +117,7 @@ def _write_evaluation(
     bins = reliability(labels, probabilities)
     both = [bins.assign(probabilities=name) for name in ("plain", "calibrated")]
     _write_table(plots / "reliability.csv", pd.concat(both))
+    _write_table(plots / "risk_coverage.csv", risk_coverage(labels, probabilities)[0])
     accuracy = float(right.mean())
     interval = {"accuracy": {"low": accuracy - 0.01, "high": accuracy + 0.01}}
     details = {"split": "test", "images": len(ids), "interval": interval, "temperature": 1.5}
