@@ -156,7 +156,7 @@ def risk_coverage(table: pd.DataFrame) -> dict[str, Any]:
         .mark_line(color=BLUE, point={"size": 12, "color": BLUE})
         .encode(
             alt.X("coverage:Q", scale=UNIT, axis=PERCENT, title="share of the images that get an answer"),
-            alt.Y("accuracy:Q", scale=alt.Scale(zero=False), axis=PERCENT, title="accuracy of these"),
+            alt.Y("accuracy:Q", scale=alt.Scale(zero=False), axis=alt.Axis(format=".1%"), title="accuracy of these"),
             tooltip=tooltip,
         )
     )
