@@ -112,11 +112,11 @@ def read_params() -> "Params":
 def source() -> None:
     """List the files of data.source and the weights of model.pretrained, so that dvc repro notices changes."""
     params = read_params()
-    from pipeline.source.stage import list_corrections
     from pipeline.source.stage import source as stage
 
-    list_corrections(params.data.corrections)
-    stage(params.data.source, params.data.location, params.data.labels, params.model.pretrained)
+    stage(
+        params.data.source, params.data.location, params.data.labels, params.model.pretrained, params.data.corrections
+    )
 
 
 @app.command()

@@ -23,7 +23,11 @@ from pipeline.source.weights import weights_identity
 
 
 def source(
-    kind: str, location: str | None, labels: str | Mapping[Any, str] | None, pretrained: bool | str = False
+    kind: str,
+    location: str | None,
+    labels: str | Mapping[Any, str] | None,
+    pretrained: bool | str = False,
+    corrections: str | None = None,
 ) -> None:
     """Write ``data/source.json``, which is the same as long as names and contents of the source's files are, and
     ``data/pretrained.json``, which is as long as the weights of ``model.pretrained`` are.
@@ -34,6 +38,7 @@ def source(
     Raises:
         PipelineError: the weights are not on this machine, and never were.
     """
+    list_corrections(corrections)
     identity = weights_identity(pretrained)
     if identity != read_summary(PRETRAINED_SOURCE) or not PRETRAINED_SOURCE.exists():
         write_json(PRETRAINED_SOURCE, identity)
