@@ -13,6 +13,7 @@ from pipeline.common.dataset import PackedSplit
 from pipeline.common.files import write_table
 from pipeline.common.paths import DATASET, EVALUATION, MODEL, PLOTS
 from pipeline.common.results import write_results
+from pipeline.evaluate.baseline import evaluate_baseline, has_pretrained_weights
 from pipeline.evaluate.calibration import abstention, cross_fitted_probabilities, reliability, risk_coverage
 from pipeline.evaluate.intervals import confidence_intervals, intervals_by_class
 from pipeline.evaluate.metrics import (
@@ -31,6 +32,7 @@ from pipeline.params.schema import EvaluateParams
 from pipeline.progress import say
 
 MISTAKES_SHOWN = 24
+BASELINES = ("logistic_regression", "k_nearest_neighbors")
 FLOATS = "%.6f"
 _TABLES = ("classes", "confused_pairs", "precision_recall", "reliability", "risk_coverage", "roc")
 READ_BY_REPORT = (EVALUATION / "predictions.csv", *(PLOTS / f"{name}.csv" for name in _TABLES))
@@ -74,6 +76,10 @@ def evaluate(params: EvaluateParams) -> None:
         results["tta"] = {"views": split.images.shape[1] - 1, **_compute(split.labels, averaged, params)}
     judged = {"calibrated": calibrated.max(axis=1), "energy": energies(logits)}
     table = _predictions(split, probabilities, judged, classes, params.top_k)
+    if params.baseline and has_pretrained_weights():
+        results["baseline"] = evaluate_baseline(dataset, spec, split)
+    elif params.baseline:
+        say("evaluate: note: evaluate.baseline has no effect, since model.pretrained is false")
     write_table(EVALUATION / "predictions.csv", table, "%.6g")
     _write_confusion(table, classes, split.name)
     _write_reliability(split, probabilities, calibrated, results)
@@ -95,6 +101,12 @@ def _report_accuracy(split: PackedSplit, results: dict[str, Any]) -> None:
     low, high = results["interval"]["accuracy"].values()
     images = f"on the {len(split):,} images of the {split.name} split"
     say(f"evaluate: accuracy {results['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) {images}")
+    if "baseline" in results:
+        regression, neighbors = (results["baseline"][name]["accuracy"] for name in BASELINES)
+        say(
+            f"evaluate: accuracy {regression:.4f} of logistic regression and {neighbors:.4f} of k nearest neighbors on "
+            "the features of the pretrained network, before it was trained"
+        )
     if "tta" in results:
         accuracy, views = results["tta"]["accuracy"], results["tta"]["views"]
         say(f"evaluate: accuracy {accuracy:.4f} with the mean over each image and its {views} views")

@@ -59,6 +59,7 @@ SYNONYMS = {
     "seed": "random_seed random_state manual_seed rng_seed",
     "evaluate.top_k": "k",
     "evaluate.tta": "test_time_augmentation",
+    "evaluate.baseline": "linear_probe knn embedding_baseline",
     "evaluate.bootstrap": "n_bootstrap bootstrap_samples resamples",
     "tsne.layers": "layer feature_layer feature_layers",
     "tsne.perplexity": "perp",

@@ -413,6 +413,9 @@ class EvaluateParams(Section):
     bootstrap: Literal[0] | Annotated[int, Field(ge=100, le=100_000)] = Field(
         description="bootstrap resamples for the 95 % intervals of all metrics but shares of images; 0 for none"
     )
+    baseline: bool = Field(
+        description="also evaluate logistic regression and k-NN on the features of the network before training"
+    )
 
 
 class TsneParams(Section):

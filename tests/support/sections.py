@@ -90,7 +90,7 @@ EVERYTHING = {
     "cutmix_alpha": 1.0,
     "ema_decay": 0.9,
 }
-EVALUATE = {"split": "auto", "top_k": 2, "tta": False, "bootstrap": 100}
+EVALUATE = {"split": "auto", "top_k": 2, "tta": False, "bootstrap": 100, "baseline": False}
 TSNE = {
     "layers": ["blocks.2", "hidden2"],
     "split": "auto",
