@@ -96,8 +96,8 @@ def timms(script: Path, photos: Path, weights: Path, network: str, size: int, tr
             "num-classes": len(list((photos / "train").iterdir())), "device": "cpu", "amp-dtype": "bfloat16",
             "epochs": train["epochs"], "batch-size": train["batch_size"], "opt": train["optimizer"],
             "lr": train["lr"], "weight-decay": train["weight_decay"], "layer-decay": train["layer_decay"],
-            "clip-grad": train["clip_norm"], "drop": DROPOUT, "smoothing": train["label_smoothing"], "sched": train["schedule"],
-            "warmup-epochs": round(train["warmup_epochs"]), "hflip": train["hflip"],
+            "clip-grad": train["clip_norm"], "drop": DROPOUT, "smoothing": train["label_smoothing"],
+            "sched": train["schedule"], "warmup-epochs": round(train["warmup_epochs"]), "hflip": train["hflip"],
             "color-jitter": train["color_jitter"], "workers": 2, "seed": seed, "output": output, "experiment": "run",
         }  # fmt: skip
         flags = ["--pretrained", "--amp", "--channels-last", "--scale", str(train["random_resized_crop"]), "1"]
