@@ -314,7 +314,7 @@ class TrainingProgress:
     def step_queued(self, step: int) -> None:
         """The first ``step`` steps of the epoch are queued on the device."""
         due = self.display.due()
-        if self.display.now - self.last_event >= SECONDS_BETWEEN_EVENTS:
+        if due or self.display.now - self.last_event >= SECONDS_BETWEEN_EVENTS:
             self._record_event(step)
         if due:
             self._show()

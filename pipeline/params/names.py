@@ -43,7 +43,7 @@ SYNONYMS = {
     "model.width": "channels base_channels width_mult hidden_size",
     "model.dropout": "drop drop_rate dropout_rate dropout_p drop_prob",
     "model.drop_path_rate": "drop_path stochastic_depth stochastic_depth_prob drop_connect drop_connect_rate",
-    "model.pretrained": "weights initial_checkpoint checkpoint checkpoint_path finetune transfer_learning imagenet",
+    "model.pretrained": "weights initial_checkpoint checkpoint_path finetune transfer_learning imagenet",
     "augment.image_size": "imgsz img_size input_size image_sz resolution crop_size size resize_to",
     "augment.resize": "resize_mode crop_mode letterbox",
     "augment.interpolation": "interp resample resampling resize_method antialias",

@@ -272,8 +272,7 @@ class ModelParams(Section):
     """The network that ``train`` builds."""
 
     name: str = Field(
-        description="classifier (the homework's network), a classification model of torchvision such as resnet18, or "
-        "timm/ and the name of a network of timm, such as timm/resnet50d"
+        description="classifier (the homework's), or a network of torchvision (resnet18) or timm (timm/resnet50d)"
     )
     width: int = Field(ge=1, le=512, description="channels of the first block of classifier; 64 in the homework")
     dropout: float = Field(
@@ -288,8 +287,7 @@ class ModelParams(Section):
         ge=0, lt=1, description="stochastic depth: probability of skipping the last block, lower for earlier ones"
     )
     pretrained: bool | str = Field(
-        description="weights to start from: true for the library's, a .safetensors or .pth file, or run:NAME for the "
-        "model of an experiment, branch, tag or commit; false for none"
+        description="initial weights: true (the library's), a .safetensors or .pth file, or run:NAME; false for none"
     )
 
     @field_validator("pretrained")
@@ -455,7 +453,7 @@ class PredictParams(Section):
         description="below this probability the answer in answers.csv is unsure; null always answers with a class"
     )
     abstain_precision: Annotated[float, Field(gt=0, le=0.99)] | None = Field(
-        description="the same with a threshold for each class, at which its precision on valid is this or more; or null"
+        description="instead, a threshold for each class, at which its precision on valid is this; or null"
     )
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import jinja2
 import vl_convert
 
 from pipeline.common.corrections import read_corrections
-from pipeline.common.text import shown
+from pipeline.common.text import one_line, shown
 from pipeline.report.advice import advise
 from pipeline.report.changes import Changes, flattened
 from pipeline.report.charts import curve_by_epoch, curve_by_step, tsne
@@ -73,7 +73,7 @@ def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, images
 
 def dataset_name(params: dict[str, Any]) -> str:
     """The last part of ``data.location`` without an extension; without a location, ``data.source``."""
-    location = re.split(r"[?#]", str(params.get("data.location") or ""))[0]
+    location = re.split(r"[?#]", one_line(str(params.get("data.location") or "")))[0]
     last = re.split(r"[/\\]", location.rstrip("/\\"))[-1].lstrip("$").strip("{}.")
     return shown(re.sub(r"\.(zip|tgz|(tar(\.\w+)?))$", "", last) or str(params.get("data.source")))
 

@@ -191,7 +191,7 @@ def test_pictures_of_extreme_aspect_are_packed_with_little_memory(photos):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.count("contains 35 images of 96×96 pixels") == 3
+    assert result.stdout.count("contains 35 images of 96×96 pixels") == 4
 
 
 def test_a_dataset_of_only_bad_images_is_rejected(photos):

@@ -35,7 +35,7 @@ WRITTEN = {
     Kind.WEBP: image("WEBP"),
     Kind.TIFF: image("TIFF"),
     Kind.ZIP: zipped("drawing.<svg"),
-    Kind.GZIP: gzip.compress(b"<svg"),
+    Kind.GZIP: gzip.compress(b"<svg", mtime=0),
     Kind.BZIP2: bz2.compress(b""),
     Kind.XZ: lzma.compress(b""),
 }

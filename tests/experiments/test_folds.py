@@ -54,6 +54,7 @@ stages:
     params: [data.folds, data.fold]
     outs: [data/raw.zip]
   augment: {cmd: echo, deps: [pipeline/common, pipeline/augment]}
+  pretrained: {cmd: echo, deps: [pipeline/common, pipeline/pretrained]}
   train: {cmd: echo, deps: [pipeline/common, pipeline/train]}
   evaluate:
     cmd: python pipeline/evaluate/stage.py

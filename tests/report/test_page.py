@@ -193,7 +193,8 @@ def test_a_click_enlarges_a_mistake_to_its_photo_beside_the_input_of_the_network
         sizes = dialog.locator("img").evaluate_all(
             "all => all.map((image) => [image.naturalWidth, image.naturalHeight])"
         )
-        assert sizes == [[192, 96], [32, 32]]
+        # The photo, the input, and the input below the maps of the predicted and of the true class.
+        assert sizes == [[192, 96], [32, 32], *[[32, 32], [4, 4]] * 2]
         assert page.locator("#gallery figcaption").first.inner_text() == dialog.locator("figcaption").inner_text()
         assert dialog.evaluate("part => part.scrollWidth <= part.clientWidth")
         dialog.get_by_role("button", name="Close").click()

@@ -19,7 +19,7 @@ class Corner:
 
 
 def test_the_cells_that_the_class_depends_on_are_found():
-    model = OnnxModel(Path("model.onnx"), Corner(), "corner", ("a", "b"), 32, "stretch")
+    model = OnnxModel(Path("model.onnx"), Corner(), "corner", ("a", "b"), 32, "stretch", "area")
     pixels = np.full((32, 32, 3), 50, np.uint8)
     pixels[-4:, -4:] = 250
     cells = occlusion_map(model, pixels)
@@ -32,5 +32,5 @@ def test_the_cells_that_the_class_depends_on_are_found():
 
 
 def test_a_network_that_does_not_look_at_the_image_has_an_empty_map():
-    model = OnnxModel(Path("model.onnx"), Corner(), "corner", ("a", "b"), 32, "stretch")
+    model = OnnxModel(Path("model.onnx"), Corner(), "corner", ("a", "b"), 32, "stretch", "area")
     assert occlusion_map(model, np.zeros((32, 32, 3), np.uint8)).max() == 0

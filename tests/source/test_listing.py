@@ -88,7 +88,7 @@ def test_only_files_that_changed_are_read_again(folder, monkeypatch):
     monkeypatch.setattr(listing, "TICK", -(10**12))  # as if the listing were much later
     current()
     read: list[str] = []
-    monkeypatch.setattr(listing, "_sha256", lambda path: read.append(path.name) or "0")
+    monkeypatch.setattr(listing, "file_sha256", lambda path: read.append(path.name) or "0")
     write("dog/2.png", b"new")
     current()
     assert read == ["2.png"]

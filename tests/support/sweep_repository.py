@@ -52,6 +52,7 @@ WORKFLOW = """
 stages:
   download: {cmd: echo, deps: [pipeline/common, pipeline/download]}
   augment: {cmd: echo, deps: [pipeline/common, pipeline/augment]}
+  pretrained: {cmd: echo, deps: [pipeline/common, pipeline/pretrained]}
   train:
     cmd: python pipeline/train/stage.py
     deps: [pipeline/common, pipeline/train]

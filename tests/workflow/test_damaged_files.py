@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -56,7 +57,8 @@ def read_checkpoint() -> Any:
 
 
 def read_report() -> Any:
-    return {name: value if isinstance(value, dict) else value.to_csv() for name, value in vars(read_inputs()).items()}
+    inputs = vars(read_inputs())
+    return {name: value.to_csv() if isinstance(value, pd.DataFrame) else value for name, value in inputs.items()}
 
 
 # What reads the files that these patterns match.

@@ -29,7 +29,7 @@ def unchanged(origin, tmp_path_factory):
 def test_repro_in_a_fresh_clone_runs_every_stage(origin):
     run = stages_run(origin.output)
     assert [stage for stage in run if stage in ("download", "augment", "train")] == ["download", "augment", "train"]
-    assert sorted(run) == sorted({"download", "augment", "train", *AFTER_TRAIN, "learning_rates"})
+    assert sorted(run) == sorted({"download", "augment", "pretrained", "train", *AFTER_TRAIN, "learning_rates"})
     assert origin.details("evaluate")["images"] == 359
     assert len(pd.read_csv(origin.folder / PREDICTIONS / "submission.csv")) == 359
 
@@ -141,7 +141,7 @@ def test_only_the_code_of_a_stage_makes_it_run_again(clone, name, old, new, reru
 
 def test_a_killed_training_resumes_and_ends_in_the_same_bits(origin, tmp_path):
     clone = origin.clone_with_cache(tmp_path / "clone", checkout=False)
-    clone.run("dvc", "checkout", "-q", "augment")
+    clone.run("dvc", "checkout", "-q", "augment", "pretrained")
     # The run cache knows the result.
     command = ("dvc", "repro", "--force", "--single-item", "train")
     with clone.start(*command) as process:
