@@ -18,8 +18,6 @@ GAP, LOW, RISE, WIDE = 0.05, 0.9, 0.005, 0.1
 FEW, FEW_SHARE = 20, 0.25
 # Of a pair of classes: the share of the class, and images.
 CONFUSED, CONFUSED_IMAGES = 0.1, 5
-# Expected calibration error.
-MISCALIBRATED = 0.03
 
 
 class Advice(NamedTuple):
@@ -39,14 +37,13 @@ def advise(inputs: Inputs, params: dict[str, Any]) -> list[Advice]:
     rules = (
         leaks(audit["leaks"], audit.get("leaks_of_near_duplicates", 0)),
         contradictory_labels(audit.get("contradictory_labels", 0), audit.get("near_duplicates_with_two_labels", 0)),
-        overfitting(*accuracy, params.get("model.pretrained") is True),
+        overfitting(*accuracy, bool(params.get("model.pretrained"))),
         underfitting(*accuracy, train["epochs"]),
         still_rising(inputs.epochs, params["train.epochs"]),
         other_test_images(train["valid_accuracy"], *ends) if evaluate["split"] == "test" else None,
         few_images(audit["classes"], params.get("train.class_weights") == "balanced"),
         confused_classes(inputs.pairs),
         wide_interval(*ends, evaluate["images"]),
-        calibration(evaluate["ece"], evaluate["calibrated"]["ece"], evaluate["temperature"]),
     )
     return [advice for advice in rules if advice]
 
@@ -152,15 +149,3 @@ def wide_interval(low: float, high: float, images: int) -> Advice | None:
         "Evaluate more images, or all of them by cross-validation.",
         "python -m pipeline folds -S data.folds=5",
     )
-
-
-def calibration(plain: float, calibrated: float, temperature: float) -> Advice | None:
-    """The expected calibration error is large, and a temperature lowers it."""
-    if plain <= MISCALIBRATED or calibrated > plain / 2:
-        return None
-    kind = "underconfident" if temperature < 1 else "overconfident"
-    evidence = (
-        f"The network is {kind}: confidence and accuracy differ by {plain:.1%} on average (expected calibration error)."
-    )
-    action = f"Divide the logits by the temperature {temperature:.3f}, which leaves an error of {calibrated:.1%}."
-    return Advice(evidence, action)

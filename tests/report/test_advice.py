@@ -5,7 +5,6 @@ import pytest
 
 from pipeline.report.advice import (
     advise,
-    calibration,
     confused_classes,
     contradictory_labels,
     few_images,
@@ -47,8 +46,6 @@ def classes(**train):
         (few_images(classes(cat=9, dog=12), True), ("2 of 2 (cat: 9, dog: 12)",)),
         (confused_classes(pairs(5, 0.1)), ("10% of the images of cat are predicted as dog",)),
         (wide_interval(0.7, 0.85, 60), ("70.0% to 85.0%", "60 images", "folds")),
-        (calibration(0.08, 0.01, 0.7), ("underconfident", "8.0%", "0.700", "1.0%")),
-        (calibration(0.08, 0.01, 1.7), ("overconfident",)),
     ],
 )
 def test_a_problem_is_reported_with_its_evidence(advice, words):
@@ -76,9 +73,6 @@ def test_a_problem_is_reported_with_its_evidence(advice, words):
         confused_classes(pairs(50, 0.05)),
         confused_classes(pairs(5, 0.1).head(0)),
         wide_interval(0.9, 0.95, 500),
-        calibration(0.02, 0.001, 1.7),
-        # The temperature does not help.
-        calibration(0.08, 0.07, 1.1),
     ],
 )
 def test_without_the_problem_nothing_is_reported(advice):
@@ -90,4 +84,3 @@ def test_the_rules_read_the_results_of_a_run(workspace):
     params = {"model.pretrained": True, "train.epochs": 3, "train.class_weights": "balanced"}
     evidence = [advice.evidence.split(":")[0] for advice in advise(read_inputs(), params)]
     assert evidence[:2] == ["Images of valid and test that are in an earlier split, too", "Overfitting"]
-    assert evidence[-1] == "The network is overconfident"
