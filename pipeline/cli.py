@@ -500,7 +500,7 @@ def recipe_list() -> None:
     from pipeline.params.recipes import list_recipes
 
     for recipe in list_recipes():
-        say(f"{recipe.name:<14} {recipe.title}\n{'':<14} {recipe.measured}")
+        say(f"{recipe.name:<15} {recipe.title}\n{'':<15} {recipe.measured}")
 
 
 @recipe_app.command("show")
