@@ -1,7 +1,6 @@
 """Applies the corrected labels of ``data.corrections``."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from pipeline.common.corrections import DROP, read_corrections, refuse
 from pipeline.common.raw_archive import RawImage
@@ -9,7 +8,7 @@ from pipeline.common.text import listed
 
 
 def correct(
-    path: Path | None, images: list[RawImage], classes: tuple[str, ...]
+    file: str | None, images: list[RawImage], classes: tuple[str, ...]
 ) -> tuple[list[RawImage], dict[str, str], list[str]]:
     """Apply the corrections in a file.
 
@@ -21,22 +20,22 @@ def correct(
         PipelineError: see :func:`read_corrections`; or an id or a class does not exist, an image has no label to
             correct, or a class loses all its training images.
     """
-    corrections = read_corrections(path)
-    if path is None or not corrections:
+    corrections = read_corrections(file)
+    if not file or not corrections:
         return images, {}, []
     by_path = {image.path: image for image in images}
     unknown = [name for name in corrections if name not in by_path]
     if unknown:
         count = f"{len(unknown):,} of {len(corrections):,} ids are no images of the source"
-        refuse(path, f"{count} ({listed(unknown, 3)}); allowed are their paths, as in the report and in audit.csv")
+        refuse(file, f"{count} ({listed(unknown, 3)}); allowed are their paths, as in the report and in audit.csv")
     names = [name for name in dict.fromkeys(corrections.values()) if name not in (*classes, DROP)]
     if names:
-        refuse(path, f"unknown label {listed(names, 3)}; allowed are {DROP} and the classes {listed(classes, 10)}")
+        refuse(file, f"unknown label {listed(names, 3)}; allowed are {DROP} and the classes {listed(classes, 10)}")
     if DROP in classes and DROP in corrections.values():
-        refuse(path, f"{DROP} is a class, too, so its meaning is not clear; rename the class")
+        refuse(file, f"{DROP} is a class, too, so its meaning is not clear; rename the class")
     unlabelled = [name for name in corrections if by_path[name].label is None]
     if unlabelled:
-        refuse(path, f"{listed(unlabelled, 3)}: has no label to correct; remove it from the file")
+        refuse(file, f"{listed(unlabelled, 3)}: has no label to correct; remove it from the file")
     labels = {name: classes.index(label) for name, label in corrections.items() if label != DROP}
     old = {name: by_path[name].label for name, label in labels.items() if by_path[name].label != label}
     dropped = [name for name in corrections if name not in labels]
@@ -45,7 +44,7 @@ def correct(
     ]
     lost = _trained(images) - _trained(kept)
     if lost:
-        refuse(path, f"no training image of {listed([classes[label] for label in sorted(lost)], 3)} remains")
+        refuse(file, f"no training image of {listed([classes[label] for label in sorted(lost)], 3)} remains")
     return kept, {name: classes[label] for name, label in old.items() if label is not None}, dropped
 
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -41,7 +40,7 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str, c
             parameters forbid bad images or leaks that were found, or fewer than two classes remain.
     """
     classes, images, left_out = read_raw_archive(RAW_ARCHIVE)
-    images, corrected, dropped = correct(Path(corrections) if corrections else None, images, classes)
+    images, corrected, dropped = correct(corrections, images, classes)
     left_out |= dict.fromkeys(dropped, "dropped by data.corrections")
     if corrections:
         say(f"augment: {corrections} corrects {len(corrected):,} labels and drops {len(dropped):,} images")

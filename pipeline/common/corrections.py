@@ -12,7 +12,7 @@ DROP = "drop"
 COLUMNS = ["id", "label"]
 
 
-def read_corrections(path: Path | None) -> dict[str, str]:
+def read_corrections(file: str | None) -> dict[str, str]:
     """Read a CSV file with the columns id, the path of an image in the source, and label, a class or ``drop``.
 
     Returns:
@@ -21,8 +21,9 @@ def read_corrections(path: Path | None) -> dict[str, str]:
     Raises:
         PipelineError: the file is missing, it is no such table, or an id is there twice.
     """
-    if path is None:
+    if not file:
         return {}
+    path = Path(file)
     if not path.is_file():
         refuse(path, "no such file in this folder; check the path, or set data.corrections to null")
     with reading(path):
@@ -42,6 +43,6 @@ def read_corrections(path: Path | None) -> dict[str, str]:
     return found
 
 
-def refuse(path: Path, problem: str) -> None:
+def refuse(path: Path | str, problem: str) -> None:
     """Raise the error that names the parameter and the file."""
     raise PipelineError(f"data.corrections: {path}: {problem}")

@@ -78,6 +78,11 @@ class Manifest:
             return cls(**content | {"shapes": {split: tuple(shape) for split, shape in content["shapes"].items()}})
 
 
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` of ``count`` rows, evenly spaced, so that a split sorted by class keeps every class."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
 @dataclass(frozen=True)
 class PackedSplit:
     """One split.
@@ -103,6 +108,10 @@ class PackedSplit:
     def labelled(self) -> bool:
         """Whether every image has a label."""
         return bool((self.labels != UNLABELLED).all())
+
+    def sample(self, most: int) -> NDArray[np.uint8]:
+        """At most ``most`` evenly spaced plain images, ``uint8``, ``(n, height, width, 3)``."""
+        return np.array(self.images[evenly_spaced(len(self), most), 0])
 
     def require_views(self, section: str) -> None:
         """Check that there are augmented views for test-time augmentation, the parameter ``{section}.tta``.

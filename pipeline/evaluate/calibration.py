@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import binned_statistic
 
+from pipeline.common.dataset import evenly_spaced
 from pipeline.evaluate.intervals import wilson
 from pipeline.evaluate.metrics import BINS
 from pipeline.network.calibration import PRECISIONS, fit_temperature
@@ -69,8 +70,7 @@ def risk_coverage(labels: NDArray[np.int64], probabilities: NDArray[np.float64])
     area = float(np.average(1 - accuracy, weights=table["images"]))
     coverage = table["images"].cumsum() / len(labels)
     curve = pd.DataFrame({"coverage": coverage, "accuracy": accuracy}).reset_index()
-    kept = np.unique(np.linspace(0, len(curve) - 1, CURVE_POINTS).round().astype(int))
-    return curve.iloc[kept], area
+    return curve.iloc[evenly_spaced(len(curve), CURVE_POINTS)], area
 
 
 def abstention(

@@ -18,6 +18,8 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from pipeline.common.dataset import evenly_spaced
+
 BY_CLASS = ("precision", "recall", "f1")
 # Of the calibration error and the reliability diagram.
 BINS = 15
@@ -165,6 +167,5 @@ def curves_by_class(
 
 def _thinned(name: str, points: int, **curve: NDArray[np.float64]) -> pd.DataFrame:
     """At most ``points`` points of a curve, including both ends, and a column with the name of its class."""
-    length = len(next(iter(curve.values())))
-    kept = np.unique(np.linspace(0, length - 1, min(length, points)).round().astype(np.int64))
+    kept = evenly_spaced(len(next(iter(curve.values()))), points)
     return pd.DataFrame({"class": name, **{key: values[kept] for key, values in curve.items()}})

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import PipelineError
-from pipeline.network.models import ModelSpec, find_head
+from pipeline.network.models import ModelSpec, class_logits, find_head
 
 # A coarser feature map says nothing about the place; the parts of a finer one would be too small to see in a thumbnail.
 LEAST_SIDE, MOST_SIDE = 4, 16
@@ -210,9 +210,7 @@ class Saliency:
         return values
 
     def _logits(self, images: Tensor) -> Tensor:
-        """The logits of the classes; the first of two classes with a single output has the opposite of the second's."""
-        outputs: Tensor = self.model(images).float()
-        return outputs if outputs.shape[1] > 1 else torch.cat([-outputs, outputs], dim=1)
+        return class_logits(self.model(images).float())
 
 
 def as_maps(values: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.common.dataset import PackedSplit
+from pipeline.common.dataset import PackedSplit, evenly_spaced
 from pipeline.common.files import write_json
 from pipeline.common.paths import DATASET, EVALUATION, MODEL, SALIENCY
 from pipeline.common.reading import checked_bytes, reading, with_checksum
@@ -75,8 +75,7 @@ def choose_rows(images: pd.DataFrame, most: int) -> NDArray[np.int64]:
     first = [*ordered.index[ordered["correct"] == 0][:MISTAKES], *rank[rank < HITS].sort_values(kind="stable").index]
     first = first[:most]
     others = np.setdiff1d(np.arange(len(images)), first)
-    count = min(most - len(first), len(others))
-    sample = others[np.linspace(0, len(others) - 1, count).round().astype(int)] if count else others[:0]
+    sample = others[evenly_spaced(len(others), most - len(first))]
     return np.sort(np.concatenate([np.array(first, np.int64), sample]))
 
 

@@ -1,9 +1,7 @@
 """Stage ``export``: export the network to ONNX and write its model card."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.common.dataset import PackedSplit
 from pipeline.common.files import replacing, write_text
 from pipeline.common.paths import CARD, DATASET, MODEL, ONNX
 from pipeline.common.results import read_results
@@ -31,7 +29,7 @@ def export(data: DataParams, augment: AugmentParams, model: ModelParams, train: 
     results = [read_results(name) for name in ("audit", "train", "evaluate")]
     run = Run(spec, data, augment, model, train, seed, *results)
     classifier = PhotoClassifier(PixelClassifier(network, spec), spec).eval()
-    pixels = _sample(dataset.split("valid"))
+    pixels = dataset.split("valid").sample(CHECKED_IMAGES)
     with replacing(ONNX) as path:
         write_onnx(path, classifier, spec)
         differences = check_onnx(path, classifier, pixels)
@@ -44,9 +42,3 @@ def export(data: DataParams, augment: AugmentParams, model: ModelParams, train: 
         onnx, torch = (1000 * seconds for seconds in time_onnx(ONNX, classifier, batch))
         say(f"export: batch of {size} on the CPU: onnxruntime {onnx:.2f} ms, torch {torch:.2f} ms (medians)")
     say(f"export: {CARD} describes the model")
-
-
-def _sample(split: PackedSplit) -> NDArray[np.uint8]:
-    """At most ``CHECKED_IMAGES`` evenly spaced plain images, ``uint8``, ``(n, image_size, image_size, 3)``."""
-    rows = np.linspace(0, len(split) - 1, min(len(split), CHECKED_IMAGES)).round().astype(int)
-    return np.array(split.images[rows, 0])

@@ -38,8 +38,7 @@ def quantize(source: Path) -> None:
     model = open_onnx(source, threads)
     check_fits(model, dataset)
     split = dataset.split(read_results("evaluate")["split"])
-    valid = dataset.split("valid")
-    pixels = _evenly_spaced(valid, CALIBRATION_IMAGES)
+    pixels = dataset.split("valid").sample(CALIBRATION_IMAGES)
     with replacing(target) as path:
         write_quantized(source, path, pixels)
         small = open_onnx(path, threads)
@@ -61,11 +60,6 @@ def quantize(source: Path) -> None:
 
 def _seconds(model: OnnxModel, batch: NDArray[np.uint8]) -> float:
     return median_seconds(lambda: model.run(batch))
-
-
-def _evenly_spaced(split: PackedSplit, most: int) -> NDArray[np.uint8]:
-    rows = np.linspace(0, len(split) - 1, min(len(split), most)).round().astype(int)
-    return np.array(split.images[rows, 0])
 
 
 def _predictions(model: OnnxModel, split: PackedSplit, label: str) -> pd.DataFrame:

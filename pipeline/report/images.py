@@ -11,7 +11,7 @@ import pandas as pd
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
-from pipeline.common.dataset import PackedSplit
+from pipeline.common.dataset import PackedSplit, evenly_spaced
 from pipeline.common.raw_archive import RawImage, RawReader
 from pipeline.images.decoding import decode
 from pipeline.report.inputs import Inputs
@@ -48,7 +48,7 @@ def images_of_page(inputs: Inputs, split: PackedSplit, raw: RawReader, raw_image
     evaluated = inputs.images
     points = _positions(inputs.points, inputs.layers)
     points = points[points.index.isin(evaluated["id"])]
-    drawn = points.iloc[np.unique(np.linspace(0, len(points) - 1, min(len(points), POINTS)).round().astype(int))]
+    drawn = points.iloc[evenly_spaced(len(points), POINTS)]
     wrong = evaluated[evaluated["correct"] == 0].sort_values("confidence", ascending=False, kind="stable")
     listed = wrong.head(MISTAKES)
     # Mistakes are drawn last, above the others; the gallery shows the last rows, the most confident first.

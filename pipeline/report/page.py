@@ -1,7 +1,6 @@
 """The report as one HTML file that contains its charts, images and JavaScript."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -63,9 +62,7 @@ def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, images
         counts=images.counts,
         batch=batch_tiles(inputs.batch, **inputs.results["train"]["batch"]),
         class_names=classes,
-        corrections=list(
-            read_corrections(Path(file) if (file := parameters.get("data.corrections")) else None).items()
-        ),
+        corrections=list(read_corrections(parameters.get("data.corrections")).items()),
         saliency={name: value for name, value in inputs.saliency.items() if name not in ("predicted", "true")},
         javascript=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # it needs no snippet
     )

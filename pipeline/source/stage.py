@@ -65,6 +65,5 @@ def list_corrections(path: str | None) -> None:
     Raises:
         PipelineError: it is missing, or no such table.
     """
-    if path:
-        read_corrections(Path(path))
+    read_corrections(path)
     write_json(CORRECTIONS, {"sha256": file_sha256(Path(path))} if path else {})

@@ -12,6 +12,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from pipeline.common.dataset import evenly_spaced
 from pipeline.machine import worker_count
 from pipeline.params.schema import TsneParams
 from pipeline.progress import progress
@@ -24,11 +25,6 @@ EARLY_STEPS, STEPS, STEPS_AT_ONCE = 250, 500, 50
 EARLY_EXAGGERATION = 12
 # With fewer images, threads take longer than one alone.
 MIN_IMAGES_FOR_THREADS = 1_000
-
-
-def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
-    """At most ``most`` of ``count`` rows, evenly spaced, so that a split sorted by class keeps every class."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def embed(

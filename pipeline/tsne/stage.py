@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.common.dataset import PackedDataset, PackedSplit
+from pipeline.common.dataset import PackedDataset, PackedSplit, evenly_spaced
 from pipeline.common.files import write_table
 from pipeline.common.paths import DATASET, MODEL, PLOTS
 from pipeline.common.results import write_results
@@ -14,7 +14,7 @@ from pipeline.network.models import default_layers, find_layer
 from pipeline.params.schema import TsneParams
 from pipeline.plots.style import saved_figure
 from pipeline.progress import say
-from pipeline.tsne.embedding import MIN_IMAGES, embed, evenly_spaced, measure
+from pipeline.tsne.embedding import MIN_IMAGES, embed, measure
 from pipeline.tsne.plots import plot_tsne
 
 TABLE = ["x", "y", "class", "id", "predicted_class", "correct"]

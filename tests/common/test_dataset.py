@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from pipeline.common.dataset import UNLABELLED, Manifest, PackedDataset, create_array, keep_rows
+from pipeline.common.dataset import (
+    UNLABELLED,
+    Manifest,
+    PackedDataset,
+    PackedSplit,
+    create_array,
+    evenly_spaced,
+    keep_rows,
+)
 from pipeline.common.paths import DATASET
 from pipeline.errors import PipelineError
 from tests.support.tiny_datasets import write_dataset, write_split
@@ -139,3 +147,20 @@ def test_rows_that_are_not_kept_are_removed_from_the_file(tmp_path, rows):
 def test_the_size_of_the_header_does_not_depend_on_the_number_of_images(tmp_path):
     offsets = {create_array(tmp_path / "x.npy", (count, 1, 1, 1, 3)) for count in (1, 10, 999, 100_000, 10_000_000)}
     assert len(offsets) == 1
+
+
+@pytest.mark.parametrize(("count", "most"), [(10, 5), (5, 10), (1000, 999), (1, 10)])
+def test_rows_are_evenly_spaced_and_distinct(count, most):
+    rows = evenly_spaced(count, most)
+    assert len(rows) == len(set(rows)) == min(count, most)
+    assert rows[0] == 0
+    assert rows[-1] in (0, count - 1)
+
+
+def test_a_sample_has_evenly_spaced_plain_images(tmp_path):
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None, None] * np.ones((1, 2, 1, 1, 3), np.uint8)
+    images[:, 1] = 99  # a view
+    names = [str(number) for number in range(10)]
+    split = PackedSplit("valid", images, np.zeros(10, np.int64), names, names)
+    assert split.sample(4)[:, 0, 0, 0].tolist() == [0, 3, 6, 9]
+    assert split.sample(20)[:, 0, 0, 0].tolist() == list(range(10))

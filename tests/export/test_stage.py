@@ -27,7 +27,7 @@ from pipeline.params.schema import AugmentParams, DataParams, ModelParams, Train
 from pipeline.predict.files import load_models, predict_files
 from tests.support.folders import inside_copy
 from tests.support.hostile_images import hostile_files, oriented
-from tests.support.models import overflowing
+from tests.support.models import overflowing, spread_logits
 from tests.support.sections import AUGMENT, COLOURS, DATA, TRAIN
 from tests.support.sections import MODEL as MODEL_PARAMS
 
@@ -88,14 +88,7 @@ def published(request, trained_folder, tmp_path_factory):
         resize, interpolation = request.param.split()
         spec = replace(spec, resize=resize, interpolation=interpolation)
         model = build_model(spec)
-        with torch.no_grad():
-            # Random photos of one colour with noise get logits of mean 0 and deviation 2.
-            photos = torch.randn(200, 3, 1, 1) + torch.randn(200, 3, 32, 32)
-            for _ in range(20):
-                model.train()(photos)
-            logits = model.eval()(photos)
-            model.output.weight.mul_(2 / logits.std(0)[:, None])
-            model.output.bias.sub_(logits.mean(0)).mul_(2 / logits.std(0))
+        spread_logits(model, 20)
         save_model(MODEL, model.state_dict(), spec)
         write_evaluation()
         run()

@@ -12,12 +12,12 @@ from sklearn.manifold import trustworthiness
 from sklearn.metrics import silhouette_score
 
 from pipeline import progress as progress_module
+from pipeline.common.dataset import evenly_spaced
 from pipeline.params.schema import TsneParams
 from pipeline.tsne import embedding
 from pipeline.tsne.embedding import (
     MIN_IMAGES,
     embed,
-    evenly_spaced,
     first_positions,
     measure,
     neighbour_purity,
@@ -42,14 +42,6 @@ def blobs(images=120, features=16, classes=3, apart=8.0, seed=0):
     return (random.normal(0, apart, (classes, features))[labels] + random.normal(0, 1, (images, features))).astype(
         np.float32
     ), labels
-
-
-@pytest.mark.parametrize(("count", "most"), [(10, 5), (5, 10), (1000, 999), (1, 10)])
-def test_rows_are_evenly_spaced_and_distinct(count, most):
-    rows = evenly_spaced(count, most)
-    assert len(rows) == len(set(rows)) == min(count, most)
-    assert rows[0] == 0
-    assert rows[-1] in (0, count - 1)
 
 
 def test_neighbours_stay_neighbours_and_the_same_seed_gives_the_same_picture():
