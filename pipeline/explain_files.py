@@ -23,7 +23,7 @@ from pipeline.network.device import forward_batch_size
 from pipeline.network.inference import PixelClassifier
 from pipeline.plots.fonts import shortened
 from pipeline.plots.style import saved_figure
-from pipeline.predict.files import MAX_BATCH_SIZE, batches, decode_ahead, find_images, load_models
+from pipeline.predict.files import MAX_BATCH_SIZE, batches, decode_ahead, find_images, load_models, refuse_failures
 from pipeline.progress import progress, say
 
 # How much of the photo the strongest part of a map covers.
@@ -72,10 +72,7 @@ def explain_paths(
                 note = "" if cells.any() else ", the map is empty: no part speaks for the class"
                 rows.append(f"{shown_name(file)}: {shown_name(title)}, {output / names[file]}{note}")
     say("\n".join(rows))
-    if failures:
-        lines = [f"{shown_name(path)}: {reason}" for path, reason in failures.items()]
-        count = f"explain: {len(failures):,} of {len(failures) + len(rows):,} could not be explained"
-        raise PipelineError("\n".join(lines if len(lines) == 1 else [count, *lines]))
+    refuse_failures(failures, len(rows), "explain", "explained")
 
 
 def _index_of(name: str, classes: Sequence[str]) -> int:

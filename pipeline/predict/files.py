@@ -86,10 +86,17 @@ def predict_paths(
         rate = f"{len(found.paths) / found.seconds:,.0f} images per second"
         say(f"predict: {count} in {found.seconds:.2f} s, {rate}{answers.summary()}{where}")
     failures |= found.failures
-    if failures:
-        count = f"{len(failures):,} of {len(failures) + len(found.paths):,} could not be predicted"
-        lines = [f"{shown_name(path)}: {reason}" for path, reason in failures.items()]
-        raise PipelineError("\n".join(lines if len(lines) == 1 else [f"predict: {count}", *lines]))
+    refuse_failures(failures, len(found.paths), "predict", "predicted")
+
+
+def refuse_failures(failures: dict[Path, str], others: int, command: str, done: str) -> None:
+    """Raise the error that names each file which could not be read, if there are any, after the ``others`` are done."""
+    lines = [f"{shown_name(path)}: {reason}" for path, reason in failures.items()]
+    if len(lines) > 1:
+        count = f"{len(failures):,} of {len(failures) + others:,} could not be {done}"
+        lines = [f"{command}: {count}", *lines]
+    if lines:
+        raise PipelineError("\n".join(lines))
 
 
 def _refuse_not_finite(found: Predictions, model_files: Sequence[Path]) -> None:
