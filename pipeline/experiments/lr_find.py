@@ -52,9 +52,8 @@ def range_test(trainer: Trainer, steps: int, low: float, high: float) -> pd.Data
     """
     trainer.train_mode()
     images, copies = trainer.train.shape[:2]
-    plans = (
-        shuffled_plan(images, copies, trainer.params.batch_size, trainer.seed, epoch) for epoch in range(1, steps + 1)
-    )
+    size, least = trainer.params.batch_size, trainer.params.min_steps_per_epoch
+    plans = (shuffled_plan(images, copies, size, trainer.seed, epoch, min_steps=least) for epoch in range(1, steps + 1))
     batches = (batch for plan in plans for batch in trainer.train.load(plan))
     rows: list[tuple[float, float, float]] = []
     average, best = 0.0, math.inf

@@ -1,6 +1,7 @@
 """Batches of a packed split."""
 
 import itertools
+import math
 import os
 import warnings
 from collections import deque
@@ -156,23 +157,33 @@ def fits(size: int, device: torch.device) -> bool:
     return size <= free / 2
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
+def steps_per_epoch(images: int, batch_size: int, min_steps: int = 0) -> int:
     """The number of batches in an epoch: an incomplete last batch is dropped, unless it is the only one."""
-    return max(1, images // batch_size)
+    return max(1, images // batch_size, min_steps)
 
 
 def shuffled_plan(
-    images: int, copies: int, batch_size: int, seed: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1
+    images: int,
+    copies: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    min_steps: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the rows and copies of each batch of an epoch from step ``start``: images in random order, one random copy
-    of each.
+    of each; all of them again, in another order, until there are ``min_steps`` batches.
 
     The order depends on ``seed`` and ``epoch`` only: a resumed run sees the same batches, and ``world`` processes
     share each batch of a single one.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    rows = torch.randperm(images, generator=generator)
-    copy_of_row = torch.randint(copies, (images,), generator=generator)[rows]
-    batches = zip(rows.split(batch_size), copy_of_row.split(batch_size), strict=True)
-    for batch in itertools.islice(batches, start, steps_per_epoch(images, batch_size)):
+    steps, complete = steps_per_epoch(images, batch_size, min_steps), steps_per_epoch(images, batch_size)
+    passes = math.ceil(steps * batch_size / images) if steps > complete else 1
+    order = torch.cat([torch.randperm(images, generator=generator) + images * number for number in range(passes)])
+    chosen = torch.randint(copies, (len(order),), generator=generator)[order]
+    batches = zip((order % images).split(batch_size), chosen.split(batch_size), strict=True)
+    for batch in itertools.islice(batches, start, steps):
         yield batch[0][rank::world], batch[1][rank::world]

@@ -316,6 +316,9 @@ class TrainParams(Section):
 
     epochs: int = Field(ge=1, le=100_000, description="maximum number of epochs")
     batch_size: int = Field(ge=2, le=1_000_000, description="images per step, over all devices together")
+    min_steps_per_epoch: int = Field(
+        ge=0, le=100_000, description="steps per epoch at least: fewer images are used several times; 0 means once"
+    )
 
     lr: float = Field(gt=0, le=1e6, description="learning rate; the peak value if warm-up or a schedule changes it")
     optimizer: Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "muon"] = Field(

@@ -26,7 +26,9 @@ def save_batch(path: Path, trainer: Trainer, classes: tuple[str, ...]) -> dict[s
     """
     params, train = trainer.params, trainer.train
     torch.manual_seed(trainer.seed)
-    plan = [next(shuffled_plan(len(train), train.shape[1], params.batch_size, trainer.seed, 1))]
+    images, copies, *_ = train.shape
+    least = params.min_steps_per_epoch
+    plan = [next(shuffled_plan(images, copies, params.batch_size, trainer.seed, epoch=1, min_steps=least))]
     with torch.no_grad():
         inputs, targets = next(trainer.augmented(*batch) for batch in train.load(plan))
     pixels = ((inputs[:SHOWN] - train.shift) / train.scale).clamp(0, 1).mul(255).round().byte().cpu()

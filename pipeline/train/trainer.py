@@ -1,7 +1,7 @@
 """The training loop, the same for all devices, precisions, optimizers and numbers of processes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -78,14 +78,14 @@ class Trainer:
         self.model = model
         self.trainable = [weights for weights in model.parameters() if weights.requires_grad]
         self.ema = MovingAverage(model, params.ema_decay) if params.ema_decay else None
-        self.steps = steps_per_epoch(len(train), params.batch_size)
+        self.steps = steps_per_epoch(len(train), params.batch_size, params.min_steps_per_epoch)
         self.dtype = choose_precision(params.precision, self.device)
         # When it is disabled, its methods only pass through.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.loss = build_loss(params, class_weights(train.labels, classes, params, self.device))
         self.history = History()
         self.epoch, self.step = 1, 0
-        images = min(len(train), params.batch_size)
+        images = params.batch_size if params.min_steps_per_epoch > 1 else min(len(train), params.batch_size)
         self.progress = TrainingProgress(
             params.epochs, self.steps, images, params.patience > 0, self.device, quiet=quiet or not group.is_main
         )
@@ -175,11 +175,7 @@ class Trainer:
     def train_epoch(self, on_step: Callable[[], None]) -> None:
         """Take the rest of the steps of an epoch, without waiting for the device."""
         self.train_mode()
-        rank, world = self.group.rank, self.group.world
-        plan = shuffled_plan(
-            len(self.train), self.train.shape[1], self.params.batch_size, self.seed, self.epoch, self.step, rank, world
-        )
-        for images, labels in self.train.load(plan):
+        for images, labels in self.train.load(self.plan()):
             self.log[self.step] = self.train_step(images, labels)
             self.rates[self.step] = self.schedules[-1].get_last_lr()[-1]
             for schedule in self.schedules:
@@ -188,6 +184,12 @@ class Trainer:
             self.progress.step_queued(self.step)
             if self.step < self.steps:
                 on_step()
+
+    def plan(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows and copies of the batches that are left of the epoch, of each the share of this process."""
+        images, copies, *_ = self.train.shape
+        size, group, least = self.params.batch_size, self.group, self.params.min_steps_per_epoch
+        return shuffled_plan(images, copies, size, self.seed, self.epoch, self.step, group.rank, group.world, least)
 
     def train_mode(self) -> None:
         """Set the network to training mode, except for its frozen parts: no dropout there, and batch norms keep their

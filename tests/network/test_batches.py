@@ -113,11 +113,30 @@ def test_every_image_is_at_most_once_in_an_epoch_and_all_batches_are_full(images
     assert set(drawn) <= set(range(copies))
 
 
-@given(**sizes, start=st.integers(0, 20), world=st.integers(1, 5))
-def test_epoch_resumes_at_any_step_and_processes_share_the_batches_of_one(images, batch_size, start, world):
-    whole = plan(images=images, batch_size=batch_size)
-    assert same(whole[start:], plan(images=images, batch_size=batch_size, start=start))
-    shares = [plan(images=images, batch_size=batch_size, rank=rank, world=world) for rank in range(world)]
+@given(**sizes, copies=st.integers(1, 6), more=st.integers(1, 9))
+def test_an_epoch_of_more_steps_has_full_batches_and_uses_the_images_equally_often(images, batch_size, copies, more):
+    least = steps_per_epoch(images, batch_size) + more
+    steps = plan(images=images, batch_size=batch_size, copies=copies, min_steps=least)
+    assert [len(rows) for rows, _ in steps] == [batch_size] * least
+    seen, drawn = (torch.cat(part) for part in zip(*steps, strict=True))
+    uses = seen.bincount(minlength=images)
+    assert uses.max() - uses.min() <= 1
+    assert drawn.min() >= 0
+    assert drawn.max() < copies
+
+
+@given(**sizes, copies=st.integers(1, 6))
+def test_epoch_that_has_the_steps_is_the_same(images, batch_size, copies):
+    size = {"images": images, "batch_size": batch_size, "copies": copies}
+    assert same(plan(**size), plan(**size, min_steps=steps_per_epoch(images, batch_size)))
+
+
+@given(**sizes, start=st.integers(0, 20), world=st.integers(1, 5), least=st.integers(0, 20))
+def test_epoch_resumes_at_any_step_and_processes_share_the_batches_of_one(images, batch_size, start, world, least):
+    size = {"images": images, "batch_size": batch_size, "min_steps": least}
+    whole = plan(**size)
+    assert same(whole[start:], plan(**size, start=start))
+    shares = [plan(**size, rank=rank, world=world) for rank in range(world)]
     for (rows, copies), *parts in zip(whole, *shares, strict=True):
         pairs = [pair for part in parts for pair in zip(part[0].tolist(), part[1].tolist(), strict=True)]
         assert sorted(pairs) == sorted(zip(rows.tolist(), copies.tolist(), strict=True))

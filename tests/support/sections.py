@@ -46,6 +46,7 @@ MODEL = {
 TRAIN = {
     "epochs": 3,
     "batch_size": 8,
+    "min_steps_per_epoch": 0,
     "lr": 0.003,
     "optimizer": "adam",
     "momentum": 0.9,
