@@ -5,7 +5,6 @@ It is no part of the stage ``explain``, which needs neither files of images nor 
 
 import difflib
 import itertools
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,15 @@ from pipeline.network.device import forward_batch_size
 from pipeline.network.inference import PixelClassifier
 from pipeline.plots.fonts import shortened
 from pipeline.plots.style import saved_figure
-from pipeline.predict.files import MAX_BATCH_SIZE, batches, decode_ahead, find_images, load_models, refuse_failures
+from pipeline.predict.files import (
+    MAX_BATCH_SIZE,
+    batches,
+    decode_ahead,
+    find_images,
+    load_models,
+    read_file,
+    refuse_failures,
+)
 from pipeline.progress import progress, say
 
 # How much of the photo the strongest part of a map covers.
@@ -61,16 +68,14 @@ def explain_paths(
     size = forward_batch_size(network.scale.device, spec.image_size, MAX_BATCH_SIZE)
     names = picture_names(files)
     rows = []
-    # The filters are shared by all threads, so they are set once around them.
-    with warnings.catch_warnings(action="ignore"):
-        decoded = progress(decode_ahead(files, [spec], None, 0, 2 * size), len(files), "explain")
-        for batch in batches(zip(files, decoded, strict=True), size, failures):
-            found = explain_pixels(network, saliency, np.stack([photo[0][0] for _, photo in batch]), chosen)
-            for (file, photo), cells, index, probability in zip(batch, *found, strict=True):
-                title = f"{spec.classes[index]} {probability:.1%}"
-                draw_explanation(output / names[file], photo[0][0], cells, title, file.name)
-                note = "" if cells.any() else ", the map is empty: no part speaks for the class"
-                rows.append(f"{shown_name(file)}: {shown_name(title)}, {output / names[file]}{note}")
+    decoded = progress(decode_ahead(files, read_file, [spec], None, 0, 2 * size), len(files), "explain")
+    for batch in batches(zip(files, decoded, strict=True), size, failures):
+        found = explain_pixels(network, saliency, np.stack([photo[0][0] for _, photo in batch]), chosen)
+        for (file, photo), cells, index, probability in zip(batch, *found, strict=True):
+            title = f"{spec.classes[index]} {probability:.1%}"
+            draw_explanation(output / names[file], photo[0][0], cells, title, file.name)
+            note = "" if cells.any() else ", the map is empty: no part speaks for the class"
+            rows.append(f"{shown_name(file)}: {shown_name(title)}, {output / names[file]}{note}")
     say("\n".join(rows))
     refuse_failures(failures, len(rows), "explain", "explained")
 

@@ -1,18 +1,19 @@
 """Earlier runs by name: experiments, branches, tags and commits of the repository that the user works in."""
 
 import difflib
+from pathlib import Path
 
 from pipeline.common.paths import MODEL, repository_root
-from pipeline.common.text import listed
+from pipeline.common.text import listed, one_line
 from pipeline.common.yaml_file import parse_yaml
 from pipeline.errors import PipelineError
 from pipeline.git import git
 
-RUN = "run:"  # before the name in model.pretrained
+RUN = "run:"  # before the name in model.pretrained and --model
 
 
-def find_commit(run: str) -> str:
-    """The commit of ``run:NAME``.
+def find_commit(run: str, option: str) -> str:
+    """The commit of ``run:NAME``, which is the value of the parameter or the option ``option``.
 
     Raises:
         PipelineError: there is no such experiment, branch, tag or commit, or several experiments have the name.
@@ -29,25 +30,23 @@ def find_commit(run: str) -> str:
         return commits.pop()
     if commits:
         raise PipelineError(
-            f"params.yaml: model.pretrained: experiments of several commits have the name {name}; use a commit that "
-            "dvc exp list -A shows"
+            f"{option}: experiments of several commits have the name {name}; use a commit that dvc exp list -A shows"
         )
     branches = git("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", folder=folder).splitlines()
     names = list(dict.fromkeys([*(experiment for _, experiment in experiments), *branches]))
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names
     raise PipelineError(
-        f"params.yaml: model.pretrained: got {run}, but no commit, branch, tag or experiment has this name; there are "
-        f"{listed(close)}"
+        f"{option}: got {run}, but no commit, branch, tag or experiment has this name; there are {listed(close)}"
     )
 
 
-def model_md5(run: str) -> str:
-    """The MD5 of the model in ``dvc.lock`` of ``run:NAME``.
+def model_md5(run: str, option: str) -> str:
+    """The MD5 of the model in ``dvc.lock`` of ``run:NAME``, which is the value of ``option``.
 
     Raises:
         PipelineError: there is no such run, or it has no model.
     """
-    commit = find_commit(run)
+    commit = find_commit(run, option)
     lines = git("ls-tree", "--name-only", commit, "--", "dvc.lock", folder=repository_root())
     lock = git("show", f"{commit}:./dvc.lock", folder=repository_root()) if lines else ""
     stages = (parse_yaml(lock, "dvc.lock") if lock else {}).get("stages", {})
@@ -55,7 +54,27 @@ def model_md5(run: str) -> str:
     found = [str(output["md5"]) for output in outputs if output.get("path") == MODEL.as_posix() and output.get("md5")]
     if not found:
         raise PipelineError(
-            f"params.yaml: model.pretrained: {run} has no {MODEL} (dvc.lock of commit {commit[:7]}); run dvc "
-            "repro there, and commit dvc.lock"
+            f"{option}: {run} has no {MODEL} (dvc.lock of commit {commit[:7]}); run dvc repro there, and commit "
+            "dvc.lock"
         )
     return found[0]
+
+
+def copy_output(run: str, output: Path, folder: Path, option: str) -> Path:
+    """Copy a file that a stage wrote in ``run:NAME``, the value of ``option``, to a folder, from DVC's cache or the
+    remote storage.
+
+    Raises:
+        PipelineError: there is no such run, or it has no such file.
+    """
+    from dvc.api import DVCFileSystem
+
+    commit, path = find_commit(run, option), folder / output.name
+    try:
+        DVCFileSystem(str(repository_root()), rev=commit).get_file(output.as_posix(), str(path))
+    except Exception as error:  # a remote storage may raise anything
+        raise PipelineError(
+            f"{option}: {run}: its {output} (commit {commit[:7]}) is neither in DVC's cache nor in a remote storage "
+            f"({one_line(str(error))[:200] or type(error).__name__}); run dvc repro there, or dvc pull"
+        ) from None
+    return path

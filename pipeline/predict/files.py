@@ -10,13 +10,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.common.file_types import HEAD, IMAGE_ENDINGS, LARGEST_FILE, is_image, junk_reason, other_reason, reasons
-from pipeline.common.paths import PARAMS
+from pipeline.common.paths import MODEL, PARAMS
+from pipeline.common.revisions import RUN, copy_output
 from pipeline.common.text import listed, shown_name
 from pipeline.errors import PipelineError
 from pipeline.images.decoding import one_large_image, photo_for_views, plain_photo
@@ -38,6 +41,8 @@ from pipeline.progress import progress, say
 MAX_BATCH_SIZE = 64
 # For each kind of input of the models, ``uint8``, ``(copies, size, size, 3)``.
 Photo = list[NDArray[np.uint8]]
+# A file, or an image of an archive.
+Image = TypeVar("Image")
 
 
 def predict_paths(
@@ -53,7 +58,7 @@ def predict_paths(
 
     Args:
         paths: image files with any extension, and folders, of which all images are predicted.
-        model_files: weights files; of several, the mean of the probabilities is used.
+        model_files: as for ``load_models``; of several, the mean of the probabilities is used.
         output: the CSV file; None prints the table.
         top: number of classes per image in the table.
         tta: number of augmented views that are averaged with the plain image.
@@ -163,24 +168,14 @@ def _other_reason(file: Path, path: str) -> str | None:
 
 
 def load_models(paths: Sequence[Path]) -> list[tuple[PixelClassifier, ModelSpec]]:
-    """Load weights files, and ONNX files, with the same classes to the device.
+    """Load weights files, ONNX files, and the models of earlier runs (``run:NAME``), with the same classes to the
+    device.
 
     Raises:
-        PipelineError: a file cannot be read, or the classes differ.
+        PipelineError: there is no such file or run, it cannot be read, or the classes differ.
     """
     device = choose_device()
-    models = []
-    classifier: PixelClassifier
-    for path in paths:
-        if path.is_dir():
-            raise PipelineError(f"{path}: is a folder, allowed is a weights file, such as {path / 'model.safetensors'}")
-        if path.suffix.lower() == ".onnx":
-            model = open_onnx(path, worker_count())
-            classifier, spec = OnnxNetwork(model), spec_of(model)
-        else:
-            network, spec = load_model(path)
-            classifier = PixelClassifier(network, spec)
-        models.append((classifier.to(device).eval(), spec))
+    models = [(classifier.to(device).eval(), spec) for classifier, spec in map(_open_model, paths)]
     first = models[0][1].classes
     for path, (_, spec) in zip(paths, models, strict=True):
         if spec.classes != first:
@@ -189,6 +184,29 @@ def load_models(paths: Sequence[Path]) -> list[tuple[PixelClassifier, ModelSpec]
                 "an ensemble need the same classes in the same order: leave one out"
             )
     return models
+
+
+def _open_model(path: Path) -> tuple[PixelClassifier, ModelSpec]:
+    if is_run(path):
+        with TemporaryDirectory() as folder:
+            copy = copy_output(str(path), MODEL, Path(folder), "--model")
+            try:
+                network, spec = load_model(copy)
+            except PipelineError as error:
+                raise PipelineError(str(error).replace(str(copy), f"{path}: {MODEL}")) from None
+        return PixelClassifier(network, spec), spec
+    if path.is_dir():
+        raise PipelineError(f"{path}: is a folder, allowed is a weights file, such as {path / 'model.safetensors'}")
+    if path.suffix.lower() == ".onnx":
+        model = open_onnx(path, worker_count())
+        return OnnxNetwork(model), spec_of(model)
+    network, spec = load_model(path)
+    return PixelClassifier(network, spec), spec
+
+
+def is_run(path: Path) -> bool:
+    """Whether a value of ``--model`` is ``run:NAME``."""
+    return str(path).startswith(RUN)
 
 
 def choose_views(count: int) -> tuple[AugmentParams, int]:
@@ -237,28 +255,53 @@ def predict_files(
     Raises:
         PipelineError: a transform of the views is invalid.
     """
+    predicted: list[Path] = []
+    failures: dict[Path, str] = {}
+    classes = models[0][1].classes
+    rows = [np.empty((0, len(classes) + 1), np.float32)]
+    start = time.perf_counter()
+    for batch, outputs in member_outputs(files, read_file, models, views, seed, failures, quiet):
+        predicted += batch
+        rows.append(outputs.mean(axis=0))
+    seconds = time.perf_counter() - start
+    probabilities, energies = np.split(np.concatenate(rows), [len(classes)], axis=1)
+    return Predictions(classes, predicted, probabilities, energies[:, 0].astype(np.float64), failures, seconds)
+
+
+def member_outputs(
+    images: Sequence[Image],
+    read: Callable[[Image], tuple[str, bytes]],
+    models: Sequence[tuple[PixelClassifier, ModelSpec]],
+    views: AugmentParams | None,
+    seed: int,
+    failures: dict[Image, str],
+    quiet: bool = False,
+) -> Iterator[tuple[list[Image], NDArray[np.float32]]]:
+    """Yield batches of images with the outputs of each model, while threads decode the next ones.
+
+    Args:
+        images: what ``read`` takes; it returns a name, which is part of the seed of a view, and the content.
+        models, views, seed, quiet: as for ``predict_files``.
+        failures: the reason for each image that cannot be decoded is added to it.
+
+    Yields:
+        The images, and probabilities and energy score by each model, averaged over the plain image and its views,
+        ``float32``, ``(models, images, classes + 1)``.
+
+    Raises:
+        PipelineError: a transform of the views is invalid.
+    """
     # Models with the same input share the decoding.
     specs = {_input(spec): spec for _, spec in models}
     for spec in specs.values():
         _make_reader(spec, views, seed)  # report an invalid transform once, not from every thread
     largest = max(spec.image_size for spec in specs.values())
     batch_size = forward_batch_size(models[0][0].scale.device, largest, MAX_BATCH_SIZE)
-    predicted: list[Path] = []
-    failures: dict[Path, str] = {}
-    classes = models[0][1].classes
-    rows = [np.empty((0, len(classes) + 1), np.float32)]
-    start = time.perf_counter()
-    # The filters are shared by all threads, so they are set once around them.
-    with warnings.catch_warnings(action="ignore"):
-        decoded = decode_ahead(files, list(specs.values()), views, seed, 2 * batch_size)
-        photos = progress(decoded, len(files), "predict", quiet=quiet)
-        for batch in batches(zip(files, photos, strict=True), batch_size, failures):
-            predicted += [file for file, _ in batch]
-            arrays = (np.stack(copies) for copies in zip(*(photo for _, photo in batch), strict=True))
-            rows.append(_mean_outputs(dict(zip(specs, arrays, strict=True)), models))
-    seconds = time.perf_counter() - start
-    probabilities, energies = np.split(np.concatenate(rows), [len(classes)], axis=1)
-    return Predictions(classes, predicted, probabilities, energies[:, 0].astype(np.float64), failures, seconds)
+    decoded = decode_ahead(images, read, list(specs.values()), views, seed, 2 * batch_size)
+    photos = progress(decoded, len(images), "predict", quiet=quiet)
+    for batch in batches(zip(images, photos, strict=True), batch_size, failures):
+        arrays = (np.stack(copies) for copies in zip(*(photo for _, photo in batch), strict=True))
+        yield [image for image, _ in batch], _outputs(dict(zip(specs, arrays, strict=True)), models)
 
 
 def _input(spec: ModelSpec) -> tuple[int, str, str]:
@@ -266,25 +309,40 @@ def _input(spec: ModelSpec) -> tuple[int, str, str]:
     return spec.image_size, spec.resize, spec.interpolation
 
 
+def read_file(file: Path) -> tuple[str, bytes]:
+    """The name and the content of a file of an image.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a regular file, or too large.
+    """
+    if not file.is_file():
+        raise ValueError("not a regular file")
+    # A file of zeros can be larger than the memory without taking up any space.
+    if (size := file.stat().st_size) > LARGEST_FILE:
+        raise ValueError(f"has {size:,} bytes, allowed are {LARGEST_FILE:,}")
+    return file.name, file.read_bytes()
+
+
 def decode_ahead(
-    files: Sequence[Path], specs: Sequence[ModelSpec], views: AugmentParams | None, seed: int, ahead: int
+    images: Sequence[Image],
+    read: Callable[[Image], tuple[str, bytes]],
+    specs: Sequence[ModelSpec],
+    views: AugmentParams | None,
+    seed: int,
+    ahead: int,
 ) -> Iterator[Photo | str]:
-    """Yield the photo of each file, decoded by threads, or the reason why it cannot be decoded."""
+    """Yield the photo of each image, read and decoded by threads, or the reason why it cannot be decoded."""
     local, lock = threading.local(), threading.Lock()
 
-    def read(file: Path) -> Photo | str:
+    def decode(image: Image) -> Photo | str:
         # Transforms have a state, so every thread has its own.
         if not hasattr(local, "readers"):
             local.readers = [_make_reader(spec, views, seed) for spec in specs]
         try:
-            if not file.is_file():
-                return "not a regular file"
-            # A file of zeros can be larger than the memory without taking up any space.
-            if (size := file.stat().st_size) > LARGEST_FILE:
-                return f"has {size:,} bytes, allowed are {LARGEST_FILE:,}"
-            content = file.read_bytes()
+            name, content = read(image)
             with one_large_image(lock):
-                return [reader(content, file.name) for reader in local.readers]
+                return [reader(content, name) for reader in local.readers]
         except OSError as error:
             return error.strerror or str(error)
         except ValueError as error:
@@ -292,16 +350,18 @@ def decode_ahead(
 
     workers = worker_count()
     pool = ThreadPoolExecutor(workers)
-    try:
-        queue: deque[Future[Photo | str]] = deque()
-        for file in files:
-            queue.append(pool.submit(read, file))
-            if len(queue) > ahead + workers:
+    # The filters are shared by all threads, so they are set once around them.
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            queue: deque[Future[Photo | str]] = deque()
+            for image in images:
+                queue.append(pool.submit(decode, image))
+                if len(queue) > ahead + workers:
+                    yield queue.popleft().result()
+            while queue:
                 yield queue.popleft().result()
-        while queue:
-            yield queue.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _make_reader(spec: ModelSpec, views: AugmentParams | None, seed: int) -> Callable[[bytes, str], NDArray[np.uint8]]:
@@ -322,15 +382,15 @@ def _make_reader(spec: ModelSpec, views: AugmentParams | None, seed: int) -> Cal
 
 
 def batches(
-    photos: Iterable[tuple[Path, Photo | str]], size: int, failures: dict[Path, str]
-) -> Iterator[list[tuple[Path, Photo]]]:
-    """Group the decoded files into batches; reasons why others could not be decoded are added to ``failures``."""
-    batch: list[tuple[Path, Photo]] = []
-    for file, photo in photos:
+    photos: Iterable[tuple[Image, Photo | str]], size: int, failures: dict[Image, str]
+) -> Iterator[list[tuple[Image, Photo]]]:
+    """Group the decoded images into batches; reasons why others could not be decoded are added to ``failures``."""
+    batch: list[tuple[Image, Photo]] = []
+    for image, photo in photos:
         if isinstance(photo, str):
-            failures[file] = photo
+            failures[image] = photo
             continue
-        batch.append((file, photo))
+        batch.append((image, photo))
         if len(batch) == size:
             yield batch
             batch = []
@@ -339,15 +399,17 @@ def batches(
 
 
 @torch.inference_mode()
-def _mean_outputs(
+def _outputs(
     pixels: dict[tuple[int, str, str], NDArray[np.uint8]], models: Sequence[tuple[PixelClassifier, ModelSpec]]
 ) -> NDArray[np.float32]:
-    """Probabilities and energy score, ``(n, classes + 1)``, averaged over models and copies; ``pixels`` are ``uint8``,
-    ``(n, copies, size, size, 3)``."""
+    """Probabilities and energy score by each model, ``(models, n, classes + 1)``, averaged over the copies; ``pixels``
+    are ``uint8``, ``(n, copies, size, size, 3)``."""
     outputs = []
     for network, spec in models:
         images = torch.from_numpy(pixels[_input(spec)]).to(network.scale.device)
+        of_copies = []
         for copy in images.unbind(1):
             probabilities, logits = network(copy)
-            outputs.append(torch.cat([probabilities, logits.logsumexp(1, keepdim=True)], dim=1))
-    return torch.stack(outputs).mean(0).cpu().numpy()
+            of_copies.append(torch.cat([probabilities, logits.logsumexp(1, keepdim=True)], dim=1))
+        outputs.append(torch.stack(of_copies).mean(0))
+    return torch.stack(outputs).cpu().numpy()

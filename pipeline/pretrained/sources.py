@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import torch
 from safetensors.torch import load_file
 
-from pipeline.common.paths import MODEL, repository_root, user_path
-from pipeline.common.revisions import RUN, find_commit
+from pipeline.common.paths import MODEL, user_path
+from pipeline.common.revisions import RUN, copy_output
 from pipeline.common.text import one_line
 from pipeline.errors import PipelineError
 from pipeline.network.models import TIMM
@@ -39,7 +39,7 @@ def opened(name: str, weights: bool | str) -> Iterator[tuple[Mapping[str, Any], 
         if weights is True:
             path, source, fix = *_of_library(name), "remove it, so that it is downloaded again"
         elif str(weights).startswith(RUN):
-            path, source, fix = _of_run(str(weights), Path(folder)), str(weights), "run dvc repro there"
+            path, source, fix = copy_output(str(weights), MODEL, Path(folder), KEY), str(weights), "run dvc repro there"
         else:
             path = user_path(str(weights), "model.pretrained")
             source, fix = path.name, "name a .safetensors file, or a .pth file with nothing but a state dict"
@@ -171,18 +171,3 @@ def _digits(filename: str) -> str | None:
     """The first digits of the SHA-256 of a file, which torch has in its name."""
     found = re.search(r"-([0-9a-f]{8,})\.", filename)
     return found[1] if found else None
-
-
-def _of_run(run: str, folder: Path) -> Path:
-    """Copy the model of an earlier run from DVC's cache or the remote storage."""
-    from dvc.api import DVCFileSystem
-
-    commit, path = find_commit(run), folder / MODEL.name
-    try:
-        DVCFileSystem(str(repository_root()), rev=commit).get_file(MODEL.as_posix(), str(path))
-    except Exception as error:  # a remote storage may raise anything
-        raise PipelineError(
-            f"{KEY}: {run}: its {MODEL} (commit {commit[:7]}) is neither in DVC's cache nor in a remote storage "
-            f"({one_line(str(error))[:200] or type(error).__name__}); run dvc repro there, or dvc pull"
-        ) from None
-    return path

@@ -8,6 +8,8 @@ from pipeline.errors import PipelineError
 from pipeline.progress import say
 from pipeline.source.listing import Source, list_source, problem_of, read_summary, recall
 
+KEY = "params.yaml: model.pretrained"
+
 
 def weights_identity(pretrained: bool | str) -> dict[str, Any]:
     """The content of ``data/pretrained.json``, which is the same as long as the weights are.
@@ -22,7 +24,7 @@ def weights_identity(pretrained: bool | str) -> dict[str, Any]:
     before = read_summary(PRETRAINED_SOURCE)
     try:
         if pretrained.startswith(RUN):
-            return {"weights": pretrained, "md5": model_md5(pretrained)}
+            return {"weights": pretrained, "md5": model_md5(pretrained, KEY)}
         return {"weights": pretrained, "sha256": _sha256(pretrained)}
     except PipelineError as error:
         if before.get("weights") != pretrained:
@@ -37,7 +39,7 @@ def _sha256(location: str) -> str:
     place = Source("archive", path, {})
     if problem_of(place):
         raise PipelineError(
-            f"params.yaml: model.pretrained: the file {path} is not here; set it to a .safetensors or .pth file, to "
-            "true for the library's weights, to run:NAME, or to false"
+            f"{KEY}: the file {path} is not here; set it to a .safetensors or .pth file, to true for the library's "
+            "weights, to run:NAME, or to false"
         )
     return list_source(place, recall(place))["."].sha256
