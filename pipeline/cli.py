@@ -272,8 +272,7 @@ def predict(
         from pipeline.predict.files import predict_paths
 
         check_variables()
-        if abstain is not None and abstain_precision is not None:
-            raise PipelineError("--abstain-precision: got a value, but --abstain is set, too; leave one of them out")
+        _require_one_threshold(abstain, abstain_precision)
         return predict_paths(paths, model or [MODEL], output, top or 3, tta or 0, abstain, abstain_precision)
     if (model, output, top, tta, abstain, abstain_precision) != (None,) * 6:
         raise PipelineError(
@@ -348,6 +347,12 @@ def serve(
         float | None,
         typer.Option(min=0, max=1, help="Answers with a lower probability are marked as unsure.", show_default=False),
     ] = None,
+    abstain_precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=0.99, help="The same, with thresholds by class for this precision on valid.", show_default=False
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of classes per image in an answer.")] = 5,
     max_bytes: Annotated[int, typer.Option(min=1, help="Size of a request.")] = 20 * 2**20,
     max_pixels: Annotated[int, typer.Option(min=1, max=178_956_970, help="Pixels of an image.")] = 70_000_000,
@@ -364,7 +369,14 @@ def serve(
     from pipeline.serve.server import serve as run
 
     check_variables()
-    run(model, host, port, Limits(max_bytes, max_pixels, max_images, max_requests, timeout), abstain, top)
+    _require_one_threshold(abstain, abstain_precision)
+    limits = Limits(max_bytes, max_pixels, max_images, max_requests, timeout)
+    run(model, host, port, limits, abstain, abstain_precision, top)
+
+
+def _require_one_threshold(abstain: float | None, abstain_precision: float | None) -> None:
+    if abstain is not None and abstain_precision is not None:
+        raise PipelineError("--abstain-precision: got a value, but --abstain is set, too; leave one of them out")
 
 
 @app.command()

@@ -6,6 +6,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError
 from pipeline.export.resizing import PhotoClassifier
 from pipeline.network.models import ModelSpec
-from pipeline.network.onnx_file import INPUT, OUTPUTS, open_onnx
+from pipeline.network.onnx_file import CALIBRATION, INPUT, OUTPUTS, open_onnx
 
 # From 2022: older runtimes support it, and the networks need nothing newer.
 OPSET = 18
@@ -28,8 +29,8 @@ MAX_BYTES = 2**31 - 1
 def write_onnx(path: Path, network: PhotoClassifier, spec: ModelSpec) -> None:
     """Export a network on the CPU to ONNX, for photos and batches of any size; the same network is the same bytes.
 
-    The file's metadata contain ``classes`` (a JSON list), ``image_size``, ``resize``, ``interpolation`` and
-    ``network``.
+    The file's metadata contain ``classes`` (a JSON list), ``calibration`` (a JSON object), ``image_size``, ``resize``,
+    ``interpolation`` and ``network``.
 
     Raises:
         PipelineError: torch cannot express the network in ONNX, or it is too large for one file.
@@ -45,6 +46,7 @@ def write_onnx(path: Path, network: PhotoClassifier, spec: ModelSpec) -> None:
     # The oldest version with these operators, so that older runtimes can read the file.
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
     metadata = {
+        CALIBRATION: json.dumps(asdict(spec.calibration)),
         "classes": json.dumps(spec.classes, ensure_ascii=False),
         "image_size": str(spec.image_size),
         "interpolation": spec.interpolation,
@@ -54,7 +56,7 @@ def write_onnx(path: Path, network: PhotoClassifier, spec: ModelSpec) -> None:
     onnx.helper.set_model_props(model, metadata)
     model.doc_string = (
         f"{INPUT}: RGB pixels, uint8, (n, height, width, 3), of any size. {OUTPUTS[0]}, {OUTPUTS[1]}: "
-        f"float32, (n, {len(spec.classes)}). The metadata list the classes in order."
+        f"float32, (n, {len(spec.classes)}). The metadata have the classes in order, and limits for answers."
     )
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))

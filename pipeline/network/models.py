@@ -14,24 +14,10 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pipeline.common.text import listed, one_line
 from pipeline.errors import PipelineError
+from pipeline.network.calibration import UNCALIBRATED, Calibration
 
 SHOWN_LAYERS = 12
 TIMM = "timm/"  # before the name of a network of timm
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What ``pipeline.network.calibration`` fits on the validation split.
-
-    Attributes:
-        temperature: the logits are divided by it before the softmax.
-        energy: images with a lower energy score are unlike the validation images; None if it is unknown.
-        thresholds: for each class, the lowest probability for each of ``PRECISIONS``, or None if there is none.
-    """
-
-    temperature: float = 1.0
-    energy: float | None = None
-    thresholds: tuple[tuple[float | None, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,7 @@ class ModelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     drop_path_rate: float = 0.0
-    calibration: Calibration = Calibration()
+    calibration: Calibration = UNCALIBRATED
 
 
 class ConvBlock(nn.Sequential):

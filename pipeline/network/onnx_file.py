@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from pipeline.common.text import one_line
 from pipeline.errors import PipelineError
+from pipeline.network.calibration import UNCALIBRATED, Calibration
 
 INPUT = "images"
 OUTPUTS = ("probabilities", "logits")
+CALIBRATION = "calibration"
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class OnnxModel:
         network: name of the architecture.
         classes: the class names.
         image_size, resize, interpolation: how a photo is made square; ``plain_copy`` takes them from here.
+        calibration: limits for answers; the probabilities already have its temperature.
     """
 
     path: Path
@@ -35,6 +39,7 @@ class OnnxModel:
     image_size: int
     resize: str
     interpolation: str
+    calibration: Calibration = UNCALIBRATED
 
     def run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Probabilities and logits, ``float32``, ``(n, classes)``, of plain copies or photos of one size,
@@ -77,15 +82,20 @@ def _described(path: Path, session: Any) -> OnnxModel:
     names = ([given.name for given in session.get_inputs()], tuple(output.name for output in session.get_outputs()))
     try:
         classes = tuple(json.loads(found["classes"]))
-        # Files of earlier versions do not name it.
+        # Files of earlier versions have neither interpolation nor calibration.
         resizing = (int(found["image_size"]), found["resize"], found.get("interpolation", "area"))
-        model = OnnxModel(path, session, found["network"], classes, *resizing)
-        fits = session.get_outputs()[0].shape[-1] == len(classes) and all(isinstance(name, str) for name in classes)
+        calibration = TypeAdapter(Calibration).validate_json(found.get(CALIBRATION, "{}"))
+        model = OnnxModel(path, session, found["network"], classes, *resizing, calibration)
+        fits = (
+            session.get_outputs()[0].shape[-1] == len(classes)
+            and all(isinstance(name, str) for name in classes)
+            and len(calibration.thresholds) in (0, len(classes))
+        )
     except (KeyError, TypeError, ValueError):
         fits = False
     if not fits or names != ([INPUT], OUTPUTS):
         raise PipelineError(
             f"{path}: is not an ONNX file of this pipeline, whose input is {INPUT}, whose outputs are "
-            f"{' and '.join(OUTPUTS)}, and whose metadata list the classes; name one that export wrote"
+            f"{' and '.join(OUTPUTS)}, and whose metadata have classes and calibration; name one that export wrote"
         )
     return model

@@ -6,7 +6,7 @@ network that ``train`` writes, or do not fit the names, shapes and types of its 
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -17,21 +17,12 @@ from pipeline.common.paths import MODEL
 from pipeline.common.reading import reading
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
-from pipeline.network.calibration import PRECISIONS
-from pipeline.network.models import Calibration, ModelSpec, build_model, build_without_data, require_library
+from pipeline.network.calibration import UNCALIBRATED, Calibration
+from pipeline.network.models import ModelSpec, build_model, build_without_data, require_library
 from pipeline.network.tensors import Mean, Std, read_content, read_tensors, write_tensors
 from pipeline.params.schema import Section
 
 SPEC = "spec"
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class CalibrationData(Section):
-    """The calibration as it is in the file."""
-
-    temperature: float = Field(ge=1e-5, le=1e5)
-    energy: float | None
-    thresholds: tuple[tuple[Share | None, ...], ...]
 
 
 class Metadata(Section):
@@ -51,8 +42,7 @@ class Metadata(Section):
     std: tuple[Std, Std, Std]
     # Files of earlier versions do not have it.
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
-    # Files of earlier versions have none.
-    calibration: CalibrationData = CalibrationData(temperature=1.0, energy=None, thresholds=())
+    calibration: Calibration = UNCALIBRATED
     weights: str
 
     @model_validator(mode="after")
@@ -63,9 +53,8 @@ class Metadata(Section):
             raise ValueError("the name of a class is not printable")
         if self.outputs != len(self.classes) and (self.outputs, len(self.classes)) != (1, 2):
             raise ValueError(f"{self.outputs} outputs do not fit {len(self.classes)} classes")
-        rows = self.calibration.thresholds
-        if rows and [len(row) for row in rows] != [len(PRECISIONS)] * len(self.classes):
-            raise ValueError(f"it has not {len(PRECISIONS)} thresholds for each class")
+        if len(self.calibration.thresholds) not in (0, len(self.classes)):
+            raise ValueError("it has not one row of thresholds for each class")
         return self
 
 
@@ -91,7 +80,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
     with reading(path, "" if path == MODEL else "name one that the stage train wrote"):
         metadata = read_content(path, SPEC, Metadata)
         content = metadata.model_dump(exclude={"weights", "calibration"})
-        spec = ModelSpec(**content, calibration=Calibration(**metadata.calibration.model_dump()))
+        spec = ModelSpec(**content, calibration=metadata.calibration)
         model = _empty_network(spec, _read_shapes(path))
         tensors = {name: torch.from_numpy(values) for name, values in read_tensors(path, metadata.weights).items()}
         if infinite := not_finite(tensors):

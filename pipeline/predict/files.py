@@ -25,6 +25,7 @@ from pipeline.errors import PipelineError
 from pipeline.images.decoding import one_large_image, photo_for_views, plain_photo
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.machine import worker_count
+from pipeline.network.answers import choose_answers, class_thresholds
 from pipeline.network.device import choose_device, forward_batch_size
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import ModelSpec
@@ -32,7 +33,6 @@ from pipeline.network.onnx_file import open_onnx
 from pipeline.network.weights import load_model
 from pipeline.params.file import load_params
 from pipeline.params.schema import AugmentParams
-from pipeline.predict.answers import choose_answers, class_thresholds
 from pipeline.predict.onnx_network import OnnxNetwork, spec_of
 from pipeline.predict.table import Predictions, print_table, write_csv
 from pipeline.progress import progress, say

@@ -1,5 +1,7 @@
 """An ONNX file where a weights file is usual, such as the 8-bit copy that ``quantize`` writes."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -26,4 +28,5 @@ def spec_of(model: OnnxModel) -> ModelSpec:
     """The specification; what is inside the file, such as the mean, is that of a network which leaves pixels alone."""
     classes, still = model.classes, ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     resizing = model.image_size, model.resize, model.interpolation
-    return ModelSpec(model.network, 1, 0.0, "default", len(classes), *resizing, classes, *still)
+    spec = ModelSpec(model.network, 1, 0.0, "default", len(classes), *resizing, classes, *still)
+    return replace(spec, calibration=model.calibration)

@@ -10,9 +10,9 @@ from pipeline.common.dataset import PackedSplit
 from pipeline.common.files import replacing, write_table
 from pipeline.common.paths import DATASET, MODEL, PREDICTIONS
 from pipeline.common.text import listed, shown_name
+from pipeline.network.answers import choose_answers, class_thresholds
 from pipeline.network.inference import open_trained, predict_probabilities
 from pipeline.params.schema import PredictParams
-from pipeline.predict.answers import choose_answers, class_thresholds
 from pipeline.predict.table import probability_columns
 from pipeline.progress import say
 

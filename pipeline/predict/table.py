@@ -13,7 +13,7 @@ from rich.table import Column
 
 from pipeline.common.files import replacing
 from pipeline.common.text import shown_name
-from pipeline.predict.answers import Answers
+from pipeline.network.answers import Answers
 from pipeline.progress import say, say_table
 
 COLUMNS = ["path", "predicted", "confidence", "answer", "energy", "outlier"]

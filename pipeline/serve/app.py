@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
@@ -22,9 +22,10 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from pipeline.errors import PipelineError, explained, unexpected
+from pipeline.network.answers import choose_answers
 from pipeline.network.onnx_file import OnnxModel
 from pipeline.progress import say
-from pipeline.serve.classifying import Classifying, Limits
+from pipeline.serve.classifying import Classifying, Limits, Outputs
 
 PROJECT = "image-classification-pipeline"
 RETRY_SECONDS = 1
@@ -46,17 +47,35 @@ _BODY = {
 }
 
 
-def make_app(
-    model: OnnxModel, classifying: Classifying, limits: Limits, abstain: float | None = None, top: int = 5
-) -> FastAPI:
+@dataclass(frozen=True)
+class Answering:
+    """What an answer contains.
+
+    Attributes:
+        abstain, precision: the options that the thresholds are from.
+        thresholds: for each class, the lowest probability that is not unsure; NaN if all are.
+        top: number of classes per image, unless the request says another.
+    """
+
+    abstain: float | None
+    precision: float | None
+    thresholds: NDArray[np.float64]
+    top: int
+
+    @property
+    def options(self) -> dict[str, float | None]:
+        """The options, for the client."""
+        return {"abstain": self.abstain, "abstain_precision": self.precision}
+
+
+def make_app(model: OnnxModel, classifying: Classifying, limits: Limits, answering: Answering) -> FastAPI:
     """Build the application.
 
     Args:
         model: the network.
         classifying: runs it; closed when the application ends.
         limits: of a request.
-        abstain: an answer with a lower probability is unsure; None for never.
-        top: number of classes per image in an answer, unless the request says another.
+        answering: what an answer contains.
     """
 
     @asynccontextmanager
@@ -72,19 +91,20 @@ def make_app(
         "model": {"file": model.path.name, "sha256": _sha256(model.path), "network": model.network},
         "classes": model.classes,
         "image_size": model.image_size,
-        "abstain": abstain,
+        **answering.options,
+        "thresholds": [None if np.isnan(least) else least for least in answering.thresholds.tolist()],
         "limits": asdict(limits),
     }
 
     @app.post("/predict", openapi_extra=_BODY)
-    async def predict(request: Request, top: Annotated[int, Query(ge=1)] = top) -> JSONResponse:
+    async def predict(request: Request, top: Annotated[int, Query(ge=1)] = answering.top) -> JSONResponse:
         """Classify one image or several: a form with files, or the bytes of one image as the body."""
         with slots.taken():
             images = await _results(request, classifying.submit, limits)
-        answers = [_answer(name, found, model.classes, top, abstain) for name, found in images]
+        answers = [_answer(name, found, model, top, answering.thresholds) for name, found in images]
         good = any("error" not in answer for answer in answers)
         status = HTTPStatus.OK if good else HTTPStatus.UNPROCESSABLE_ENTITY
-        return JSONResponse({"images": answers, "abstain": abstain}, status)
+        return JSONResponse({"images": answers, **answering.options}, status)
 
     @app.post("/explain", openapi_extra=_BODY)
     async def explain(request: Request) -> Response:
@@ -227,14 +247,19 @@ def _limited(request: Request, most: int) -> Request:
 
 
 def _answer(
-    name: str | None, found: NDArray[np.float32] | str, classes: Sequence[str], top: int, abstain: float | None
+    name: str | None, found: Outputs | str, model: OnnxModel, top: int, thresholds: NDArray[np.float64]
 ) -> dict[str, Any]:
     """The answer for one image."""
     if isinstance(found, str):
         return {"name": name, "error": found}
-    order = np.argsort(-found, kind="stable")[:top]
-    best = [{"class": classes[index], "probability": round(float(found[index]), 6)} for index in order]
-    return {"name": name, **best[0], "unsure": abstain is not None and bool(found[order[0]] < abstain), "top": best}
+    [row], [energy] = found
+    order = np.argsort(-row, kind="stable")[:top]
+    best = [{"class": model.classes[index], "probability": round(float(row[index]), 6)} for index in order]
+    judged = choose_answers([model], *found, thresholds)
+    [answer], [outlier] = judged.answer, judged.outlier
+    unlike = None if outlier == "" else bool(outlier)
+    unsure = answer != best[0]["class"]
+    return {"name": name, **best[0], "unsure": unsure, "energy": round(energy, 6), "outlier": unlike, "top": best}
 
 
 def _sha256(path: Path) -> str:

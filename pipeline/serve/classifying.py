@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 
 from pipeline.images.decoding import one_large_image, plain_photo
 from pipeline.images.transforms import plain_copy
+from pipeline.network.calibration import energies
 from pipeline.network.onnx_file import OnnxModel
 from pipeline.serve.occlusion import highlighted, occlusion_map
+
+# Of one image: its probabilities, ``float32``, ``(1, classes)``, and its energy score, ``(1,)``.
+Outputs = tuple[NDArray[np.float32], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Classifying:
         self._local, self._large = threading.local(), threading.Lock()
         self._pool = ThreadPoolExecutor(threads, "classify", self._start_thread)
 
-    def submit(self, file: BinaryIO) -> "Future[NDArray[np.float32] | str]":
-        """The future probabilities of an open file, ``float32``, ``(classes,)``, or the reason why it is no image."""
+    def submit(self, file: BinaryIO) -> "Future[Outputs | str]":
+        """The future outputs for an open file, or the reason why it is no image."""
         return self._pool.submit(self._classify, file)
 
     def close(self) -> None:
@@ -64,13 +68,12 @@ class Classifying:
         """The future picture of what speaks for the predicted class, a PNG, or the reason why the file is no image."""
         return self._pool.submit(self._explain, file)
 
-    def _classify(self, file: BinaryIO) -> NDArray[np.float32] | str:
+    def _classify(self, file: BinaryIO) -> Outputs | str:
         pixels = self._pixels(file)
         if isinstance(pixels, str):
             return pixels
-        probabilities, _ = self.model.run(pixels[None])
-        found: NDArray[np.float32] = probabilities[0]
-        return found
+        probabilities, logits = self.model.run(pixels[None])
+        return probabilities, energies(logits)
 
     def _explain(self, file: BinaryIO) -> bytes | str:
         pixels = self._pixels(file)

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.machine import worker_count
+from pipeline.network.answers import class_thresholds
 from pipeline.network.onnx_file import open_onnx
 from pipeline.processes import stop_signals
 from pipeline.progress import say
@@ -18,7 +19,7 @@ try:
     import python_multipart  # noqa: F401
     import uvicorn
 
-    from pipeline.serve.app import make_app
+    from pipeline.serve.app import Answering, make_app
 except ImportError as error:
     raise PipelineError(
         f"serve: needs the package {error.name}, which is not installed; run pip install -c constraints.txt "
@@ -39,23 +40,27 @@ HEADERS = {
 }
 
 
-def serve(model_file: Path, host: str, port: int, limits: Limits, abstain: float | None, top: int) -> None:
+def serve(
+    model_file: Path, host: str, port: int, limits: Limits, abstain: float | None, precision: float | None, top: int
+) -> None:
     """Answer requests until a signal stops the command; those that run are finished, and it ends as Ctrl-C does.
 
     Args:
         model_file: the ONNX file.
         host, port: where to listen; port 0 takes a free one.
-        limits, abstain, top: see ``make_app``.
+        limits, top: see ``make_app``.
+        abstain, precision: below which probability an answer is unsure; see ``class_thresholds``.
 
     Raises:
-        PipelineError: the model cannot be used, or the address cannot be listened on.
+        PipelineError: the model cannot be used, it has no such thresholds, or the address cannot be listened on.
     """
     threads = worker_count()
     # Each thread of the pool runs the network by itself, so that together they use no more than the cores.
     model = open_onnx(model_file, threads=1)
     model.run(np.zeros((1, model.image_size, model.image_size, 3), np.uint8))
+    answering = Answering(abstain, precision, class_thresholds([model], abstain, precision, "--"), top)
     listening = _listen(host, port)
-    app = make_app(model, Classifying(model, threads, limits.pixels), limits, abstain, top)
+    app = make_app(model, Classifying(model, threads, limits.pixels), limits, answering)
     config = uvicorn.Config(
         app,
         log_config=None,

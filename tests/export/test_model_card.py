@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.export.model_card import Run, model_card
-from pipeline.network.models import Calibration
+from pipeline.network.calibration import Calibration
 from pipeline.params.schema import AugmentParams, ModelParams, TrainParams
 from tests.support.models import SPEC
 from tests.support.sections import AUGMENT, MODEL, TRAIN

@@ -20,8 +20,9 @@ from pipeline.errors import PipelineError
 from pipeline.export import onnx_model
 from pipeline.export.onnx_model import check_onnx, time_onnx, write_onnx
 from pipeline.export.resizing import PhotoClassifier
+from pipeline.network.calibration import Calibration
 from pipeline.network.inference import PixelClassifier
-from pipeline.network.models import Calibration, ModelSpec, build_model
+from pipeline.network.models import ModelSpec, build_model
 from pipeline.network.onnx_file import open_onnx
 from tests.support.models import SPEC
 
@@ -105,11 +106,15 @@ def test_any_batch_size_is_possible(written, count):
 
 
 def test_the_metadata_contain_everything_needed_to_use_the_file():
-    network, spec = classifier(classes=("blau", "зелёный", 'r"ed'), resize="crop")
+    calibration = Calibration(0.7, -3.25, ((0.5, None, 0.0, 0.1, 1.0),) * 3)
+    network, spec = classifier(classes=("blau", "зелёный", 'r"ed'), resize="crop", calibration=calibration)
     write_onnx(PATH, network, spec)
-    session = open_onnx(PATH, 1).session
+    model = open_onnx(PATH, 1)
+    assert model.calibration == calibration
+    session = model.session
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata.pop("classes")) == list(spec.classes)
+    assert json.loads(metadata.pop("calibration"))["energy"] == -3.25
     assert metadata == {"image_size": "32", "resize": "crop", "interpolation": "area", "network": "classifier"}
     [given] = session.get_inputs()
     assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", "height", "width", 3])
@@ -117,6 +122,22 @@ def test_the_metadata_contain_everything_needed_to_use_the_file():
         ("probabilities", ["batch", 3]),
         ("logits", ["batch", 3]),
     ]
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [None, "{}", "[]", '{"energy": "low"}', '{"thresholds": [[0, 0, 0, 0, 0]]}', '{"thresholds": [[0], [0], [0]]}'],
+)
+def test_a_file_without_calibration_can_be_used_and_one_with_a_wrong_one_cannot(onnx_file, calibration):
+    model = onnx.load(onnx_file)
+    metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key != "calibration"}
+    onnx.helper.set_model_props(model, metadata | ({"calibration": calibration} if calibration else {}))
+    onnx.save(model, PATH)
+    if calibration in (None, "{}"):
+        assert open_onnx(PATH, 1).calibration == Calibration(temperature=1.0, energy=None, thresholds=())
+    else:
+        with pytest.raises(PipelineError, match=r"^model\.onnx: is not an ONNX file of this pipeline, .*calibration"):
+            open_onnx(PATH, 1)
 
 
 def test_the_file_contains_no_paths_of_this_machine(written):

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from pipeline.common.paths import MODEL
 from pipeline.common.reading import checked, with_checksum
 from pipeline.errors import PipelineError
-from pipeline.network.models import Calibration, build_model
+from pipeline.network.calibration import Calibration
+from pipeline.network.models import build_model
 from pipeline.network.weights import load_model, save_model
 from tests.support.models import SPEC
 
@@ -166,9 +167,10 @@ TENSORS = "its metadata do not fit its tensors: "
         ({"std": [0.2, 0.2, 0]}, f"{WRONG}std.2: Input should be greater than or equal to 0.000000001"),
         ({"calibration": {"temperature": 0.0, "energy": None, "thresholds": []}}, f"{WRONG}calibration.temperature: "),
         (
-            {"calibration": {"temperature": 1.0, "energy": None, "thresholds": [[0.5]]}},
-            f"{WRONG}Value error, it has not 5 thresholds for",
+            {"calibration": {"thresholds": [[0.5]]}},
+            f"{WRONG}calibration.thresholds.0: Tuple should have at least 5 items",
         ),
+        ({"calibration": {"thresholds": [[0.5] * 5]}}, f"{WRONG}Value error, it has not one row of thresholds for"),
         ({"resize": "zoom"}, f"{WRONG}resize: Input should be 'stretch', 'crop' or 'pad'"),
         ({"interpolation": "cubic"}, f"{WRONG}interpolation: Input should be 'area', 'bilinear' or 'bicubic'"),
         ({"width": 5000}, f"{WRONG}width: Input should be less than or equal to 512"),

@@ -21,7 +21,8 @@ from pipeline.errors import PipelineError
 from pipeline.images.decoding import VIEW_DETAIL, decode
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.network import device
-from pipeline.network.models import Calibration, build_model
+from pipeline.network.calibration import Calibration
+from pipeline.network.models import build_model
 from pipeline.network.weights import load_model, save_model
 from pipeline.params.schema import AugmentParams, Params
 from pipeline.predict import files as file_prediction

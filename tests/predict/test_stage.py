@@ -13,8 +13,8 @@ from pipeline.common.dataset import Manifest, PackedDataset
 from pipeline.common.paths import DATASET, MODEL, PREDICTIONS, RAW_ARCHIVE
 from pipeline.common.raw_archive import read_raw_archive
 from pipeline.errors import PipelineError
+from pipeline.network.calibration import Calibration
 from pipeline.network.inference import open_trained, predict_probabilities
-from pipeline.network.models import Calibration
 from pipeline.network.weights import load_model, save_model
 from pipeline.params.schema import AugmentParams, PredictParams
 from pipeline.predict.files import load_models, predict_files

@@ -13,13 +13,21 @@ import torch
 
 from pipeline.export.onnx_model import write_onnx
 from pipeline.export.resizing import PhotoClassifier
+from pipeline.network.calibration import Calibration
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import build_model
 from pipeline.network.weights import save_model
 from tests.support import models
 
 ROOT = Path(__file__).parents[2]
-SPEC = replace(models.SPEC, classes=("blue", "<img src=x onerror=alert(1)>", "寿司 🍣"), interpolation="bicubic")
+# Limits that some of the tests' images are above, and others below.
+ROWS = ((0.1, 0.7, 0.9, None, None), (0.1, 0.6, 0.9, 0.9, 0.9), (0.1, 0.57, 0.9, None, None))
+SPEC = replace(
+    models.SPEC,
+    classes=("blue", "<img src=x onerror=alert(1)>", "寿司 🍣"),
+    interpolation="bicubic",
+    calibration=Calibration(1.5, 2.0, ROWS),
+)
 READY = re.compile(r"^serve: .* at (http://\S+)$")
 
 
@@ -69,7 +77,7 @@ def model_file(model_files):
 @pytest.fixture(scope="session")
 def server(model_file):
     """A server with small limits: 4 images and 6,000,000 bytes per request."""
-    running = Server(model_file, "--max-bytes", "6000000", "--max-images", "4", "--abstain", "0.9")
+    running = Server(model_file, "--max-bytes", "6000000", "--max-images", "4", "--abstain-precision", "0.85")
     yield running
     code, output = running.stop()
     assert code == 130
@@ -79,6 +87,6 @@ def server(model_file):
 @pytest.fixture
 def small_server(model_file):
     """A server of one thread for two requests at a time, each within a second; it ends with the test."""
-    running = Server(model_file, "--max-requests", "2", "--timeout", "1", PIPELINE_WORKERS="1")
+    running = Server(model_file, "--max-requests", "2", "--timeout", "1", "--abstain", "0.99", PIPELINE_WORKERS="1")
     yield running
     running.stop(signal.SIGKILL)

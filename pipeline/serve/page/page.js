@@ -18,7 +18,9 @@ const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds
 async function describe() {
   const facts = await (await fetch("version")).json();
   limits = facts.limits;
-  const unsure = facts.abstain === null ? "" : `, unsure below ${percent(facts.abstain)}`;
+  let unsure = "";
+  if (facts.abstain !== null) unsure = `, unsure below ${percent(facts.abstain)}`;
+  if (facts.abstain_precision !== null) unsure = `, unsure below the threshold of each class for a precision of ${percent(facts.abstain_precision)}`;
   const names = facts.classes.slice(0, 12).join(", ") + (facts.classes.length > 12 ? " …" : "");
   byId("model").textContent = `${facts.model.network}, ${facts.classes.length} classes (${names})${unsure}`;
 }
@@ -75,6 +77,7 @@ function show(card, file, answer) {
   } else {
     text.append(element("h2", answer.unsure ? "Unsure" : answer.class));
     if (answer.unsure) text.append(element("p", `Perhaps ${answer.class}: its probability is below the threshold.`, "unsure"));
+    if (answer.outlier) text.append(element("p", "This photo is unlike the training images: its class may mean nothing.", "unsure"));
     const list = element("ol");
     list.append(...answer.top.map(row));
     text.append(list, whyButton(card, file));

@@ -5,15 +5,27 @@ An image of something else can still get a high probability: the two are judged 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.network.calibration import PRECISIONS
-from pipeline.network.models import ModelSpec
+from pipeline.network.calibration import PRECISIONS, Calibration
 
 UNSURE = "unsure"
+
+
+class Calibrated(Protocol):
+    """What a weights file (``ModelSpec``) and an ONNX file (``OnnxModel``) say about their network."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """What was fitted on the validation split."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +34,8 @@ class Answers:
 
     Attributes:
         answer: the predicted class, or ``unsure``.
-        outlier: 1 if its energy is lower than that of 99 % of the validation images, otherwise 0; empty if the weights
-            file does not say how low that is.
+        outlier: 1 if its energy is lower than that of 99 % of the validation images, otherwise 0; empty if the file
+            of the network does not say how low that is.
     """
 
     answer: list[str]
@@ -36,7 +48,7 @@ class Answers:
 
 
 def choose_answers(
-    specs: Sequence[ModelSpec],
+    specs: Sequence[Calibrated],
     probabilities: NDArray[np.float32],
     energies: NDArray[np.float64],
     thresholds: NDArray[np.float64],
@@ -52,7 +64,7 @@ def choose_answers(
 
 
 def class_thresholds(
-    specs: Sequence[ModelSpec], abstain: float | None, precision: float | None, prefix: str
+    specs: Sequence[Calibrated], abstain: float | None, precision: float | None, prefix: str
 ) -> NDArray[np.float64]:
     """The lowest probability of each class that is an answer, ``(classes,)``; NaN if none is.
 
@@ -76,7 +88,7 @@ def class_thresholds(
     if len(specs) > 1 or not specs[0].calibration.thresholds:
         found = f"{len(specs)} models" if len(specs) > 1 else "a file without them"
         raise PipelineError(
-            f"{prefix}abstain{'-' if prefix == '--' else '_'}precision: the thresholds are those of one weights file, "
+            f"{prefix}abstain{'-' if prefix == '--' else '_'}precision: the thresholds are those of one model file, "
             f"got {found}; set {prefix}abstain instead"
         )
     assert precision is not None

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.network.models import Calibration
-from pipeline.predict.answers import choose_answers, class_thresholds
+from pipeline.network.answers import choose_answers, class_thresholds
+from pipeline.network.calibration import Calibration
 from tests.support.commands import run_command
 from tests.support.models import SPEC
 
@@ -45,11 +45,11 @@ def test_outliers_of_several_models_have_an_energy_below_the_mean_of_their_limit
 @pytest.mark.parametrize(
     ("specs", "options", "line"),
     [
-        ([SPEC], (None, 0.9), "--abstain-precision: the thresholds are those of one weights file, got a file "),
+        ([SPEC], (None, 0.9), "--abstain-precision: the thresholds are those of one model file, got a file "),
         (
             [CALIBRATED] * 2,
             (None, 0.9),
-            "--abstain-precision: the thresholds are those of one weights file, got 2 models",
+            "--abstain-precision: the thresholds are those of one model file, got 2 models",
         ),
         ([replace(SPEC, classes=("unsure", "b", "c"))], (0.9, None), "--abstain: got a value, but a class is called "),
     ],
