@@ -34,6 +34,8 @@ SYNONYMS = {
     "train.random_erase": "erase erasing random_erasing reprob cutout",
     "train.mixup_alpha": "mixup",
     "train.cutmix_alpha": "cutmix",
+    "train.mix_probability": "mixup_prob mix_prob mixup_probability",
+    "train.unmixed_epochs": "mixup_off_epoch close_mosaic mixup_off",
     "train.ema_decay": "ema model_ema ema_momentum model_ema_decay",
     "train.patience": "early_stopping early_stop early_stopping_patience",
     "train.precision": "amp fp16 bf16 half mixed_precision dtype autocast",

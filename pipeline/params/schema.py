@@ -379,6 +379,8 @@ class TrainParams(Section):
         le=100,
         description="alpha of cutmix (Yun et al. 2019); 0 disables it; with mixup, each image gets one at random",
     )
+    mix_probability: float = Field(ge=0, le=1, description="probability that an image is mixed by mixup or cutmix")
+    unmixed_epochs: int = Field(ge=0, description="epochs at the end without mixup and cutmix; 0 disables it")
     ema_decay: float = Field(
         ge=0,
         lt=1,

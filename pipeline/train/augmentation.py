@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from pipeline.network.batches import Batches, resized
 from pipeline.params.schema import TrainParams
+from pipeline.train.phases import is_mixed
 
 CROP_RATIO = (3 / 4, 4 / 3)  # as in torchvision's RandomResizedCrop
 ERASED_AREA = (0.02, 1 / 3)  # as in torchvision's RandomErasing
@@ -22,8 +23,7 @@ LUMA = (0.299, 0.587, 0.114)
 def is_random(params: TrainParams) -> bool:
     """Whether any augmentation is on."""
     p = params
-    chances = p.hflip, p.color_jitter, p.random_erase, p.mixup_alpha, p.cutmix_alpha
-    return p.random_resized_crop < 1 or any(chances)
+    return p.random_resized_crop < 1 or is_mixed(p) or any((p.hflip, p.color_jitter, p.random_erase))
 
 
 def augmented(batches: Batches, images: Tensor, targets: Tensor, params: TrainParams) -> tuple[Tensor, Tensor]:
@@ -88,13 +88,13 @@ def random_erase(images: Tensor, probability: float) -> Tensor:
 
 
 def mix(images: Tensor, targets: Tensor, params: TrainParams) -> tuple[Tensor, Tensor]:
-    """Mix each sample with another one by mixup or cutmix; if both are on, one of them is drawn for each sample.
+    """Mix samples with others by mixup or cutmix; if both are on, one of them is drawn for each sample.
 
     Args:
         images: ``(n, 3, h, w)``, normalised.
         targets: class probabilities, ``(n, classes)``.
     """
-    if not (params.mixup_alpha or params.cutmix_alpha):
+    if not is_mixed(params):
         return images, targets
     partner = torch.randperm(len(images), device=images.device)
     others = images[partner]
@@ -109,6 +109,9 @@ def mix(images: Tensor, targets: Tensor, params: TrainParams) -> tuple[Tensor, T
         kept = 1 - box.float().mean(dim=(1, 2, 3), keepdim=True)
         take_cut = _uniform(images, 0, 1) < (0.5 if params.mixup_alpha else 1.0)
         mixed, share = torch.where(take_cut, cut, mixed), torch.where(take_cut, kept, share)
+    if params.mix_probability < 1:
+        chosen = _uniform(images, 0, 1) < params.mix_probability
+        mixed, share = torch.where(chosen, mixed, images), torch.where(chosen, share, 1.0)
     share = share.flatten(1)
     return mixed, share * targets + (1 - share) * targets[partner]
 

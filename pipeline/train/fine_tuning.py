@@ -1,4 +1,4 @@
-"""Fine-tuning: which weights are trained in which epoch, the layers of a network, and the inputs of its last layer."""
+"""Fine-tuning: the layers of a network, and the inputs of its last layer."""
 
 from collections.abc import Callable
 
@@ -17,20 +17,6 @@ Run = Callable[[nn.Module, Tensor], Tensor]
 # Not a share of the free memory: inputs that are computed in other batches can differ in their last bits.
 MOST_BYTES = 2 * 2**30
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-def head_only(params: TrainParams, epoch: int) -> bool:
-    """Whether only the last layer is trained in an epoch."""
-    return min(epoch, params.epochs) <= params.freeze_epochs
-
-
-def schedule_params(params: TrainParams, epoch: int) -> TrainParams:
-    """The parameters with which the schedule of an epoch is built: after ``freeze_epochs`` it begins again."""
-    if params.freeze_epochs >= params.epochs:
-        return params
-    if head_only(params, epoch):
-        return params.model_copy(update={"schedule": "constant", "warmup_epochs": 0.0})
-    return params.model_copy(update={"epochs": params.epochs - params.freeze_epochs})
 
 
 def notes(params: TrainParams, model: nn.Module, pretrained: bool) -> list[str]:

@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pipeline.errors import PipelineError
 from pipeline.params.schema import TrainParams
-from pipeline.train.fine_tuning import layers_of, schedule_params
+from pipeline.train.fine_tuning import layers_of
+from pipeline.train.phases import is_mixed, phase_of, schedule_params
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 ParamGroup = dict[str, Any]
@@ -139,7 +140,7 @@ def warmup_epochs(params: TrainParams) -> float:
 
 def notes(params: TrainParams) -> list[str]:
     """One line for each parameter that another one limits, or deprives of its effect."""
-    p = schedule_params(params, params.epochs)
+    p = schedule_params(params, phase_of(params, params.epochs))
     lines = []
     if warmup_epochs(p) < p.warmup_epochs:
         lines.append(
@@ -153,6 +154,12 @@ def notes(params: TrainParams) -> list[str]:
         lines.append("train.warmup_method constant has no effect: onecycle has a warm-up of its own")
     if p.optimizer == "sgd" and p.nesterov and not p.momentum:
         lines.append("train.nesterov has no effect: train.momentum is 0")
+    if is_mixed(params) and params.unmixed_epochs >= params.epochs:
+        lines.append(f"train.unmixed_epochs {p.unmixed_epochs}: no image is mixed in the {params.epochs} epochs")
+    unmixable = {"unmixed_epochs": p.unmixed_epochs > 0, "mix_probability": p.mix_probability < 1}
+    if not is_mixed(p):
+        no_effect = [f"train.{name} {getattr(p, name)}" for name, found in unmixable.items() if found]
+        lines += [f"{name} has no effect: train.mixup_alpha and train.cutmix_alpha are 0" for name in no_effect]
     return lines
 
 

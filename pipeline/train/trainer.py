@@ -18,9 +18,10 @@ from pipeline.progress import TrainingProgress
 from pipeline.train.augmentation import augmented, is_random
 from pipeline.train.cuda_graph import CudaGraph
 from pipeline.train.distributed import ProcessGroup
-from pipeline.train.fine_tuning import batch_norms, head_inputs, head_only, schedule_params
+from pipeline.train.fine_tuning import batch_norms, head_inputs
 from pipeline.train.moving_average import MovingAverage
 from pipeline.train.optimization import build_loss, build_optimizers, build_schedule, class_weights
+from pipeline.train.phases import Phase, phase_of, schedule_params
 
 Row = dict[str, float]
 Gradients = Callable[[Tensor, Tensor], Tensor]
@@ -90,19 +91,27 @@ class Trainer:
             params.epochs, self.steps, images, params.patience > 0, self.device, quiet=quiet or not group.is_main
         )
         self.log, self.rates = torch.zeros(self.steps, 3, device=self.device), torch.zeros(self.steps)
-        self._start_phase()
+        self.phase = phase_of(params, self.epoch)
+        self._start_training()
         # Each process augments with its own random numbers; the order of the images is the same in all.
         torch.manual_seed(seed + group.rank)
 
-    def _start_phase(self) -> None:
+    def _enter_phase(self) -> None:
+        """Enter the phase of the epoch, if it is a new one; other weights to train are a new training."""
+        before, self.phase = self.phase, phase_of(self.params, self.epoch)
+        if self.phase.head_only != before.head_only:
+            self._start_training()
+        elif self.phase != before:
+            self._record_gradients()
+
+    def _start_training(self) -> None:
         """Build what depends on the weights that are trained: those of the last layer for ``freeze_epochs``, then
         all."""
-        self.head_only = head_only(self.params, self.epoch)
         heads = {weights for _, layer in find_heads(self.model) for weights in layer.parameters()}
         for weights in self.trainable:
-            weights.requires_grad_(not self.head_only or weights in heads)
+            weights.requires_grad_(not self.phase.head_only or weights in heads)
         self.optimizers = build_optimizers(self.model, self.params, self.device)
-        params = schedule_params(self.params, self.epoch)
+        params = schedule_params(self.params, self.phase)
         self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]
         self._connect(self.model, self.evaluated_model, *self.splits)
 
@@ -111,6 +120,10 @@ class Trainer:
         self.train, self.valid = train, valid
         self.wrapped = self._compiled(self.group.wrap(network, self.device))
         self.evaluated = self._compiled(evaluated)
+        self._record_gradients()
+
+    def _record_gradients(self) -> None:
+        """Record the steps of the phase in a CUDA graph, where there are any."""
         self.gradients: Gradients = self.compute_gradients
         if self.device.type == "cuda" and self.group.world == 1:
             self.gradients = CudaGraph(self.compute_gradients, self.model, self.progress.note)
@@ -121,7 +134,8 @@ class Trainer:
         Computing them takes an epoch for each copy. A resumed run computes them again.
         """
         frozen_epochs, copies = min(self.params.freeze_epochs, self.params.epochs), self.train.shape[1]
-        if self.head_only and copies <= frozen_epochs and not is_random(self.params):
+        frozen = [phase_of(self.params, epoch) for epoch in range(1, frozen_epochs + 1)]
+        if self.phase.head_only and copies <= frozen_epochs and not any(is_random(phase.params) for phase in frozen):
             self.model.eval()
             found = head_inputs(self.model, self._outputs, *self.splits, self.group, self.progress.quiet)
             if isinstance(found, str):
@@ -167,9 +181,10 @@ class Trainer:
         self.epoch, self.step = self.epoch + 1, 0
         self.log.zero_()
         self.progress.end_epoch(row)
-        if head_only(self.params, self.epoch) != self.head_only:
-            self._start_phase()
-            self.progress.note(f"from epoch {self.epoch} on all layers are trained")
+        before = self.phase
+        self._enter_phase()
+        if changes := before.changes(self.phase):
+            self.progress.note(f"from epoch {self.epoch} on {changes}")
         on_epoch(row)
 
     def train_epoch(self, on_step: Callable[[], None]) -> None:
@@ -194,7 +209,7 @@ class Trainer:
     def train_mode(self) -> None:
         """Set the network to training mode, except for its frozen parts: no dropout there, and batch norms keep their
         statistics."""
-        self.wrapped.train(not self.head_only)
+        self.wrapped.train(not self.phase.head_only)
         if self.params.freeze_batch_norm:
             for module in batch_norms(self.model):
                 module.eval()
@@ -220,7 +235,7 @@ class Trainer:
 
         All of it can be recorded in a CUDA graph.
         """
-        inputs, targets = self.augmented(images, labels)
+        inputs, targets = self.augmented(images, labels, self.phase)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         outputs = self._outputs(self.wrapped, inputs)
@@ -229,9 +244,9 @@ class Trainer:
         hits = (class_logits(outputs.detach()).argmax(1) == targets.argmax(1)).float().mean()
         return torch.stack([loss.detach(), hits])
 
-    def augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def augmented(self, images: Tensor, labels: Tensor, phase: Phase) -> tuple[Tensor, Tensor]:
         """The input of the network and the class probabilities, ``(n, classes)``, for a batch of ``Batches.load``."""
-        return augmented(self.train, images, self._one_hot(labels), self.params)
+        return augmented(self.train, images, self._one_hot(labels), phase.params)
 
     def _compiled(self, model: nn.Module) -> nn.Module:
         if not self.params.compile:
@@ -310,7 +325,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state."""
         self.epoch, self.step = state["position"]
-        self._start_phase()
+        self._enter_phase()
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])

@@ -73,6 +73,8 @@ TRAIN = {
     "random_erase": 0.0,
     "mixup_alpha": 0.0,
     "cutmix_alpha": 0.0,
+    "mix_probability": 1.0,
+    "unmixed_epochs": 0,
     "ema_decay": 0.0,
     "patience": 0,
     "precision": "fp32",
@@ -89,6 +91,8 @@ EVERYTHING = {
     "random_erase": 0.3,
     "mixup_alpha": 0.2,
     "cutmix_alpha": 1.0,
+    "mix_probability": 0.9,
+    "unmixed_epochs": 1,
     "ema_decay": 0.9,
 }
 EVALUATE = {"split": "auto", "top_k": 2, "tta": False, "bootstrap": 100, "baseline": False}

@@ -78,6 +78,17 @@ def test_mixing_mixes_targets_in_the_share_of_the_pixels(alphas):
     assert ((targets > 0).sum(1) == 2).sum() > 20
 
 
+@pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
+def test_mix_probability_is_the_share_of_images_that_are_mixed_the_others_stay_as_they_are(probability):
+    torch.manual_seed(1)
+    images, labels = torch.rand(400, 3, 16, 16), torch.eye(400)
+    mixed, targets = mix(images, labels, params(mixup_alpha=1.0, cutmix_alpha=1.0, mix_probability=probability))
+    same = (targets == labels).all(1)
+    torch.testing.assert_close(mixed[same], images[same])
+    # A cutmix box can lie between the pixels of an image, and no image is mixed that has itself for its partner.
+    assert 1 - same.float().mean() == pytest.approx(probability, abs=0.1)
+
+
 def test_cutmix_keeps_pixels_whole():
     torch.manual_seed(1)
     values = torch.arange(32.0)

@@ -244,6 +244,9 @@ def test_lr_min_above_lr_keeps_the_learning_rate(name):
             "train.warmup_epochs is 0.5 instead of 1: half of 1 epochs",
         ),
         ({"optimizer": "sgd", "nesterov": True, "momentum": 0.0}, "train.nesterov has no effect: train.momentum is 0"),
+        ({"unmixed_epochs": 1}, "train.unmixed_epochs 1 has no effect: train.mixup_alpha and train.cutmix_alpha are 0"),
+        ({"mix_probability": 0.5}, "train.mix_probability 0.5 has no effect: train.mixup_alpha and"),
+        ({"mixup_alpha": 0.2, "unmixed_epochs": 3}, "train.unmixed_epochs 3: no image is mixed in the 3 epochs"),
     ],
 )
 def test_a_parameter_that_another_one_limits_is_noted(changes, note):
