@@ -246,9 +246,21 @@ def predict(
     ] = None,
     model: Annotated[
         list[Path] | None,
-        typer.Option(help=f"Weights or ONNX file, {MODEL} by default; with several, the mean of their probabilities."),
+        typer.Option(
+            help=f"Weights or ONNX file or run:NAME, {MODEL} by default; of several, the mean of their probabilities."
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="CSV file to write instead of printing a table.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split of the dataset to predict instead of files, with metrics."),
+    ] = None,
+    submission: Annotated[Path | None, typer.Option(help="With --split: CSV file to write, Id and Category.")] = None,
+    fit_weights: Annotated[
+        bool, typer.Option("--fit-weights", help="With --split: weights of the models that were fitted on valid.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="CSV file to write instead of printing a table; with --split, probabilities.")
+    ] = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="Number of classes per image in the printed table, 3 by default.")
     ] = None,
@@ -266,7 +278,19 @@ def predict(
         typer.Option(min=0, max=0.99, help="The same, with thresholds by class for this precision on valid."),
     ] = None,
 ) -> None:
-    """Classify images and folders; without any, write submission.csv and probabilities.csv for a split."""
+    """Classify images and folders, or a split; without any, write submission.csv and probabilities.csv for a split."""
+    if split is None and (submission is not None or fit_weights):
+        option = "--fit-weights" if fit_weights else "--submission"
+        raise PipelineError(f"{option}: needs --split, the split of the dataset to predict, such as --split test")
+    if split is not None:
+        others = {"files": paths, "--top": top, "--abstain": abstain, "--abstain-precision": abstain_precision}
+        if given := [name for name, value in others.items() if value not in (None, [])]:
+            raise PipelineError(f"--split: got {split!r} together with {', '.join(given)}; leave one of them out")
+        params = read_params()
+        from pipeline.ensemble import predict_split
+
+        top_k = params.evaluate.top_k
+        return predict_split(split, model or [MODEL], top_k, tta or 0, fit_weights, submission, output)
     if paths:
         from pipeline.machine import check_variables
         from pipeline.predict.files import predict_paths
@@ -276,7 +300,7 @@ def predict(
         return predict_paths(paths, model or [MODEL], output, top or 3, tta or 0, abstain, abstain_precision)
     if (model, output, top, tta, abstain, abstain_precision) != (None,) * 6:
         raise PipelineError(
-            "predict: options need images or folders to classify, such as python -m pipeline predict photos"
+            "predict: options need images or folders to classify, such as python -m pipeline predict photos, or --split"
         )
     params = read_params()
     from pipeline.predict.stage import predict as stage

@@ -34,7 +34,7 @@ from pipeline.network.weights import load_model
 from pipeline.params.file import load_params
 from pipeline.params.schema import AugmentParams
 from pipeline.predict.onnx_network import OnnxNetwork, spec_of
-from pipeline.predict.table import Predictions, print_table, write_csv
+from pipeline.predict.table import Predictions, print_table, require_csv, write_csv
 from pipeline.progress import progress, say
 
 # With larger batches, the first result would wait longer.
@@ -68,8 +68,7 @@ def predict_paths(
         PipelineError: a model is missing or does not fit the others, ``output`` is not a CSV file, a probability is
             not finite, or, after the others are predicted and written, for each file that cannot be read.
     """
-    if output is not None and (output.suffix.lower() != ".csv" or output.is_dir()):
-        raise PipelineError(f"--output: got {str(output)!r}, allowed is the name of a file that ends in .csv")
+    require_csv("--output", output)
     files, failures, left_out = find_images(paths)
     if left_out:
         say(f"predict: left out {len(left_out):,} other files: {reasons(left_out)}")

@@ -1,10 +1,11 @@
 """Stage ``predict``: predict a split and write the submission."""
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.common.dataset import PackedSplit
 from pipeline.common.files import replacing, write_table
@@ -35,24 +36,35 @@ def predict(params: PredictParams) -> None:
     temperature = spec.calibration.temperature
     probabilities, energies = predict_probabilities(model, spec, split, "predict", params.tta, temperature)
     answers = choose_answers([spec], probabilities, energies, thresholds)
-    numbers = categories(spec.classes)
-    submission = pd.DataFrame({"Id": split.ids, "Category": [numbers[best] for best in probabilities.argmax(axis=1)]})
-    table = pd.DataFrame(probabilities.astype(np.float64), columns=probability_columns(spec.classes))
-    table.insert(0, "Id", split.ids)
     best = {"predicted": np.array(spec.classes)[probabilities.argmax(axis=1)], "confidence": probabilities.max(axis=1)}
     judged = pd.DataFrame({"Id": split.ids, **best, **vars(answers)})
     judged.insert(4, "energy", energies)
     with replacing(PREDICTIONS) as folder:
         folder.mkdir()
-        write_table(folder / "submission.csv", submission)
+        write_table(folder / "submission.csv", submission_table(split.ids, spec.classes, probabilities))
+        numbers = categories(spec.classes)
         write_table(folder / "categories.csv", pd.DataFrame({"Category": numbers, "class": spec.classes}))
-        write_table(folder / "probabilities.csv", table, "%.6f")
+        write_table(folder / "probabilities.csv", probability_table(split.ids, spec.classes, probabilities), "%.6f")
         write_table(folder / "answers.csv", judged, "%.6g")
-    _report(split, spec.classes, numbers, params.tta)
+    averaged = f", each the mean over the image and {split.images.shape[1] - 1} views" if params.tta else ""
+    report_submission(PREDICTIONS / "submission.csv", split, spec.classes, averaged)
     if summary := answers.summary():
         say(
             f"predict: {PREDICTIONS / 'answers.csv'}: {len(split):,} images{summary}; a submission has a class for each"
         )
+
+
+def submission_table(ids: list[str], classes: Sequence[str], probabilities: NDArray[np.floating]) -> pd.DataFrame:
+    """``Id`` and ``Category`` of the most probable class of each image."""
+    numbers = categories(classes)
+    return pd.DataFrame({"Id": ids, "Category": [numbers[best] for best in probabilities.argmax(axis=1)]})
+
+
+def probability_table(ids: list[str], classes: Sequence[str], probabilities: NDArray[np.floating]) -> pd.DataFrame:
+    """``Id``, and a column for each class, ``p_`` and its name."""
+    table = pd.DataFrame(probabilities.astype(np.float64), columns=probability_columns(classes))
+    table.insert(0, "Id", ids)
+    return table
 
 
 def categories(classes: Sequence[str]) -> list[int]:
@@ -65,8 +77,9 @@ def categories(classes: Sequence[str]) -> list[int]:
     return list(range(len(classes)))
 
 
-def _report(split: PackedSplit, classes: Sequence[str], numbers: list[int], tta: bool) -> None:
-    averaged = f", each the mean over the image and {split.images.shape[1] - 1} views" if tta else ""
+def report_submission(path: Path, split: PackedSplit, classes: Sequence[str], averaged: str = "") -> None:
+    """Say what ``Id`` and ``Category`` of a submission are."""
+    numbers = categories(classes)
     longer = [id for id, source in zip(split.ids, split.sources, strict=True) if id != PurePosixPath(source).stem]
     if longer:
         say(
@@ -78,7 +91,4 @@ def _report(split: PackedSplit, classes: Sequence[str], numbers: list[int], tta:
         meaning = f"the index of the class ({listed(pairs)}; see {PREDICTIONS / 'categories.csv'})"
     else:
         meaning = "the name of the class, which is a number"
-    say(
-        f"predict: {PREDICTIONS / 'submission.csv'}: {len(split):,} predictions for the {split.name} split{averaged}; "
-        f"Category is {meaning}"
-    )
+    say(f"predict: {path}: {len(split):,} predictions for the {split.name} split{averaged}; Category is {meaning}")

@@ -13,6 +13,7 @@ from rich.table import Column
 
 from pipeline.common.files import replacing
 from pipeline.common.text import shown_name
+from pipeline.errors import PipelineError
 from pipeline.network.answers import Answers
 from pipeline.progress import say, say_table
 
@@ -43,6 +44,16 @@ class Predictions:
 def probability_columns(classes: Iterable[str]) -> list[str]:
     """The column of each class, ``p_`` and its name: a class may be called ``Id`` or ``path``."""
     return [f"p_{name}" for name in classes]
+
+
+def require_csv(option: str, path: Path | None) -> None:
+    """Check that the value of an option can be the path of a CSV file to write.
+
+    Raises:
+        PipelineError: it cannot.
+    """
+    if path is not None and (path.suffix.lower() != ".csv" or path.is_dir()):
+        raise PipelineError(f"{option}: got {str(path)!r}, allowed is the name of a file that ends in .csv")
 
 
 def write_csv(path: Path, found: Predictions, answers: Answers) -> None:
