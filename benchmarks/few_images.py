@@ -34,7 +34,7 @@ from ruamel.yaml import YAML
 from pipeline.plots.style import saved_figure
 
 SIZES = (5, 10, 20, 50, 100, 0)  # 0: all
-PRETRAINED = {"model.name": "timm/tf_efficientnet_lite0"}
+PRETRAINED = {"model.name": "timm/tf_efficientnet_lite0", "augment.image_size": 128}  # that of imagefolder
 # The backbone stays as it is, and without random changes of the images its features are computed once.
 FROZEN = {"train.freeze_epochs": "train.epochs", "train.random_resized_crop": 1.0}
 FROZEN |= {f"train.{name}": 0.0 for name in ("hflip", "color_jitter", "random_erase", "mixup_alpha", "cutmix_alpha")}

@@ -67,6 +67,7 @@ class PretrainedWeights:
             PipelineError: the tensors are of another network.
         """
         import torch
+        from torch import nn
 
         from pipeline.network.models import find_heads
 
@@ -77,8 +78,12 @@ class PretrainedWeights:
         if other or any(kept[name].shape != own[name].shape for name in kept if name.startswith(head)):
             kept = {name: values for name, values in kept.items() if not name.startswith(head)}
             for _, layer in heads:
-                # Those of an EfficientNet are the larger the fewer classes: with ten its first loss would be 11.
+                # Zeros, as in Big Transfer (Kolesnikov et al. 2020): with 5 photos per class random weights cost two
+                # points. Not the convolution of SqueezeNet: the ReLU after it would have no gradient.
                 layer.reset_parameters()
+                if isinstance(layer, nn.Linear):
+                    nn.init.zeros_(layer.weight)
+                    nn.init.zeros_(layer.bias)
         with reading(path):
             if wrong := sorted(name for name in kept if name not in own or own[name].shape != kept[name].shape):
                 raise ValueError(f"it is for another network: {listed(wrong, 3)}")
