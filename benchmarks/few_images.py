@@ -14,9 +14,6 @@ time. *draw* shows the mean over the seeds, and their range.
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -28,8 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import typer
-from inputs import ROOT, noise_photo, with_quick_mode
-from ruamel.yaml import YAML
+from inputs import call, clone_with_recipe, noise_photo, with_quick_mode
 
 from pipeline.plots.style import saved_figure
 
@@ -73,27 +69,10 @@ def subset(archive: Path, n: int, seed: int, folder: Path) -> int:
 
 def measured(recipe: str, changes: dict[str, Any]) -> dict[str, float]:
     """Reproduce a recipe in a temporary clone; return its accuracy, and the seconds that all stages took together."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
-
-        def call(*command: str) -> None:
-            run = [sys.executable, "-m", *command]
-            done = subprocess.run(run, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(done.stdout + done.stderr)
-
-        call("pipeline", "recipe", "apply", recipe)
-        yaml, params = YAML(), Path(folder, "params.yaml")
-        content = yaml.load(params)
-        for key, value in changes.items():
-            section, _, name = key.rpartition(".")
-            (content[section] if section else content)[name] = value
-        if content["train"].get("freeze_epochs") == "train.epochs":
-            content["train"]["freeze_epochs"] = content["train"]["epochs"]
-        yaml.dump(content, params)
+        clone_with_recipe(Path(folder), recipe, changes)
         start = time.perf_counter()
-        call("dvc", "repro", "evaluate")
+        call(folder, "dvc", "repro", "evaluate")
         accuracy = json.loads(Path(folder, "results/metrics/evaluate.json").read_text())["accuracy"]
         return {"accuracy": accuracy, "seconds": round(time.perf_counter() - start, 1)}
 

@@ -1,5 +1,9 @@
-"""What the benchmarks measure with: photos, and sections of parameters. Imports no torch, whose memory is measured."""
+"""What the benchmarks measure with: photos, sections of parameters, and clones of this repository. Imports no torch,
+whose memory is measured."""
 
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from ruamel.yaml import YAML
 
 from pipeline.common.yaml_file import read_yaml
 from pipeline.params.schema import AugmentParams, TrainParams
@@ -33,6 +38,35 @@ def augment_params(**changes: Any) -> AugmentParams:
 def train_params(**changes: Any) -> TrainParams:
     """The section ``train`` of the recipe food11, not deterministic, with some changes."""
     return TrainParams(**(section("train") | {"deterministic": False} | changes))
+
+
+def call(folder: Path | str, *command: str) -> None:
+    """Run ``python -m command`` in a folder; a failure ends the benchmark with the output."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    run, env = [sys.executable, "-m", *command], os.environ | {"PATH": path}
+    done = subprocess.run(run, cwd=folder, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+
+
+def clone_with_recipe(folder: Path, recipe: str, changes: dict[str, Any]) -> None:
+    """Clone the last commit of this repository, and apply a recipe and ``changes`` to some of its parameters; the
+    value ``train.epochs`` of ``train.freeze_epochs`` stands for all epochs."""
+    subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
+    call(folder, "pipeline", "recipe", "apply", recipe)
+    set_parameters(folder, changes)
+
+
+def set_parameters(folder: Path, changes: dict[str, Any]) -> None:
+    """Change parameters in the file ``params.yaml`` of a folder."""
+    yaml, params = YAML(), folder / "params.yaml"
+    content = yaml.load(params)
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        (content[section] if section else content)[name] = value
+    if content["train"].get("freeze_epochs") == "train.epochs":
+        content["train"]["freeze_epochs"] = content["train"]["epochs"]
+    yaml.dump(content, params)
 
 
 def photo_files(archive: Path | None, folder: Path, count: int = 100) -> list[Path]:

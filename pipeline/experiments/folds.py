@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -104,6 +105,13 @@ def join_folds(predictions: Mapping[int, pd.DataFrame], images: Mapping[int, pd.
             f"{len(missing):,} of {len(labelled):,} images are predicted by no fold, such as {min(missing)}; {_AGAIN}"
         )
     return joined
+
+
+def most_suspect(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose labels are most likely to be wrong come first: the images that are predicted as another class, and
+    of these the ones whose label has the lowest probability; ``table`` is that of :func:`join_folds`."""
+    right = table["predicted"] == table["label"]
+    return table.iloc[np.lexsort([-pd.to_numeric(table["loss"]), right])]
 
 
 def _sources(table: pd.DataFrame) -> set[str]:
