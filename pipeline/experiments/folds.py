@@ -1,15 +1,22 @@
-"""Cross-validation: each fold as a DVC experiment, and a prediction for each image by a network not trained on it."""
+"""Cross-validation: each fold as a DVC experiment, and a prediction for each image by a network not trained on it.
+
+These predictions show which labels may be wrong.
+"""
 
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score
 
-from pipeline.common.files import write_table
+from pipeline.common.corrections import read_corrections
+from pipeline.common.files import write_table, write_text
 from pipeline.common.paths import DATASET, RAW_ARCHIVE, SWEEPS
+from pipeline.common.raw_archive import RawReader, read_raw_archive
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import wrapped
@@ -18,30 +25,33 @@ from pipeline.experiments.revisions import PREDICTIONS, Experiment
 from pipeline.experiments.sandbox import take_snapshot
 from pipeline.experiments.series import Series, series_lines
 from pipeline.progress import say
+from pipeline.report.review import review_page
 
 ON_VALID = "evaluate.split=valid"
 _AGAIN = "the images changed between the experiments: dvc exp remove the older ones, and run folds again"
 
 
 def run_folds(overrides: Sequence[str], output: Path | None) -> None:
-    """Run each of the ``data.folds`` folds as a DVC experiment, print their metrics, and write what they predict.
+    """Run each of the ``data.folds`` folds as a DVC experiment, print their metrics, and write what they predict, as a
+    table and as a page to review labels.
 
     The experiments run and are reused as those of ``seeds.run_seeds``, also if ``dvc.lock`` in the workspace is that of
     another fold.
 
     Args:
         overrides: ``key=value``, as for ``dvc exp run -S``.
-        output: the CSV file of the out-of-fold predictions; None writes it to the folder of the sweeps.
+        output: the CSV file of the out-of-fold predictions; None writes it to the folder of the sweeps. The page has
+            the same name with the extension .html.
 
     Raises:
         PipelineError: this is not a DVC repository with a commit; an override or ``output`` is not allowed;
             ``data.folds`` is null; a fold failed; or the folds do not fit together.
     """
-    series, count = _series(overrides)
+    series, data = _series(overrides)
     output = output or SWEEPS / f"out_of_fold-{series.identity}.csv"
     if output.suffix.lower() != ".csv" or output.is_dir():
         raise PipelineError(f"--output: got {str(output)!r}, allowed is the name of a file that ends in .csv")
-    results, experiments, failures = series.run(range(count))
+    results, experiments, failures = series.run(range(data["folds"]))
     for line in series_lines("fold", results) if len(results) else ():
         say(line)
     if failures:
@@ -51,22 +61,37 @@ def run_folds(overrides: Sequence[str], output: Path | None) -> None:
     write_table(output, table)
     for line in (*_summary_lines(results, table, images[0]), f"All of them are in {output}"):
         say(line)
+    page = output.with_suffix(".html")
+    write_text(page, _page(table, experiments[0], read_corrections(data["corrections"])))
+    say(f"{page} shows the images with another prediction than their label, to find wrong labels and correct them")
 
 
-def _series(overrides: Sequence[str]) -> tuple[Series, int]:
-    """The experiments, and how many folds there are."""
+def _page(table: pd.DataFrame, experiment: Experiment, corrections: Mapping[str, str]) -> str:
+    """The page to review labels, with the photos of an experiment."""
+    ranked = most_suspect(table)
+    wrong = ranked[ranked["predicted"] != ranked["label"]]
+    with TemporaryDirectory() as folder:
+        archive = Path(folder, RAW_ARCHIVE.name)
+        experiment.copy(RAW_ARCHIVE, archive)
+        classes, images, _ = read_raw_archive(archive)
+        photos = {image.path: image for image in images}
+        return review_page(wrong, len(table), classes, corrections, RawReader(archive), photos)
+
+
+def _series(overrides: Sequence[str]) -> tuple[Series, dict[str, Any]]:
+    """The experiments, and their section ``data``."""
     for override in overrides:
         if override_key(override) in ("data.fold", "evaluate.split"):
             raise PipelineError(f"-S: got {override!r}; folds runs every fold and evaluates its valid split")
     # Fold 0 exists for any number of folds, that of params.yaml may not.
     params = overridden_params([*overrides, ON_VALID, "data.fold=0"])
-    count = params["data"]["folds"]
-    if count is None:
+    data = params["data"]
+    if data["folds"] is None:
         raise PipelineError("data.folds: got null, needs the number of folds; set it, such as -S data.folds=5")
     snapshot = take_snapshot()
     # Each fold has its own archive, and the workspace has that of one of them.
     inputs = {path: value for path, value in snapshot.inputs(params).items() if path != RAW_ARCHIVE.as_posix()}
-    return Series("fold", "data.fold", [*overrides, ON_VALID], snapshot, [inputs, params]), count
+    return Series("fold", "data.fold", [*overrides, ON_VALID], snapshot, [inputs, params]), data
 
 
 def _read(experiment: Experiment, path: Path) -> pd.DataFrame:
@@ -108,10 +133,11 @@ def join_folds(predictions: Mapping[int, pd.DataFrame], images: Mapping[int, pd.
 
 
 def most_suspect(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose labels are most likely to be wrong come first: the images that are predicted as another class, and
-    of these the ones whose label has the lowest probability; ``table`` is that of :func:`join_folds`."""
-    right = table["predicted"] == table["label"]
-    return table.iloc[np.lexsort([-pd.to_numeric(table["loss"]), right])]
+    """The predictions of :func:`join_folds` as numbers, those with the most suspect labels first: of the images that
+    are predicted as another class, and then of the others, the ones whose label has the lowest probability."""
+    numbers = ["label", "predicted", "confidence", "loss"]
+    table = table.assign(**table[numbers].apply(pd.to_numeric))
+    return table.iloc[np.lexsort([-table["loss"], table["predicted"] == table["label"]])]
 
 
 def _sources(table: pd.DataFrame) -> set[str]:

@@ -39,6 +39,10 @@ class Experiment:
         """The text of a file that a stage wrote; raises what :func:`read_text` raises."""
         return read_text(self.reference, path)
 
+    def copy(self, path: Path, target: Path) -> None:
+        """Copy a file that a stage wrote; raises what :func:`copy_file` raises."""
+        copy_file(self.reference, path, target)
+
     def results(self, stage: str, folder: Path = METRICS) -> dict[str, Any]:
         """The metrics of a stage, or its other results in the folder ``DETAILS``; raises what :meth:`read` raises."""
         return read_results(self.reference, stage, folder)
@@ -87,6 +91,20 @@ def read_text(revision: str, path: Path) -> str:
     except Exception as error:  # a remote storage may raise anything
         raise PipelineError(_why_not(revision, path, error)) from error
     return text
+
+
+def copy_file(revision: str, path: Path, target: Path) -> None:
+    """Copy a file that a stage wrote, as it was in a revision, to a path of this machine.
+
+    Raises:
+        PipelineError: the revision has no such file, or it is in no cache.
+    """
+    from dvc.api import DVCFileSystem
+
+    try:
+        DVCFileSystem(rev=revision).get_file(path.as_posix(), str(target))
+    except Exception as error:  # a remote storage may raise anything
+        raise PipelineError(_why_not(revision, path, error)) from error
 
 
 def read_results(revision: str, stage: str, folder: Path) -> dict[str, Any]:

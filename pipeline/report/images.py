@@ -70,6 +70,7 @@ def images_of_page(inputs: Inputs, split: PackedSplit, raw: RawReader, raw_image
         "label": [index_of[name] for name in images["class"]],
         "prediction": [index_of[name] for name in images["predicted_class"]],
         "confidence": images["confidence"].round(4).tolist(),
+        "of_label": np.exp(-images["loss"]).round(4).tolist(),
         "audit": images["finding"].tolist(),
         "sure": [int(name in sure) for name in images["id"]],
         "map": [inputs.saliency["predicted"].get(name, "") for name in images["id"]],
@@ -156,12 +157,13 @@ def make_thumbnails(images: NDArray[np.uint8], rows: Sequence[int], first: set[i
     return Thumbnails(min(side, images.shape[2]), uris)
 
 
-def encode_photos(contents: Iterable[bytes], least: int, budget: int) -> list[str]:
+def encode_photos(contents: Iterable[bytes], least: int, budget: int, form: tuple[int, int] = PHOTO) -> list[str]:
     """Photos as data URIs, the first ones until ``budget`` characters are used; the others are empty.
 
-    So are those that are not larger than ``least`` pixels: a thumbnail shows as much.
+    So are those that are not larger than ``least`` pixels: a thumbnail shows as much. ``form`` are the longer side in
+    pixels and the quality.
     """
-    side, quality = PHOTO
+    side, quality = form
     uris: list[str] = []
     for content in contents:
         pixels = decode(content, side) if budget > 0 else np.zeros((0, 0, 3), np.uint8)

@@ -36,17 +36,8 @@ FINDINGS = {
 def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, images: PageImages) -> str:
     """Return the page as HTML."""
     classes, parameters = inputs.classes["class"].tolist(), flattened(params)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # The same bytes on every run, and rows in the order of the tables.
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":"), "allow_nan": False}
-    environment.filters |= {"yaml": _yaml, "number": _number, "signed": _signed}
-    return environment.get_template("page.html.jinja").render(
+    return render(
+        "page.html.jinja",
         **inputs.results,
         changes=changes,
         rows=ROWS,
@@ -66,6 +57,21 @@ def report_page(inputs: Inputs, params: dict[str, Any], changes: Changes, images
         saliency={name: value for name, value in inputs.saliency.items() if name not in ("predicted", "true")},
         javascript=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # it needs no snippet
     )
+
+
+def render(template: str, **content: Any) -> str:
+    """Render a template of this folder."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # The same bytes on every run, and rows in the order of the tables.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":"), "allow_nan": False}
+    environment.filters |= {"yaml": _yaml, "number": _number, "signed": _signed}
+    return environment.get_template(template).render(content)
 
 
 def dataset_name(params: dict[str, Any]) -> str:

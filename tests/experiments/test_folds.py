@@ -1,6 +1,8 @@
 """Cross-validation: its experiments, and the join of their predictions."""
 
+import json
 import random
+import re
 import sys
 
 import pandas as pd
@@ -9,37 +11,49 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from pipeline.cli import main
 from pipeline.errors import PipelineError
-from pipeline.experiments.folds import join_folds, run_folds
+from pipeline.experiments.folds import join_folds, most_suspect, run_folds
 from tests.support.small_repository import StagesRepository
 
 # Fold k has every other image from k on; the archive of each fold is another one.
 DOWNLOAD = """
+from io import BytesIO
 from pathlib import Path
+from PIL import Image
 from ruamel.yaml import YAML
+from pipeline.common.raw_archive import write_raw_archive
+
+def png(path):
+    picture = BytesIO()
+    Image.new("RGB", (8, 4), (10 * int(path[7:9]), 0, 0)).save(picture, "PNG")
+    return picture.getvalue()
 
 data = YAML(typ="safe").load(Path("params.yaml"))["data"]
+entries = {}
+for number in range(20):
+    split = "test" if number > 15 else "valid" if number // 2 % data["folds"] == data["fold"] else "train"
+    entries[f"{split}/{number % 2}_{number:02}.png"] = f"photos/{number:02}.png"
 Path("data").mkdir(exist_ok=True)
-Path("data/raw.zip").write_text(f"{data['fold']} of {data['folds']}")
+write_raw_archive(Path("data/raw.zip"), ("NA", "b"), entries, png)
 """
 EVALUATE = """
 from pathlib import Path
 from ruamel.yaml import YAML
+from pipeline.common.raw_archive import read_raw_archive
 
 params = YAML(typ="safe").load(Path("params.yaml"))
 assert params["evaluate"]["split"] == "valid"
-fold, folds = map(int, Path("data/raw.zip").read_text().split(" of "))
-index, rows = ["split,row,id,label,class,source"], ["id,source,label,class,predicted,predicted_class,loss,p_NA,p_b"]
-for number in range(20):
-    image = f"{number:04},{number % 2},{['NA', 'b'][number % 2]}"
-    split = "test" if number > 15 else "valid" if number // 2 % folds == fold else "train"
-    index.append(f"{split},0,{number},{number % 2},,photos/{number:02}.png")
-    if split == "valid":
-        predicted = number % 2 if number % 8 else 1
-        rows.append(f"0001,photos/{number:02}.png,{number % 2},NA,{predicted},b,0.500000,1,0")
+columns = "id,source,label,class,predicted,predicted_class,confidence,loss,p_NA,p_b"
+index, rows = ["split,row,id,label,class,source"], [columns]
+for image in read_raw_archive(Path("data/raw.zip"))[1]:
+    number = int(image.id)
+    index.append(f"{image.split},0,{number},{image.label},,{image.path}")
+    if image.split == "valid":
+        predicted = image.label if number % 8 else 1
+        rows.append(f"0001,{image.path},{image.label},NA,{predicted},b,0.9,{0.5 + number / 10:.6f},1,0")
 texts = {
     "data/dataset/index.csv": "\\n".join(index),
     "results/evaluation/predictions.csv": "\\n".join(rows),
-    "results/metrics/evaluate.json": f'{{"accuracy": {0.7 + fold / 10}}}',
+    "results/metrics/evaluate.json": f'{{"accuracy": {0.7 + params["data"]["fold"] / 10}}}',
     "results/metrics/train.json": "{}",
 }
 for path, text in texts.items():
@@ -82,7 +96,7 @@ def test_each_fold_is_an_experiment_and_all_images_are_predicted_once(tmp_path, 
     repository = FoldsRepository(tmp_path / "repository")
     monkeypatch.chdir(repository.folder)
     run_folds(["data.folds=2"], None)
-    first, output = capsys.readouterr().out, *repository.folder.glob(".sweeps/*")
+    first, output = capsys.readouterr().out, *repository.folder.glob(".sweeps/*.csv")
     assert len(repository.experiments()) == 2
     assert "fold 1: accuracy 0.8000" in first
     text = " ".join(first.split())
@@ -96,11 +110,16 @@ def test_each_fold_is_an_experiment_and_all_images_are_predicted_once(tmp_path, 
     # As they were written.
     assert dict(table.iloc[0]) == {
         **{"id": "0001", "source": "photos/00.png", "label": "0", "class": "NA", "predicted": "1"},
-        **{"predicted_class": "b", "loss": "0.500000", "p_NA": "1", "p_b": "0", "fold": "0"},
+        **{"predicted_class": "b", "confidence": "0.9", "loss": "0.500000", "p_NA": "1", "p_b": "0", "fold": "0"},
     }
     assert accuracy_score(table["label"], table["predicted"]) == 0.875
     assert f"macro F1 {f1_score(table['label'], table['predicted'], average='macro'):.4f}" in text
     assert repository.git("status", "--porcelain") == ""
+    page = output.with_suffix(".html").read_text("utf-8")
+    assert f".sweeps/{output.stem}.html shows the images" in text
+    # Those that are predicted as another class, of which the second is the surest.
+    names = json.loads(re.search('id="images">(.*?)</script>', page)[1])["name"]
+    assert names == ["photos/08.png", "photos/00.png"]
 
     repository.replace("params.yaml", "  fold: 0 ", "  fold: 1 ")
     repository.replace("params.yaml", "  folds: null ", "  folds: 2 ")
@@ -199,3 +218,9 @@ def test_folds_with_other_classes_are_refused():
     predictions[1]["p_bird"] = "0.1"
     with pytest.raises(PipelineError, match=r"^fold 1 and fold 0 differ in the columns p_bird; the images changed"):
         join_folds(predictions, index)
+
+
+def test_the_images_with_another_prediction_and_the_least_probable_label_are_the_most_suspect():
+    columns = {"source": ["a", "b", "c", "d"], "label": ["0", "0", "1", "1"], "predicted": ["0", "1", "0", "1"]}
+    table = pd.DataFrame({**columns, "confidence": "0.9", "loss": ["9.5", "2.25", "10.5", "0.5"]})
+    assert list(most_suspect(table)["source"]) == ["c", "b", "a", "d"]
