@@ -90,7 +90,8 @@ class Audit:
         duplicates: identical images, and pairs of near-duplicates.
         dropped: the rows that ``data.on_leak: drop`` leaves out.
         left_out: the reason for each file of the source that is not used, by its path.
-        corrected: the old class of each image with a corrected label, by its path.
+        corrected: the old and the new class of each image that ``data.corrections`` changed, by its path; None as the
+            new class of an image that was dropped, which is not in ``images``.
     """
 
     images: list[RawImage]
@@ -101,7 +102,7 @@ class Audit:
     duplicates: Duplicates
     dropped: frozenset[int]
     left_out: dict[str, str]
-    corrected: dict[str, str] = field(default_factory=dict)
+    corrected: dict[str, tuple[str, str | None]] = field(default_factory=dict)
 
     @cached_property
     def kept(self) -> list[int]:
@@ -241,6 +242,7 @@ def summarize(found: Audit) -> tuple[dict[str, float], dict[str, Any]]:
     splits = Counter(image.split for image in kept)
     labelled = Counter((image.split, image.label) for image in kept)
     mean, std = (dict(zip(("red", "green", "blue"), values.tolist(), strict=True)) for values in found.moments())
+    dropped = sum(new is None for _, new in found.corrected.values())
     metrics: dict[str, float] = {"images": len(kept), "leaks": sum(map(len, found.leaked)), "bad_files": len(found.bad)}
     details = {
         "splits": dict(splits),
@@ -253,7 +255,8 @@ def summarize(found: Audit) -> tuple[dict[str, float], dict[str, Any]]:
         "compared_in_part": found.duplicates.cut,
         **{kind: len(rows) for kind, rows in found.unfit.items()},
         "dropped": len(found.dropped),
-        "corrected": len(found.corrected),
+        "corrected": len(found.corrected) - dropped,
+        "dropped_by_corrections": dropped,
         "mean": mean,
         "std": std,
         "classes": [
@@ -277,11 +280,14 @@ def findings_table(found: Audit) -> pd.DataFrame:
     for kind, rows in found.unfit.items():
         findings += [(kind, row, "", found.describe_unfit(kind, row)) for row in rows]
     rows_of = {image.path: row for row, image in enumerate(found.images)}
-    findings += [("corrected label", rows_of[path], "", f"was {name}") for path, name in found.corrected.items()]
+    corrected = [(path, old) for path, (old, new) in found.corrected.items() if new is not None]
+    findings += [("corrected label", rows_of[path], "", f"was {old}") for path, old in corrected]
     table = [
         [kind, group, found.images[row].split, found.images[row].path, found.class_name(row), detail]
         for kind, row, group, detail in findings
     ]
+    dropped = [(path, old) for path, (old, new) in found.corrected.items() if new is None]
+    table += [["left out", "", "", path, old, "dropped by data.corrections"] for path, old in dropped]
     left_out = [["left out", "", "", path, "", reason] for path, reason in found.left_out.items()]
     table += left_out[:MAX_LEFT_OUT]
     for reason, count in Counter(row[-1] for row in left_out[MAX_LEFT_OUT:]).most_common():

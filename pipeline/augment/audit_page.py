@@ -54,6 +54,7 @@ def audit_page(found: Audit, plain: Callable[[int], NDArray[np.uint8]]) -> str:
             split: count - sum(row[split] for row in details["classes"]) for split, count in details["splits"].items()
         },
         bad=[{"source": found.images[row].path, "reason": reason} for row, reason in found.bad.items()],
+        corrected=[(path, old, new or "dropped") for path, (old, new) in found.corrected.items()],
         candidates=CANDIDATES,
         kinds=[_section(found, kind, plain) for kind in _KINDS],
     )

@@ -9,12 +9,12 @@ from pipeline.common.text import listed
 
 def correct(
     file: str | None, images: list[RawImage], classes: tuple[str, ...]
-) -> tuple[list[RawImage], dict[str, str], list[str]]:
+) -> tuple[list[RawImage], dict[str, tuple[str, str | None]]]:
     """Apply the corrections in a file.
 
     Returns:
-        The images that remain, with their new labels; the old class of each image whose label changed, by its path; and
-        the paths of the images that were dropped.
+        The images that remain, with their new labels; and the old and the new class of each image whose label changed,
+        by its path, None as the new class of an image that was dropped.
 
     Raises:
         PipelineError: see :func:`read_corrections`; or an id or a class does not exist, an image has no label to
@@ -22,7 +22,7 @@ def correct(
     """
     corrections = read_corrections(file)
     if not file or not corrections:
-        return images, {}, []
+        return images, {}
     by_path = {image.path: image for image in images}
     unknown = [name for name in corrections if name not in by_path]
     if unknown:
@@ -37,15 +37,17 @@ def correct(
     if unlabelled:
         refuse(file, f"{listed(unlabelled, 3)}: has no label to correct; remove it from the file")
     labels = {name: classes.index(label) for name, label in corrections.items() if label != DROP}
-    old = {name: by_path[name].label for name, label in labels.items() if by_path[name].label != label}
-    dropped = [name for name in corrections if name not in labels]
     kept = [
-        replace(image, label=labels.get(image.path, image.label)) for image in images if image.path not in set(dropped)
+        replace(image, label=labels.get(image.path, image.label))
+        for image in images
+        if corrections.get(image.path) != DROP
     ]
     lost = _trained(images) - _trained(kept)
     if lost:
         refuse(file, f"no training image of {listed([classes[label] for label in sorted(lost)], 3)} remains")
-    return kept, {name: classes[label] for name, label in old.items() if label is not None}, dropped
+    old = {name: classes[label] for name in corrections if (label := by_path[name].label) is not None}
+    new = {name: None if label == DROP else label for name, label in corrections.items()}
+    return kept, {name: (old[name], new[name]) for name in corrections if old[name] != new[name]}
 
 
 def _trained(images: list[RawImage]) -> set[int]:

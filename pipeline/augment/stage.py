@@ -40,10 +40,10 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str, c
             parameters forbid bad images or leaks that were found, or fewer than two classes remain.
     """
     classes, images, left_out = read_raw_archive(RAW_ARCHIVE)
-    images, corrected, dropped = correct(corrections, images, classes)
-    left_out |= dict.fromkeys(dropped, "dropped by data.corrections")
+    images, corrected = correct(corrections, images, classes)
     if corrections:
-        say(f"augment: {corrections} corrects {len(corrected):,} labels and drops {len(dropped):,} images")
+        dropped = sum(new is None for _, new in corrected.values())
+        say(f"augment: {corrections} corrects {len(corrected) - dropped:,} labels and drops {dropped:,} images")
     with replacing(DATASET) as folder:
         folder.mkdir()
         arrays = create_arrays(folder, images, params)

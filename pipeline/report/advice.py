@@ -39,6 +39,9 @@ def advise(inputs: Inputs, params: dict[str, Any]) -> list[Advice]:
         contradictory_labels(audit.get("contradictory_labels", 0), audit.get("near_duplicates_with_two_labels", 0)),
         overfitting(*accuracy, bool(params.get("model.pretrained"))),
         underfitting(*accuracy, train["epochs"]),
+        not_better_than_before(
+            evaluate["accuracy"], evaluate.get("baseline"), params["train.epochs"], params["train.lr"]
+        ),
         still_rising(inputs.epochs, params["train.epochs"]),
         other_test_images(train["valid_accuracy"], *ends) if evaluate["split"] == "test" else None,
         few_images(audit["classes"], params.get("train.class_weights") == "balanced"),
@@ -85,6 +88,19 @@ def underfitting(train: float, valid: float, epochs: int) -> Advice | None:
     )
     action = "Train for more epochs, with a larger network or larger images, or with less augmentation."
     return Advice(evidence, action, f"dvc exp run -S train.epochs={2 * epochs}")
+
+
+def not_better_than_before(accuracy: float, baseline: dict[str, Any] | None, epochs: int, lr: float) -> Advice | None:
+    """Logistic regression on the features of the pretrained network is at least as accurate as the fine-tuned network;
+    ``baseline`` is that of ``evaluate``, None without one."""
+    if not baseline or accuracy > baseline["logistic_regression"]["accuracy"]:
+        return None
+    evidence = (
+        f"Fine-tuning did not help: the accuracy is {accuracy:.1%}, and that of logistic regression on the features of "
+        f"the pretrained network {baseline['logistic_regression']['accuracy']:.1%}."
+    )
+    action = "Train for more epochs with a lower learning rate, or only the last layer (train.freeze_epochs)."
+    return Advice(evidence, action, f"dvc exp run -S train.epochs={2 * epochs} -S train.lr={lr / 2:g}")
 
 
 def still_rising(epochs: pd.DataFrame, planned: int) -> Advice | None:

@@ -30,6 +30,7 @@ FINDINGS = {
     "blurred": "blurred or blank",
     "tiny": "tiny",
     "corrected": "corrected labels",
+    "dropped_by_corrections": "dropped by corrections",
 }
 
 

@@ -1,10 +1,12 @@
 """Tests of the HTML page."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 
+from pipeline.augment.audit import findings_table
 from pipeline.augment.audit_page import MAX_GROUPS, MAX_IMAGES_PER_GROUP, audit_page
 from tests.support.audits import SIZE, audited, changed, noise, smooth
 
@@ -82,6 +84,18 @@ def test_files_that_were_left_out_are_counted():
     page = Page(audited(("train", 0, noise()), ("train", 1, noise()), left_out={"a": "hidden", "b": "hidden"}))
     assert "2 other files of the source were left out" in page.text
     assert "hidden (2)" in page.text
+
+
+def test_corrections_are_counted_and_the_first_ones_are_listed_and_all_of_them_in_the_table():
+    found = audited(("train", 0, noise()), ("train", 1, noise()))
+    dropped = {f"cat/<{number}>.png": ("cat", None) for number in range(1200)}
+    found = replace(found, corrected={"train/0.png": ("dog", "cat"), **dropped})
+    page = Page(found)
+    for words in ("Corrections: 1,201", "1 labels corrected, 1,200 images dropped", "cat/<198>.png", "and 1,001 more"):
+        assert words in page.text
+    assert "cat/<199>.png" not in page.text
+    table = findings_table(found)
+    assert table.loc[table["detail"] == "dropped by data.corrections", "source"].tolist() == list(dropped)
 
 
 def test_a_dataset_without_findings_has_no_pictures():

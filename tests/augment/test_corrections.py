@@ -9,7 +9,7 @@ from pipeline.augment.corrections import correct
 from pipeline.augment.stage import augment
 from pipeline.common.corrections import read_corrections
 from pipeline.common.dataset import PackedDataset
-from pipeline.common.paths import AUDIT_TABLE, DATASET
+from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET
 from pipeline.common.raw_archive import RawImage
 from pipeline.common.results import read_results
 from pipeline.errors import PipelineError
@@ -33,14 +33,14 @@ def labels_of(text: str) -> dict[str, int | None]:
 
 def test_labels_are_replaced_and_images_dropped_and_all_are_named(workspace):
     FILE.write_text('id,label\ncat/1.png,dog\n"cat/2,""a"".png",cat\ndog/3.png,drop\n')
-    kept, old, dropped = correct(FILE, IMAGES, CLASSES)
+    kept, changed = correct(FILE, IMAGES, CLASSES)
     assert [(image.path, image.label) for image in kept] == [("cat/1.png", 1), ('cat/2,"a".png', 0), ("4.png", None)]
     # The other one had this label before.
-    assert (old, dropped) == ({"cat/1.png": "cat"}, ["dog/3.png"])
+    assert changed == {"cat/1.png": ("cat", "dog"), "dog/3.png": ("dog", None)}
 
 
 def test_without_a_file_or_without_rows_nothing_changes(workspace):
-    assert correct(None, IMAGES, CLASSES) == (IMAGES, {}, [])
+    assert correct(None, IMAGES, CLASSES) == (IMAGES, {})
     assert labels_of("\ufeffid,label\n") == {image.path: image.label for image in IMAGES}
 
 
@@ -93,7 +93,10 @@ def test_the_dataset_and_the_audit_have_the_corrections(dataset):
         f"was {old}",
     ]
     assert table.loc[second, "detail"] == "dropped by data.corrections"
-    assert read_results("audit")["corrected"] == 1
+    assert [read_results("audit")[name] for name in ("corrected", "dropped_by_corrections")] == [1, 1]
+    page = AUDIT_PAGE.read_text("utf-8")
+    assert f"<tr><td>{first}</td><td>{old}</td><td>{new}</td></tr>" in page
+    assert f"<tr><td>{second}</td><td>{old}</td><td>dropped</td></tr>" in page
 
 
 @pytest.mark.parametrize("path", ["/tmp/corrections.csv", "~/corrections.csv", "../corrections.csv", "C:\\c.csv"])

@@ -9,6 +9,7 @@ from pipeline.report.advice import (
     contradictory_labels,
     few_images,
     leaks,
+    not_better_than_before,
     other_test_images,
     overfitting,
     still_rising,
@@ -17,6 +18,8 @@ from pipeline.report.advice import (
 )
 from pipeline.report.inputs import read_inputs
 from tests.support.report_results import write_run
+
+REGRESSION = {"logistic_regression": {"accuracy": 0.812}}
 
 
 def curve(*accuracies):
@@ -39,6 +42,7 @@ def classes(**train):
         (contradictory_labels(1, 2), ("labels: 3",)),
         (overfitting(0.99, 0.8, False), ("99.0%", "80.0%", "model.pretrained", "train.mixup_alpha")),
         (underfitting(0.6, 0.62, 15), ("60.0%", "62.0%", "train.epochs=30")),
+        (not_better_than_before(0.81, REGRESSION, 5, 0.002), ("81.0%", "81.2%", "train.epochs=10 -S train.lr=0.001")),
         (still_rising(curve(0.5, 0.6, 0.7, 0.8, 0.81, 0.84, 0.86, 0.88), 8), ("82.5%", "87.0%", "train.epochs=16")),
         (other_test_images(0.95, 0.8, 0.84), ("95.0%", "80.0% to 84.0%")),
         (other_test_images(0.7, 0.8, 0.84), ("70.0%",)),
@@ -63,6 +67,8 @@ def test_a_problem_is_reported_with_its_evidence(advice, words):
         # That is overfitting, of which longer training would give more.
         underfitting(0.8, 0.6, 15),
         still_rising(curve(0.5, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9), 8),
+        not_better_than_before(0.813, REGRESSION, 5, 0.002),
+        not_better_than_before(0.1, None, 5, 0.002),
         # It stopped before the last epoch, since it did not get better.
         still_rising(curve(0.5, 0.6, 0.7, 0.8, 0.81, 0.84, 0.86, 0.88), 20),
         still_rising(curve(0.5, 0.9), 2),
@@ -81,6 +87,6 @@ def test_without_the_problem_nothing_is_reported(advice):
 
 def test_the_rules_read_the_results_of_a_run(workspace):
     write_run(workspace, ("cat", "dog"), 24)
-    params = {"model.pretrained": True, "train.epochs": 3, "train.class_weights": "balanced"}
+    params = {"model.pretrained": True, "train.epochs": 3, "train.lr": 0.1, "train.class_weights": "balanced"}
     evidence = [advice.evidence.split(":")[0] for advice in advise(read_inputs(), params)]
     assert evidence[:2] == ["Images of valid and test that are in an earlier split, too", "Overfitting"]

@@ -178,10 +178,22 @@ def test_the_answer_is_first_and_details_are_closed(opened, small_report):
     summary = page.locator("section[aria-labelledby=summary]")
     advice = summary.locator("li").all_inner_texts()
     assert "Overfitting: the accuracy is 99.0% on the training images and 70.0% on the valid split." in advice[1]
+    assert (
+        "pretrained network reaches 60.0 % (95 %: 55.0 to 65.0 %), the fine-tuned network 75.0 %"
+        in summary.inner_text()
+    )
+    assert "fine-tuning brought +15.0 points." in summary.inner_text()
     worst = summary.locator("table").first.locator("tbody th").all_inner_texts()
     assert len(worst) == 3
     assert set(worst) <= set(HOSTILE)
     assert "CPU 3 epochs, float32" in page.locator("header").inner_text()
+
+
+def test_few_confused_pairs_are_shown_once(opened, make_report, small_report):
+    both = "section[aria-labelledby=summary] button[data-true], section[aria-labelledby=confusion] button[data-true]"
+    assert opened(make_report(("cat", "dog"), 40)).locator(both).count() == 2
+    page = opened(small_report)
+    assert page.locator(both).count() > 3 + 3
 
 
 def test_a_click_enlarges_a_mistake_to_its_photo_beside_the_input_of_the_network(opened, small_report):

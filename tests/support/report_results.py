@@ -122,6 +122,7 @@ def _write_evaluation(
     interval = {"accuracy": {"low": accuracy - 0.01, "high": accuracy + 0.01}}
     details = {"split": "test", "images": len(ids), "interval": interval, "temperature": 1.5}
     details["calibrated"] = {"ece": 0.01}
+    details["baseline"] = {"logistic_regression": {"accuracy": 0.6, "interval": {"low": 0.55, "high": 0.65}}}
     _write_results(folder, "evaluate", {"accuracy": accuracy, "ece": 0.05}, details, "evaluation/*.csv", "plots/*.csv")
 
 
