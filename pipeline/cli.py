@@ -468,7 +468,7 @@ def folds(
         typer.Option(help="CSV file to write, with the out-of-fold predictions; by default in .sweeps."),
     ] = None,
 ) -> None:
-    """Cross-validate: run each fold as a DVC experiment; print mean and standard deviation, write all predictions."""
+    """Cross-validate: run each fold as a DVC experiment; write all predictions, and a page to find wrong labels."""
     read_params()
     from pipeline.experiments.folds import run_folds
 
