@@ -39,7 +39,7 @@ from pipeline.progress import say
 
 # Of the cross-fitted weights.
 FOLDS = 5
-# EM stops when no weights have a log loss that is lower by more than this.
+# EM stops when no weights are better by more than this, in nats.
 TOLERANCE = 1e-6
 MOST_STEPS = 10_000
 COLUMNS = {
@@ -216,19 +216,22 @@ def _of_label(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> 
 def fit_weights(of_label: NDArray[np.float64]) -> NDArray[np.float64]:
     """The weights of the mean with the lowest log loss, ``(models,)``, which sum to 1: a convex problem.
 
-    By the EM algorithm for the weights of a mixture (Dempster, Laird & Rubin 1977).
+    By the EM algorithm for the weights of a mixture (Dempster, Laird & Rubin 1977), where each model has explained one
+    more image alone (a Dirichlet prior). Without it, small differences between models that are right on every image
+    would give one of them all the weight; with it, the weights are the more equal, the fewer images there are.
 
     Args:
         of_label: the probability of the label of each image by each model, ``(models, images)``.
     """
     of_label = np.maximum(of_label, np.finfo(float).eps)
-    weights = np.full(len(of_label), 1 / len(of_label))
+    models, images = of_label.shape
+    weights, total = np.full(models, 1 / models), 1 + models / images
     for _ in range(MOST_STEPS):
-        gains = (of_label / (weights @ of_label)).mean(axis=1)
-        # The log loss is convex: this bounds how much lower it can be.
-        if gains.max() - 1 < TOLERANCE:
+        gains = (of_label / (weights @ of_label)).mean(axis=1) + 1 / (images * weights)
+        # What is minimised is convex: this bounds how much lower it can be.
+        if gains.max() - total < TOLERANCE:
             break
-        weights *= gains
+        weights *= gains / total
     normalised: NDArray[np.float64] = weights / weights.sum()
     return normalised
 

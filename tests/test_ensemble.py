@@ -91,20 +91,26 @@ def runs(tmp_path_factory, trained_folder):
     return folder
 
 
-def test_weights_have_the_lowest_log_loss_of_all_that_sum_to_1():
+def test_weights_have_the_lowest_log_loss_if_each_model_has_explained_one_more_image_alone():
     random = np.random.default_rng(0)
     of_label = random.beta(4, 1, (4, 300)) * np.array([1.0, 0.9, 1.0, 0.4])[:, None]
 
     def loss(weights: np.ndarray) -> float:
-        return float(-np.log(weights @ of_label).mean())
+        return float(-(np.log(weights @ of_label).sum() + np.log(weights).sum()) / 300)
 
     whole = {"type": "eq", "fun": lambda weights: weights.sum() - 1}
-    found = minimize(loss, np.full(4, 0.25), bounds=[(0, 1)] * 4, constraints=whole, tol=1e-12)
+    found = minimize(loss, np.full(4, 0.25), bounds=[(1e-9, 1)] * 4, constraints=whole, tol=1e-12)
     weights = fit_weights(of_label)
     assert weights.sum() == pytest.approx(1)
     assert loss(weights) <= found.fun + 1e-6
-    assert weights.min() < 0.01
-    assert fit_weights(np.array([[0.9, 0.8], [0.5, 0.0]])).round(3).tolist() == [1, 0]
+    np.testing.assert_allclose(weights, found.x, atol=0.01)
+    assert weights[3] < 0.05 < weights[2]
+
+
+def test_weights_of_models_that_are_almost_the_same_are_almost_equal_and_a_bad_one_has_a_small_one():
+    of_label = np.array([[0.995] * 300, [0.993] * 300, [0.991] * 300])
+    assert np.ptp(fit_weights(of_label)) < 0.2
+    assert fit_weights(np.array([[0.9] * 300, [0.3] * 300]))[1] < 0.01
     assert np.isfinite(fit_weights(np.zeros((2, 3)))).all()
 
 
