@@ -265,9 +265,10 @@ def predict(
         int | None, typer.Option(min=1, help="Number of classes per image in the printed table, 3 by default.")
     ] = None,
     tta: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            min=1, max=64, help="Test-time augmentation: number of augmented copies to average with the image."
+            metavar="METHOD",
+            help="Test-time augmentation: hflip, five_crop, ten_crop, or a number of views.",
         ),
     ] = None,
     abstain: Annotated[
@@ -282,6 +283,7 @@ def predict(
     if split is None and (submission is not None or fit_weights):
         option = "--fit-weights" if fit_weights else "--submission"
         raise PipelineError(f"{option}: needs --split, the split of the dataset to predict, such as --split test")
+    method = "none" if tta is None else tta
     if split is not None:
         others = {"files": paths, "--top": top, "--abstain": abstain, "--abstain-precision": abstain_precision}
         if given := [name for name, value in others.items() if value not in (None, [])]:
@@ -290,14 +292,14 @@ def predict(
         from pipeline.ensemble import predict_split
 
         top_k = params.evaluate.top_k
-        return predict_split(split, model or [MODEL], top_k, tta or 0, fit_weights, submission, output)
+        return predict_split(split, model or [MODEL], top_k, method, fit_weights, submission, output)
     if paths:
         from pipeline.machine import check_variables
         from pipeline.predict.files import predict_paths
 
         check_variables()
         _require_one_threshold(abstain, abstain_precision)
-        return predict_paths(paths, model or [MODEL], output, top or 3, tta or 0, abstain, abstain_precision)
+        return predict_paths(paths, model or [MODEL], output, top or 3, method, abstain, abstain_precision)
     if (model, output, top, tta, abstain, abstain_precision) != (None,) * 6:
         raise PipelineError(
             "predict: options need images or folders to classify, such as python -m pipeline predict photos, or --split"

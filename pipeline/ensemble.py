@@ -32,7 +32,7 @@ from pipeline.experiments.comparison import (
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import ModelSpec
 from pipeline.params.schema import AugmentParams
-from pipeline.predict.files import choose_views, is_run, load_models, member_outputs, refuse_failures
+from pipeline.predict.files import is_run, load_models, member_outputs, read_tta, refuse_failures
 from pipeline.predict.stage import probability_table, report_submission, submission_table
 from pipeline.predict.table import require_csv
 from pipeline.progress import say
@@ -78,7 +78,7 @@ def predict_split(
     name: str,
     model_files: Sequence[Path],
     top_k: int,
-    tta: int = 0,
+    tta: str = "none",
     fit: bool = False,
     submission: Path | None = None,
     output: Path | None = None,
@@ -90,7 +90,7 @@ def predict_split(
         name: of the split of ``data/dataset/``.
         model_files: as for ``load_models``.
         top_k: k of the top-k accuracy.
-        tta: number of augmented views that are averaged with the plain image.
+        tta: as for ``predict_paths``.
         fit: whether to weight the models by the weights that minimise the log loss on valid.
         submission: the CSV file of ``Id`` and ``Category``, as the stage ``predict`` writes it.
         output: the CSV file of the probabilities, as the stage ``predict`` writes it.
@@ -114,10 +114,10 @@ def predict_split(
             f"{model_files[0]}: its classes are {listed(classes)}, those of {DATASET} are "
             f"{listed(dataset.manifest.classes)}; name a model of this dataset, or run dvc repro"
         )
-    views, seed = choose_views(tta) if tta else (None, 0)
+    augmentation = read_tta(tta)
     trained_on = training_images(model_files)
     predicted = {
-        split: _predict(dataset.split(split), model_files, models, trained_on, views, seed)
+        split: _predict(dataset.split(split), model_files, models, trained_on, augmentation)
         for split in dict.fromkeys(["valid", name])
         if split in dataset
     }
@@ -159,13 +159,17 @@ def _predict(
     model_files: Sequence[Path],
     models: Sequence[tuple[PixelClassifier, ModelSpec]],
     trained_on: set[str],
-    views: AugmentParams | None,
-    seed: int,
+    tta: tuple[str, AugmentParams | None, int],
 ) -> Predicted:
     """Decode the images of a split from the archive, and predict them with each model."""
     images = _of_archive(split)
     archive, failures = RawReader(RAW_ARCHIVE), dict[RawImage, str]()
-    found = member_outputs(images, lambda image: (image.entry, archive.read(image)), models, views, seed, failures)
+    method, views, seed = tta
+
+    def read(image: RawImage) -> tuple[str, bytes]:
+        return image.entry, archive.read(image)
+
+    found = member_outputs(images, read, models, views, seed, failures, method=method)
     outputs = [values for _, values in found]
     refuse_failures({Path(image.path): why for image, why in failures.items()}, len(images), "predict", "predicted")
     probabilities = np.concatenate(outputs, axis=1)[:, :, :-1].astype(np.float64)

@@ -122,8 +122,8 @@ class PackedSplit:
         if self.images.shape[1] < 2:
             key = "augment.views" if self.name == "train" else "augment.test_views"
             raise PipelineError(
-                f"params.yaml: {section}.tta: got true, but the {self.name} split has no augmented views to average "
-                f"over; set {key} to 1 or more, or {section}.tta to false"
+                f"params.yaml: {section}.tta: got views, but the {self.name} split has no augmented views to average "
+                f"over; set {key} to 1 or more, or {section}.tta to auto or none"
             )
 
 

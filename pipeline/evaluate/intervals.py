@@ -56,6 +56,34 @@ def confidence_intervals(
     return {name: {"low": float(low), "high": float(high)} for name, (low, high) in ends.items()}
 
 
+def paired_differences(
+    labels: NDArray[np.int64], before: NDArray[np.float64], after: NDArray[np.float64], resamples: int
+) -> dict[str, dict[str, float]]:
+    """Accuracy and log loss of ``after`` minus those of ``before``, probabilities of the same images.
+
+    Returns:
+        For each its ``difference``, with the ends ``low`` and ``high`` of the 95 % interval: for the accuracy by Bonett
+        & Price (2012), which holds also if few images change, for the log loss by the bootstrap.
+    """
+    old, new = (image_scores(labels, probabilities, 2) for probabilities in (before, after))
+    changes = {name: new[name] - old[name] for name in ("accuracy", "log_loss")}
+    ends = {"accuracy": bonett_price((changes["accuracy"] > 0).sum(), (changes["accuracy"] < 0).sum(), len(labels))}
+    if resamples and np.ptp(changes["log_loss"]) > 0:
+        loss = changes["log_loss"]
+        [ends["log_loss"]] = _percentiles(lambda rows, axis=-1: loss[rows].mean(axis=axis)[None], len(loss), resamples)
+    named = {name: dict(zip(("low", "high"), map(float, pair), strict=True)) for name, pair in ends.items()}
+    return {name: {"difference": float(change.mean()), **named.get(name, {})} for name, change in changes.items()}
+
+
+def bonett_price(gained: ArrayLike, lost: ArrayLike, images: int) -> NDArray[np.float64]:
+    """Bonett & Price's 95 % interval of the share that is gained minus the share that is lost, ``(2, ...)``, of images
+    that are judged twice."""
+    more, less = (np.asarray(gained) + 1) / (images + 2), (np.asarray(lost) + 1) / (images + 2)
+    half = norm.ppf((1 + LEVEL) / 2) * np.sqrt((more + less - (more - less) ** 2) / (images + 2))
+    ends: NDArray[np.float64] = np.clip([more - less - half, more - less + half], -1, 1)
+    return ends
+
+
 def intervals_by_class(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> pd.DataFrame:
     """Wilson's intervals of each class's precision, recall and F1, given the number of images that they count.
 

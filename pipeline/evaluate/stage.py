@@ -8,14 +8,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
+from torch import nn
 
-from pipeline.common.dataset import PackedSplit
+from pipeline.common.dataset import PackedDataset, PackedSplit
 from pipeline.common.files import write_table
 from pipeline.common.paths import DATASET, EVALUATION, MODEL, PLOTS
 from pipeline.common.results import write_results
 from pipeline.evaluate.baseline import evaluate_baseline, has_pretrained_weights
 from pipeline.evaluate.calibration import abstention, cross_fitted_probabilities, reliability, risk_coverage
-from pipeline.evaluate.intervals import confidence_intervals, intervals_by_class
+from pipeline.evaluate.intervals import confidence_intervals, intervals_by_class, paired_differences
 from pipeline.evaluate.metrics import (
     calibration_metrics,
     compute_metrics,
@@ -27,7 +28,8 @@ from pipeline.evaluate.metrics import (
 )
 from pipeline.evaluate.plots import plot_confusion, plot_curves_by_class, plot_mistakes, plot_reliability
 from pipeline.network.calibration import energies
-from pipeline.network.inference import open_trained, predict_logits, predict_probabilities
+from pipeline.network.inference import choose_tta, open_trained, predict_logits
+from pipeline.network.models import ModelSpec
 from pipeline.params.schema import EvaluateParams
 from pipeline.progress import say
 
@@ -46,8 +48,8 @@ def evaluate(params: EvaluateParams) -> None:
     temperature of the other half. The thresholds of ``abstain`` were chosen on the valid split, too.
 
     Raises:
-        PipelineError: there is no model, it does not fit the dataset, the split has no labels or, with ``tta``, no
-            views, or the network's output is not finite.
+        PipelineError: there is no model, it does not fit the dataset, the split has no labels or, with ``tta: views``,
+            no views, or the network's output is not finite.
     """
     dataset, model, spec = open_trained(DATASET, MODEL)
     split, classes = dataset.labelled_split(params.split), spec.classes
@@ -55,25 +57,17 @@ def evaluate(params: EvaluateParams) -> None:
     if top_k < params.top_k:
         say(f"evaluate: note: with {len(classes)} classes, evaluate.top_k is {top_k} instead of {params.top_k}")
         params = params.model_copy(update={"top_k": top_k})
-    if params.tta:
-        split.require_views("evaluate")
+    temperature = spec.calibration.temperature
     logits = predict_logits(model, spec, split, "evaluate").astype(np.float64)
-    probabilities = softmax(logits, axis=1)
-    calibrated = softmax(logits / spec.calibration.temperature, axis=1)
-    if split.name == "valid":
-        calibrated = cross_fitted_probabilities(logits, split.labels)
+    probabilities, calibrated = softmax(logits, axis=1), _calibrated(logits, split, temperature)
     results = _compute(split.labels, probabilities, params)
     results |= {
-        "temperature": spec.calibration.temperature,
+        "temperature": temperature,
         "calibrated": calibration_metrics(split.labels, calibrated),
         "abstain": _write_risk_coverage(split.labels, calibrated, spec.calibration.thresholds),
     }
-    if params.tta:
-        # At temperature 1, as the metrics of the plain images.
-        averaged = predict_probabilities(model, spec, split, "evaluate, tta", True, 1)[0].astype(np.float64)
-        # They were rounded to float32, so the sum of a row is not exactly 1.
-        averaged /= averaged.sum(axis=1, keepdims=True)
-        results["tta"] = {"views": split.images.shape[1] - 1, **_compute(split.labels, averaged, params)}
+    if params.tta != "none":
+        results["tta"] = _evaluate_tta(model, spec, dataset, split, calibrated, params)
     judged = {"calibrated": calibrated.max(axis=1), "energy": energies(logits)}
     table = _predictions(split, probabilities, judged, classes, params.top_k)
     if params.baseline and has_pretrained_weights():
@@ -88,6 +82,8 @@ def evaluate(params: EvaluateParams) -> None:
     metrics = {name: results.pop(name) for name in ("accuracy", "macro_f1", "log_loss")}
     write_results("evaluate", metrics, {"split": split.name, "images": len(split), **results}, *READ_BY_REPORT)
     _report_accuracy(split, metrics | results)
+    if "tta" in results:
+        say(f"evaluate: {results['tta']['summary']}")
 
 
 def _compute(labels: NDArray[np.int64], probabilities: NDArray[np.float64], params: EvaluateParams) -> dict[str, Any]:
@@ -95,6 +91,45 @@ def _compute(labels: NDArray[np.int64], probabilities: NDArray[np.float64], para
     metrics = compute_metrics(labels, probabilities, params.top_k)
     intervals = confidence_intervals(labels, probabilities, params.top_k, params.bootstrap)
     return {**metrics, "interval": {name: intervals[name] for name in metrics if name in intervals}}
+
+
+def _calibrated(logits: NDArray[np.float64], split: PackedSplit, temperature: float) -> NDArray[np.float64]:
+    """Probabilities at the temperature; cross-fitted on the split that it was fitted on."""
+    if split.name == "valid":
+        return cross_fitted_probabilities(logits, split.labels)
+    probabilities: NDArray[np.float64] = softmax(logits / temperature, axis=1)
+    return probabilities
+
+
+def _evaluate_tta(
+    model: nn.Module,
+    spec: ModelSpec,
+    dataset: PackedDataset,
+    split: PackedSplit,
+    plain: NDArray[np.float64],
+    params: EvaluateParams,
+) -> dict[str, Any]:
+    """The metrics with test-time augmentation, and their differences to ``plain``, the calibrated probabilities without
+    it; below ``valid`` accuracy and log loss of each method on the valid split, by which ``auto`` chooses it."""
+    chosen, labels = choose_tta(model, spec, dataset, split, params.tta, "evaluate"), dataset.split("valid").labels
+    results: dict[str, Any] = {"method": chosen.method, "valid": {}}
+    for name, probabilities in chosen.valid.items():
+        scores = image_scores(labels, probabilities, 2)
+        results["valid"][name] = {metric: float(scores[metric].mean()) for metric in ("accuracy", "log_loss")}
+        if name != "none":
+            change = paired_differences(labels, chosen.valid["none"], probabilities, params.bootstrap)
+            results["valid"][name]["change"] = change
+    if chosen.method != "none":
+        logits = predict_logits(model, spec, split, "evaluate, tta", chosen.method).astype(np.float64)
+        temperature = chosen.spec.calibration.temperature
+        calibrated = _calibrated(logits, split, temperature)
+        results |= _compute(split.labels, softmax(logits, axis=1), params)
+        results |= {
+            "temperature": temperature,
+            "calibrated": calibration_metrics(split.labels, calibrated),
+            "change": paired_differences(split.labels, plain, calibrated, params.bootstrap),
+        }
+    return {**results, "summary": in_words(split.name, results, params.tta == "auto")}
 
 
 def _report_accuracy(split: PackedSplit, results: dict[str, Any]) -> None:
@@ -107,9 +142,20 @@ def _report_accuracy(split: PackedSplit, results: dict[str, Any]) -> None:
             f"evaluate: accuracy {regression:.4f} of logistic regression and {neighbors:.4f} of k nearest neighbors on "
             "the features of the pretrained network, before it was trained"
         )
-    if "tta" in results:
-        accuracy, views = results["tta"]["accuracy"], results["tta"]["views"]
-        say(f"evaluate: accuracy {accuracy:.4f} with the mean over each image and its {views} views")
+
+
+def in_words(split: str, tta: dict[str, Any], chosen: bool) -> str:
+    """Whether test-time augmentation helps, in one or two sentences."""
+    if tta["method"] == "none":
+        tried = ", ".join(name for name in tta["valid"] if name != "none")
+        return f"Test-time augmentation does not help: on valid, {tried} do not lower the log loss. It is left off."
+    difference, low, high = (100 * tta["change"]["accuracy"][name] for name in ("difference", "low", "high"))
+    effect = "brings" if low > 0 else "costs" if high < 0 else "makes no difference to the accuracy beyond chance:"
+    where = "" if not chosen else " It was chosen on valid." if split != "valid" else " It was chosen on these images."
+    return (
+        f"Test-time augmentation ({tta['method']}) {effect} {difference:+.2f} points (95 % interval {low:+.2f} to "
+        f"{high:+.2f}) on {split}; log loss {tta['change']['log_loss']['difference']:+.4f}.{where}"
+    )
 
 
 def _predictions(

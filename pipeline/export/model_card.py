@@ -156,10 +156,10 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _evaluation_table(evaluation: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The columns, and one row per metric: its value, its interval, and its value after calibration and with views."""
+    """The columns, and one row per metric: its value, its interval, and its value after calibration and with TTA."""
     others = {f"at temperature {evaluation['temperature']:.3f}": evaluation["calibrated"]}
-    if "tta" in evaluation:
-        others[f"mean with {evaluation['tta']['views']} views"] = evaluation["tta"]
+    if evaluation.get("tta", {}).get("method", "none") != "none":
+        others[f"with test-time augmentation ({evaluation['tta']['method']})"] = evaluation["tta"]
     metrics = {name: value for name, value in evaluation.items() if isinstance(value, float) and name != "temperature"}
     table = []
     for name, value in metrics.items():

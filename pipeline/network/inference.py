@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from pipeline.common.paths import MODEL
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches
-from pipeline.network.calibration import energies
+from pipeline.network.calibration import fit_calibration, fit_temperature
 from pipeline.network.device import choose_device, forward_batch_size
 from pipeline.network.models import ModelSpec, class_logits
 from pipeline.network.onnx_file import OnnxModel
+from pipeline.network.tta import METHODS, variants
 from pipeline.network.weights import load_model
 from pipeline.progress import progress
 
@@ -74,14 +76,21 @@ def run_model(
 
 
 def predict_logits(
-    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, copy: int = 0
+    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, tta: str = "none"
 ) -> NDArray[np.float32]:
     """Logits of the classes, ``float32``, ``(images, classes)``; their softmax is the class probabilities.
+
+    With test-time augmentation they are the means over the ``variants`` of an image or, with ``views``, its copies.
 
     Raises:
         PipelineError: one of them is NaN or infinite.
     """
-    logits = run_model(model, spec, split, label, lambda model, images: class_logits(model(images)), copy)
+
+    def output(model: nn.Module, images: Tensor) -> Tensor:
+        return torch.stack([class_logits(model(variant)).float() for variant in variants(images, tta)]).mean(0)
+
+    copies = range(split.images.shape[1] if tta == "views" else 1)
+    logits: NDArray[np.float32] = np.mean([run_model(model, spec, split, label, output, copy) for copy in copies], 0)
     if not np.isfinite(logits).all():
         raise PipelineError(
             f"{MODEL}: its output for the {split.name} split is not finite; train it with a lower train.lr"
@@ -89,17 +98,61 @@ def predict_logits(
     return logits
 
 
-def predict_probabilities(
-    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, tta: bool, temperature: float
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Class probabilities, ``float32``, ``(images, classes)``, each row of which sums to 1, and energy scores.
+@dataclass(frozen=True)
+class ChosenTta:
+    """Test-time augmentation that was chosen on the valid split.
 
-    With ``tta`` (test-time augmentation) they are averaged over the plain image and all its views.
+    Attributes:
+        method: its name; ``none`` if nothing helps.
+        spec: the network's, with the calibration of the method.
+        valid: calibrated probabilities of the valid split with each method it was chosen from.
     """
-    copies = range(split.images.shape[1] if tta else 1)
-    of_each = [predict_logits(model, spec, split, label, copy) for copy in copies]
-    probabilities: NDArray[np.float32] = np.mean([softmax(logits / temperature, axis=1) for logits in of_each], axis=0)
-    return probabilities, np.mean([energies(logits) for logits in of_each], axis=0)
+
+    method: str
+    spec: ModelSpec
+    valid: dict[str, NDArray[np.float64]]
+
+
+def choose_tta(
+    model: nn.Module, spec: ModelSpec, dataset: PackedDataset, split: PackedSplit, method: str, section: str
+) -> ChosenTta:
+    """Find the method for ``split`` that the parameter ``{section}.tta`` asks for.
+
+    ``auto`` is the method whose calibrated probabilities have the lowest log loss on the valid split, of all for which
+    there are images. Temperature, energy and thresholds are fitted to the method: those in the weights file are of
+    single images.
+
+    Raises:
+        PipelineError: the method is ``views``, and one of the splits has none.
+    """
+    if method == "none":
+        return ChosenTta(method, spec, {})
+    valid = dataset.split("valid")
+    methods = ["none", method]
+    if method == "views":
+        valid.require_views(section)
+        split.require_views(section)
+    elif method == "auto":
+        have_views = valid.images.shape[1] > 1 and split.images.shape[1] > 1
+        methods = [*METHODS, *["views"] * have_views]
+    logits = {
+        name: predict_logits(model, spec, valid, f"{section}, {name} on valid", name).astype(np.float64)
+        for name in methods
+    }
+    probabilities = {
+        name: softmax(values / fit_temperature(values, valid.labels), axis=1) for name, values in logits.items()
+    }
+    if method == "auto":
+        method = min(methods, key=lambda name: _log_loss(valid.labels, probabilities[name]))
+    if method != "none":
+        spec = replace(spec, calibration=fit_calibration(logits[method], valid.labels))
+    return ChosenTta(method, spec, probabilities)
+
+
+def _log_loss(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    """Clipped as by scikit-learn, whose import takes a second."""
+    of_label = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(of_label, np.finfo(float).eps)).mean())
 
 
 def extract_features(

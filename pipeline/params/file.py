@@ -194,9 +194,11 @@ def contradictions(params: Params) -> Iterator[str]:
                 yield f"{name}.split: got test, but data.test_fraction is 0; raise it, or choose auto or valid"
     for name in ("evaluate", "predict"):
         section = getattr(params, name)
-        key = "views" if section.split == "train" else "test_views"
-        if section.tta and not getattr(params.augment, key):
-            yield f"{name}.tta: got true, but augment.{key} is 0; raise that, or set {name}.tta to false"
+        # The method is calibrated on valid.
+        keys = ["test_views", *["views"] * (section.split == "train")]
+        missing = [f"augment.{key}" for key in keys if not getattr(params.augment, key)]
+        if section.tta == "views" and missing:
+            yield f"{name}.tta: got views, but {missing[0]} is 0; raise that, or set {name}.tta to auto or none"
     if params.model.name == "classifier":
         layers = () if params.tsne.layers == "auto" else params.tsne.layers
         unknown = [_short.repr(layer) for layer in layers if layer not in CLASSIFIER_LAYERS]

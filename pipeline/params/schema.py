@@ -402,6 +402,10 @@ class TrainParams(Section):
     )
 
 
+# The methods of pipeline.network.tta, the stored copies, and the best of them.
+Tta = Literal["none", "hflip", "five_crop", "ten_crop", "views", "auto"]
+
+
 class EvaluateParams(Section):
     """What ``evaluate`` measures, and on which images."""
 
@@ -409,8 +413,8 @@ class EvaluateParams(Section):
     top_k: int = Field(
         ge=2, description="k of the top-k accuracy: the true class is among the k most probable; less than the classes"
     )
-    tta: bool = Field(
-        description="also evaluate test-time augmentation: the mean over each image and its augment.test_views copies"
+    tta: Tta = Field(
+        description="also evaluate test-time augmentation, the mean over variants of an image; auto chooses it on valid"
     )
     # With fewer than 100 resamples only two or three lie beyond each end of a 95 % interval.
     bootstrap: Literal[0] | Annotated[int, Field(ge=100, le=100_000)] = Field(
@@ -453,7 +457,9 @@ class PredictParams(Section):
     """Which images ``predict`` classifies."""
 
     split: Literal["auto", "test", "valid", "train"] = Field(description="auto is test if there is one, else valid")
-    tta: bool = Field(description="test-time augmentation: the mean over each image and its augment.test_views copies")
+    tta: Tta = Field(
+        description="test-time augmentation, the mean over flips, crops or augment.test_views; auto chooses it on valid"
+    )
     abstain: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         description="below this probability the answer in answers.csv is unsure; null always answers with a class"
     )

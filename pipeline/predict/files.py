@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.common.file_types import HEAD, IMAGE_ENDINGS, LARGEST_FILE, is_image, junk_reason, other_reason, reasons
 from pipeline.common.paths import MODEL, PARAMS
@@ -30,6 +31,7 @@ from pipeline.network.device import choose_device, forward_batch_size
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import ModelSpec
 from pipeline.network.onnx_file import open_onnx
+from pipeline.network.tta import METHODS, variants
 from pipeline.network.weights import load_model
 from pipeline.params.file import load_params
 from pipeline.params.schema import AugmentParams
@@ -39,6 +41,8 @@ from pipeline.progress import progress, say
 
 # With larger batches, the first result would wait longer.
 MAX_BATCH_SIZE = 64
+MOST_VIEWS = 64
+SMALLEST = torch.finfo(torch.float32).tiny
 # For each kind of input of the models, ``uint8``, ``(copies, size, size, 3)``.
 Photo = list[NDArray[np.uint8]]
 # A file, or an image of an archive.
@@ -50,7 +54,7 @@ def predict_paths(
     model_files: Sequence[Path],
     output: Path | None,
     top: int,
-    tta: int,
+    tta: str = "none",
     abstain: float | None = None,
     precision: float | None = None,
 ) -> None:
@@ -61,7 +65,7 @@ def predict_paths(
         model_files: as for ``load_models``; of several, the mean of the probabilities is used.
         output: the CSV file; None prints the table.
         top: number of classes per image in the table.
-        tta: number of augmented views that are averaged with the plain image.
+        tta: test-time augmentation: one of ``METHODS``, or the number of augmented views to average with the image.
         abstain, precision: below which probability the answer is ``unsure``; see ``class_thresholds``.
 
     Raises:
@@ -75,9 +79,9 @@ def predict_paths(
     models = load_models(model_files)
     specs = [spec for _, spec in models]
     thresholds = class_thresholds(specs, abstain, precision, "--")
-    views, seed = choose_views(tta) if tta else (None, 0)
+    method, views, seed = read_tta(tta)
     # Only the table goes into a pipe; a progress bar is printed to stderr.
-    found = predict_files(files, models, views, seed, quiet=output is None and not sys.stderr.isatty())
+    found = predict_files(files, models, views, seed, output is None and not sys.stderr.isatty(), method)
     _refuse_not_finite(found, model_files)
     if found.paths:
         answers = choose_answers(specs, found.probabilities, found.energies, thresholds)
@@ -208,6 +212,24 @@ def is_run(path: Path) -> bool:
     return str(path).startswith(RUN)
 
 
+def read_tta(tta: str) -> tuple[str, AugmentParams | None, int]:
+    """The method of ``METHODS`` that the option ``--tta`` names; or ``none``, and the augmented views and their seed.
+
+    Raises:
+        PipelineError: it is neither a method nor a number of views.
+    """
+    is_count = tta.isascii() and tta.isdigit() and 1 <= int(tta) <= MOST_VIEWS
+    if tta not in METHODS and not is_count:
+        only = "; auto and views need a dataset: set predict.tta in params.yaml" if tta in ("auto", "views") else ""
+        methods = ", ".join(METHODS)
+        raise PipelineError(
+            f"--tta: got {tta!r}, allowed are {methods}, or a number of augmented views, 1 to {MOST_VIEWS}{only}"
+        )
+    if tta != "none":
+        say(f"predict: note: test-time augmentation (--tta {tta}) uses the calibration and thresholds of single images")
+    return ("none", *choose_views(int(tta))) if is_count else (tta, None, 0)
+
+
 def choose_views(count: int) -> tuple[AugmentParams, int]:
     """Parameters and seed of test-time augmentation: those of ``params.yaml``, or the preset light; say which.
 
@@ -241,6 +263,7 @@ def predict_files(
     views: AugmentParams | None = None,
     seed: int = 0,
     quiet: bool = False,
+    method: str = "none",
 ) -> Predictions:
     """Predict files batch by batch, while threads decode the next ones.
 
@@ -250,6 +273,7 @@ def predict_files(
         views: augmented views that are averaged with the plain image; their image size is that of the network.
         seed: together with a file's name and a view's number, it is the seed of a view.
         quiet: show no progress.
+        method: of the variants of each image and view that are averaged.
 
     Raises:
         PipelineError: a transform of the views is invalid.
@@ -259,7 +283,7 @@ def predict_files(
     classes = models[0][1].classes
     rows = [np.empty((0, len(classes) + 1), np.float32)]
     start = time.perf_counter()
-    for batch, outputs in member_outputs(files, read_file, models, views, seed, failures, quiet):
+    for batch, outputs in member_outputs(files, read_file, models, views, seed, failures, quiet, method):
         predicted += batch
         rows.append(outputs.mean(axis=0))
     seconds = time.perf_counter() - start
@@ -275,17 +299,18 @@ def member_outputs(
     seed: int,
     failures: dict[Image, str],
     quiet: bool = False,
+    method: str = "none",
 ) -> Iterator[tuple[list[Image], NDArray[np.float32]]]:
     """Yield batches of images with the outputs of each model, while threads decode the next ones.
 
     Args:
         images: what ``read`` takes; it returns a name, which is part of the seed of a view, and the content.
-        models, views, seed, quiet: as for ``predict_files``.
+        models, views, seed, quiet, method: as for ``predict_files``.
         failures: the reason for each image that cannot be decoded is added to it.
 
     Yields:
-        The images, and probabilities and energy score by each model, averaged over the plain image and its views,
-        ``float32``, ``(models, images, classes + 1)``.
+        The images, and probabilities and energy score by each model, of the mean over the image, its views and the
+        variants of these, ``float32``, ``(models, images, classes + 1)``.
 
     Raises:
         PipelineError: a transform of the views is invalid.
@@ -300,7 +325,7 @@ def member_outputs(
     photos = progress(decoded, len(images), "predict", quiet=quiet)
     for batch in batches(zip(images, photos, strict=True), batch_size, failures):
         arrays = (np.stack(copies) for copies in zip(*(photo for _, photo in batch), strict=True))
-        yield [image for image, _ in batch], _outputs(dict(zip(specs, arrays, strict=True)), models)
+        yield [image for image, _ in batch], _outputs(dict(zip(specs, arrays, strict=True)), models, method)
 
 
 def _input(spec: ModelSpec) -> tuple[int, str, str]:
@@ -399,16 +424,26 @@ def batches(
 
 @torch.inference_mode()
 def _outputs(
-    pixels: dict[tuple[int, str, str], NDArray[np.uint8]], models: Sequence[tuple[PixelClassifier, ModelSpec]]
+    pixels: dict[tuple[int, str, str], NDArray[np.uint8]],
+    models: Sequence[tuple[PixelClassifier, ModelSpec]],
+    method: str,
 ) -> NDArray[np.float32]:
-    """Probabilities and energy score by each model, ``(models, n, classes + 1)``, averaged over the copies; ``pixels``
-    are ``uint8``, ``(n, copies, size, size, 3)``."""
+    """Probabilities and energy score by each model, ``(models, n, classes + 1)``; ``pixels`` are ``uint8``,
+    ``(n, copies, size, size, 3)``."""
     outputs = []
     for network, spec in models:
         images = torch.from_numpy(pixels[_input(spec)]).to(network.scale.device)
-        of_copies = []
-        for copy in images.unbind(1):
-            probabilities, logits = network(copy)
-            of_copies.append(torch.cat([probabilities, logits.logsumexp(1, keepdim=True)], dim=1))
-        outputs.append(torch.stack(of_copies).mean(0))
+        probabilities, logits = _mean_variants(network, images, method)
+        outputs.append(torch.cat([probabilities, logits.logsumexp(1, keepdim=True)], dim=1))
     return torch.stack(outputs).cpu().numpy()
+
+
+def _mean_variants(network: PixelClassifier, images: Tensor, method: str) -> tuple[Tensor, Tensor]:
+    """Probabilities and logits, averaged over copies and their variants as the stages average them: by the mean of the
+    logits, so the geometric mean of the probabilities, since an ONNX file does not tell its temperature."""
+    copies = (copy.permute(0, 3, 1, 2) for copy in images.unbind(1))
+    shown = (variant.permute(0, 2, 3, 1) for copy in copies for variant in variants(copy.float(), method))
+    probabilities, logits = (torch.stack(outputs) for outputs in zip(*map(network, shown), strict=True))
+    if len(logits) == 1:
+        return probabilities[0], logits[0]
+    return probabilities.clamp(min=SMALLEST).log().mean(0).softmax(1), logits.mean(0)

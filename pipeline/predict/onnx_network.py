@@ -19,8 +19,8 @@ class OnnxNetwork(PixelClassifier):
         self.register_buffer("scale", torch.ones(1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities and logits."""
-        probabilities, logits = self.onnx.run(images.cpu().numpy())
+        """Return probabilities and logits; pixels that are not ``uint8`` are rounded."""
+        probabilities, logits = self.onnx.run(images.round().to(torch.uint8).cpu().numpy())
         return torch.from_numpy(probabilities).to(images.device), torch.from_numpy(logits).to(images.device)
 
 

@@ -6,13 +6,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from pipeline.common.dataset import PackedSplit
 from pipeline.common.files import replacing, write_table
 from pipeline.common.paths import DATASET, MODEL, PREDICTIONS
 from pipeline.common.text import listed, shown_name
 from pipeline.network.answers import choose_answers, class_thresholds
-from pipeline.network.inference import open_trained, predict_probabilities
+from pipeline.network.calibration import energies
+from pipeline.network.inference import choose_tta, open_trained, predict_logits
 from pipeline.params.schema import PredictParams
 from pipeline.predict.table import probability_columns
 from pipeline.progress import say
@@ -25,20 +27,19 @@ def predict(params: PredictParams) -> None:
     Only the answers can be ``unsure``: a submission needs a class for every image.
 
     Raises:
-        PipelineError: there is no model, it does not fit the dataset, or there is no such split or, with ``tta``, no
-            views.
+        PipelineError: there is no model, it does not fit the dataset, or there is no such split or, with the method
+            ``views``, no views.
     """
     dataset, model, spec = open_trained(DATASET, MODEL)
     split = dataset.split(params.split if params.split != "auto" else "test" if "test" in dataset else "valid")
-    if params.tta:
-        split.require_views("predict")
-    thresholds = class_thresholds([spec], params.abstain, params.abstain_precision, "params.yaml: predict.")
-    temperature = spec.calibration.temperature
-    probabilities, energies = predict_probabilities(model, spec, split, "predict", params.tta, temperature)
-    answers = choose_answers([spec], probabilities, energies, thresholds)
+    tta = choose_tta(model, spec, dataset, split, params.tta, "predict")
+    thresholds = class_thresholds([tta.spec], params.abstain, params.abstain_precision, "params.yaml: predict.")
+    logits = predict_logits(model, spec, split, "predict", tta.method)
+    probabilities, scores = softmax(logits / tta.spec.calibration.temperature, axis=1), energies(logits)
+    answers = choose_answers([tta.spec], probabilities, scores, thresholds)
     best = {"predicted": np.array(spec.classes)[probabilities.argmax(axis=1)], "confidence": probabilities.max(axis=1)}
     judged = pd.DataFrame({"Id": split.ids, **best, **vars(answers)})
-    judged.insert(4, "energy", energies)
+    judged.insert(4, "energy", scores)
     with replacing(PREDICTIONS) as folder:
         folder.mkdir()
         write_table(folder / "submission.csv", submission_table(split.ids, spec.classes, probabilities))
@@ -46,7 +47,8 @@ def predict(params: PredictParams) -> None:
         write_table(folder / "categories.csv", pd.DataFrame({"Category": numbers, "class": spec.classes}))
         write_table(folder / "probabilities.csv", probability_table(split.ids, spec.classes, probabilities), "%.6f")
         write_table(folder / "answers.csv", judged, "%.6g")
-    averaged = f", each the mean over the image and {split.images.shape[1] - 1} views" if params.tta else ""
+    chosen = ", chosen on the valid split" if params.tta == "auto" else ""
+    averaged = f" with test-time augmentation ({tta.method}{chosen})" if params.tta != "none" else ""
     report_submission(PREDICTIONS / "submission.csv", split, spec.classes, averaged)
     if summary := answers.summary():
         say(

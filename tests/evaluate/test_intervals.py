@@ -8,10 +8,17 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, multinomial
 from sklearn.metrics import precision_recall_fscore_support, recall_score
 
-from pipeline.evaluate.intervals import class_means, confidence_intervals, intervals_by_class, wilson
+from pipeline.evaluate.intervals import (
+    bonett_price,
+    class_means,
+    confidence_intervals,
+    intervals_by_class,
+    paired_differences,
+    wilson,
+)
 from pipeline.evaluate.metrics import compute_metrics, metrics_by_class
 from tests.support.examples import examples
 
@@ -181,3 +188,33 @@ def test_a_thousand_resamples_of_food_11_take_seconds():
     start = time.monotonic()
     confidence_intervals(labels, probabilities, 3, 1000)
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("images", "gained", "lost", "coverage"),
+    [(100, 0.02, 0.02, 0.995), (359, 0.01, 0.003, 0.975), (620, 0.05, 0.03, 0.953), (620, 0.002, 0.002, 0.999)],
+)
+def test_coverage_of_bonett_and_prices_interval_over_all_possible_samples(images, gained, lost, coverage):
+    more, less = (counts.ravel() for counts in np.indices((60, 60)))
+    more, less = more[more + less <= images], less[more + less <= images]
+    probability = multinomial.pmf(
+        np.stack([more, less, images - more - less], 1), images, [gained, lost, 1 - gained - lost]
+    )
+    low, high = bonett_price(more, less, images)
+    assert probability.sum() == pytest.approx(1, abs=1e-3)
+    assert probability[(low <= gained - lost) & (gained - lost <= high)].sum() == pytest.approx(coverage, abs=0.001)
+
+
+def test_paired_differences_are_those_of_the_metrics_and_narrower_than_the_intervals_of_each():
+    labels, before = simulate(np.random.default_rng(3), 300, 4)
+    after = np.where(np.arange(300)[:, None] < 270, before, np.eye(4)[labels] / 2 + 1 / 8)
+    found = paired_differences(labels, before, after, 500)
+    old, new = (compute_metrics(labels, probabilities, 2) for probabilities in (before, after))
+    interval = confidence_intervals(labels, before, 2, 500)
+    for name, change in found.items():
+        assert change["difference"] == pytest.approx(new[name] - old[name])
+        assert change["low"] < change["difference"] < change["high"]
+        assert change["high"] - change["low"] < interval[name]["high"] - interval[name]["low"]
+    assert found == paired_differences(labels, before, after, 500)
+    assert paired_differences(labels, before, before, 500)["log_loss"] == {"difference": 0}
+    assert "low" not in paired_differences(labels, before, after, 0)["log_loss"]

@@ -16,7 +16,7 @@ from pipeline.common.paths import DATASET, DETAILS, EVALUATION, METRICS, MODEL, 
 from pipeline.common.results import read_results
 from pipeline.download.stage import download
 from pipeline.errors import PipelineError
-from pipeline.evaluate.stage import evaluate
+from pipeline.evaluate.stage import evaluate, in_words
 from pipeline.network.weights import load_model, save_model
 from pipeline.params.schema import AugmentParams, DataParams, EvaluateParams, ModelParams, TrainParams
 from pipeline.train.stage import train
@@ -186,24 +186,63 @@ def test_metrics_with_test_time_augmentation_are_added_to_the_plain_ones(photos,
     augment(AugmentParams(**{**AUGMENT, "test_views": 2}), seed=1, on_bad_image="error", on_leak="warn")
     train_again(epochs=1)
     plain, table = run()
-    both, same_table = run(tta=True)
+    both, same_table = run(tta="views")
     assert table.equals(same_table)
     tta = both.pop("tta")
     assert both == plain
-    assert tta["views"] == 2
+    assert tta["method"] == "views"
     assert tta["log_loss"] != plain["log_loss"]
-    assert tta.keys() - {"views"} == plain.keys() - {"split", "images", "temperature", "calibrated", "abstain", "files"}
-    assert "with the mean over each image and its 2 views" in capsys.readouterr().out
+    own = {"method", "valid", "change", "summary"}
+    assert tta.keys() - own == plain.keys() - {"split", "images", "abstain", "files"}
+    for change in (tta["change"], tta["valid"]["views"]["change"]):
+        assert all(one["low"] <= one["difference"] <= one["high"] for one in change.values())
+    gain = 100 * (tta["accuracy"] - plain["accuracy"])
+    assert tta["change"]["accuracy"]["difference"] == pytest.approx(gain / 100)
+    assert f" {gain:+.2f} points (95 %" in tta["summary"]
+    assert f"evaluate: {tta['summary']}\n" in capsys.readouterr().out
+
+    chosen = run(tta="auto", split="valid")[0]["tta"]
+    losses = {name: row["log_loss"] for name, row in chosen["valid"].items()}
+    assert list(losses) == ["none", "hflip", "five_crop", "ten_crop", "views"]
+    assert chosen["method"] == min(losses, key=losses.get)
 
 
-@pytest.mark.parametrize(("split", "key"), [("auto", "augment.test_views"), ("train", "augment.views")])
-def test_test_time_augmentation_needs_views(photos, split, key):
+@pytest.mark.parametrize(
+    ("split", "chosen", "low", "high", "effect"),
+    [
+        ("test", True, 0.002, 0.028, "brings +1.50 points (95 % interval +0.20 to +2.80) on test; log loss -0.0200. "),
+        ("test", False, -0.001, 0.028, "makes no difference to the accuracy beyond chance: +1.50 points (95 % inte"),
+        ("valid", True, -0.02, -0.01, "costs +1.50 points (95 % interval -2.00 to -1.00) on valid; log loss -0.02"),
+    ],
+)
+def test_the_summary_says_whether_test_time_augmentation_helps(split, chosen, low, high, effect):
+    change = {"accuracy": {"difference": 0.015, "low": low, "high": high}, "log_loss": {"difference": -0.02}}
+    summary = in_words(split, {"method": "hflip", "change": change}, chosen)
+    assert summary.startswith(f"Test-time augmentation (hflip) {effect}")
+    assert summary.endswith(" It was chosen on these images.") == (split == "valid")
+    assert summary.endswith(" It was chosen on valid.") == (split == "test" and chosen)
+
+
+def test_without_a_gain_on_the_valid_split_test_time_augmentation_is_left_off(trained, capsys):
+    network, spec = load_model(MODEL)
+    # The same logits for every image.
+    constant = {name: values * ("output" not in name) for name, values in network.state_dict().items()}
+    save_model(MODEL, constant, spec)
+    tta = run(tta="auto")[0]["tta"]
+    assert tta.keys() == {"method", "valid", "summary"}
+    assert tta["method"] == "none"
+    assert tta["summary"].endswith("valid, hflip, five_crop, ten_crop do not lower the log loss. It is left off.")
+    assert f"evaluate: {tta['summary']}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("test_views", "split", "key"), [(0, "auto", "test_views"), (1, "train", "views")])
+def test_views_are_needed_on_the_valid_and_on_the_evaluated_split(photos, test_views, split, key):
     download(DataParams(**DATA))
-    changes = {"views": 0, "transforms": []}
+    changes = {"views": 0, "test_views": test_views}
     augment(AugmentParams(**{**AUGMENT, **changes}), seed=1, on_bad_image="error", on_leak="warn")
     train_again(epochs=1)
-    with pytest.raises(PipelineError, match=rf"evaluate.tta: got true, but .* no augmented views .*; set {key} to 1"):
-        run(tta=True, split=split)
+    with pytest.raises(PipelineError, match=rf"tta: got views, but .* no augmented views .*; set augment.{key} to 1"):
+        run(tta="views", split=split)
     assert not EVALUATION.exists()
 
 

@@ -121,16 +121,18 @@ def test_the_card_says_how_probabilities_and_energy_follow_from_the_logits(run):
     assert "logsumexp" not in section(card(run()), "How to use it")
 
 
-def test_intervals_calibrated_metrics_and_views_have_columns(run):
+def test_intervals_calibrated_metrics_and_test_time_augmentation_have_columns(run):
     evaluation = EVALUATION | {
-        "tta": {"views": 4, "accuracy": 0.9, "interval": {"accuracy": {"low": 0.5, "high": 1.0}}},
+        "tta": {"method": "hflip", "accuracy": 0.9, "interval": {"accuracy": {"low": 0.5, "high": 1.0}}},
     }
     text = card(run(evaluation=evaluation))
     table = section(text, "Evaluation")
-    assert "| metric | value | 95 % interval | at temperature 1.500 | mean with 4 views |" in table
+    assert "| metric | value | 95 % interval | at temperature 1.500 | with test-time augmentation (hflip) |" in table
     assert "| accuracy | 0.8571 | 0.5000 to 1.0000 |  | 0.9000 |" in table
     assert "| log loss | 0.5000 |  | 0.4000 |  |" in table
     assert "Its calibrated confidence differs from its accuracy by 5.0%" in section(text, "Limitations")
+    left_off = card(run(evaluation=EVALUATION | {"tta": {"method": "none", "valid": {}}}))
+    assert left_off == card(run())
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
+from sklearn.metrics import log_loss
 
+from pipeline.common.dataset import PackedDataset
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches
+from pipeline.network.calibration import fit_calibration
 from pipeline.network.device import forward_batch_size
-from pipeline.network.inference import check_fits, extract_features, predict_logits, predict_probabilities
+from pipeline.network.inference import check_fits, choose_tta, extract_features, predict_logits
 from pipeline.network.models import build_model, find_layer
+from pipeline.network.tta import METHODS, variants
 from tests.support.models import SPEC
 from tests.support.tiny_datasets import MEAN, STD, write_dataset, write_split
 
@@ -45,7 +49,7 @@ def inputs(split):
 @pytest.mark.parametrize("outputs", [3, 1])
 def test_probabilities_are_those_of_the_network_and_sum_to_1(split, outputs):
     model, spec = build(outputs=outputs, dropout=0.5)
-    probabilities = predict_probabilities(model, spec, split, "test", False, 1)[0]
+    probabilities = softmax(predict_logits(model, spec, split, "test"), axis=1)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     with torch.no_grad():
@@ -54,13 +58,79 @@ def test_probabilities_are_those_of_the_network_and_sum_to_1(split, outputs):
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
 
 
-def test_test_time_augmentation_averages_the_probabilities_of_all_copies_at_the_temperature(split):
+@pytest.mark.parametrize("method", ["hflip", "five_crop", "ten_crop", "views"])
+def test_test_time_augmentation_averages_the_logits_of_all_variants(split, method):
     model, spec = build()
-    each = [softmax(predict_logits(model, spec, split, "test", copy) / 2, axis=1) for copy in range(2)]
-    averaged = predict_probabilities(model, spec, split, "test", True, 2)[0]
-    np.testing.assert_allclose(averaged, (each[0] + each[1]) / 2, rtol=1e-6)
-    np.testing.assert_allclose(averaged.sum(1), 1, rtol=1e-5)
-    assert not np.allclose(averaged, predict_probabilities(model, spec, split, "test", False, 2)[0])
+    given = inputs(split)[-2:]
+    shown = variants(given, method)
+    if method == "views":
+        pixels = (split.images[-2:, 1] / 255 - np.array(MEAN)) / np.array(STD)
+        shown.append(torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32))
+    with torch.no_grad():
+        expected = np.mean([model.eval()(images).numpy() for images in shown], axis=0)
+    logits = predict_logits(model, spec, split, "test", method)
+    np.testing.assert_allclose(logits[-2:], expected, atol=1e-5)
+    assert not np.allclose(logits, predict_logits(model, spec, split, "test"), rtol=1e-4)
+
+
+class Colours(torch.nn.Module):
+    """Classifies by the mean colour; ``disturb`` adds to the logits what it finds in the normalised images."""
+
+    def __init__(self, disturb):
+        super().__init__()
+        self.disturb = disturb
+
+    def forward(self, images):
+        return images.mean((2, 3))[:, [2, 1, 0]] + self.disturb(images)
+
+
+def asymmetry(images):
+    left, right = images.chunk(2, dim=-1)
+    return 8 * (left - right).mean((2, 3))
+
+
+def corner(images):
+    """Noise whose mean over crops is closer to 0."""
+    return images[:, :, :2, :2].mean((2, 3)) - images.mean((2, 3))
+
+
+@pytest.mark.parametrize(("disturb", "expected"), [(asymmetry, {"hflip", "ten_crop"}), (corner, {"ten_crop"})])
+def test_the_method_with_the_lowest_log_loss_on_the_valid_split_is_chosen(tmp_path, disturb, expected):
+    dataset = write_dataset(tmp_path, train=4, valid=60, test=5)
+    network = Colours(disturb)
+    chosen = choose_tta(network, SPEC, dataset, dataset.split("test"), "auto", "evaluate")
+    labels = dataset.split("valid").labels
+    losses = {name: log_loss(labels, probabilities) for name, probabilities in chosen.valid.items()}
+    assert list(losses) == list(METHODS)
+    assert min(losses, key=losses.get) == chosen.method
+    assert chosen.method in expected
+    logits = predict_logits(network, SPEC, dataset.split("valid"), "test", chosen.method).astype(float)
+    assert chosen.spec == replace(SPEC, calibration=fit_calibration(logits, labels))
+    np.testing.assert_allclose(softmax(logits / chosen.spec.calibration.temperature, 1), chosen.valid[chosen.method])
+
+
+def test_nothing_is_chosen_if_only_the_image_itself_is_informative(tmp_path):
+    dataset = write_dataset(tmp_path, train=4, valid=60)
+    pixels = np.load(tmp_path / "valid.npy")
+    with_corner = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
+    with_corner[:, :, :4, :4] = pixels[:, :, :4, :4]
+    np.save(tmp_path / "valid.npy", with_corner)
+    dataset.manifest.write(tmp_path)
+    dataset = PackedDataset(tmp_path)
+    network = Colours(lambda images: 4 * images[:, [2, 1, 0], :4, :4].mean((2, 3)))
+    chosen = choose_tta(network, SPEC, dataset, dataset.split("valid"), "auto", "evaluate")
+    assert (chosen.method, chosen.spec) == ("none", SPEC)
+    assert list(chosen.valid) == list(METHODS)
+
+
+def test_a_given_method_is_compared_with_none_and_none_needs_no_images(tmp_path):
+    dataset = write_dataset(tmp_path, train=4, valid=9)
+    valid, network = dataset.split("valid"), Colours(corner)
+    assert list(choose_tta(network, SPEC, dataset, valid, "hflip", "predict").valid) == ["none", "hflip"]
+    none = choose_tta(network, SPEC, dataset, valid, "none", "predict")
+    assert (none.method, none.spec, none.valid) == ("none", SPEC, {})
+    with pytest.raises(PipelineError, match=r"predict.tta: got views, but the valid split has no augmented views"):
+        choose_tta(network, SPEC, dataset, valid, "views", "predict")
 
 
 def features_of(model, spec, split, layer, rows=None):

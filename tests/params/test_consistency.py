@@ -35,12 +35,14 @@ def check(changes):
             {"train.loss": "bce", "train.label_smoothing": 0.0} | ELEVEN,
             "train.loss: got bce, which needs 2 classes, not 11",
         ),
-        ({"evaluate.tta": True}, "evaluate.tta: got true, but augment.test_views is 0; raise that,"),
-        ({"predict.tta": True}, "predict.tta: got true, but augment.test_views is 0;"),
+        ({"evaluate.tta": "views"}, "evaluate.tta: got views, but augment.test_views is 0; raise that,"),
+        ({"predict.tta": "views"}, "predict.tta: got views, but augment.test_views is 0;"),
         (
-            {"predict.tta": True, "predict.split": "train", "augment.views": 0},
-            "predict.tta: got true, but augment.views is 0;",
+            {"predict.tta": "views", "predict.split": "train", "augment.test_views": 1, "augment.views": 0},
+            "predict.tta: got views, but augment.views is 0;",
         ),
+        # As in files of earlier versions.
+        ({"predict.tta": True}, "predict.tta: got True, allowed is none, hflip, five_crop, ten_crop, views, auto"),
         ({"data.test_fraction": 0.0, "tsne.split": "test"}, "tsne.split: got test, but data.test_fraction is 0; raise"),
         (
             {"tsne.layers": ["hidden3"]},
@@ -94,8 +96,8 @@ def test_a_contradiction_is_refused_in_one_line_that_names_the_key(changes, comp
         | ELEVEN
         | {"data.classes": ["cat", "dog"]},
         {"train.loss": "bce", "train.label_smoothing": 0.0} | ELEVEN | {"data.classes": None},
-        {"evaluate.tta": True, "predict.tta": True, "augment.test_views": 1},
-        {"predict.tta": True, "predict.split": "train"},
+        {"evaluate.tta": "views", "predict.tta": "views", "augment.test_views": 1},
+        {"evaluate.tta": "auto", "predict.tta": "ten_crop", "predict.split": "train"},
         {"train.lr_min": 0.1},
         {"train.epochs": 1},
         {"train.optimizer": "sgd", "train.momentum": 0.0},
@@ -117,7 +119,7 @@ def test_what_goes_together_is_accepted(changes):
 
 def test_several_contradictions_have_a_line_each():
     with pytest.raises(PipelineError) as error:
-        check({"evaluate.tta": True, "predict.tta": True, "tsne.layers": ["x"]})
+        check({"evaluate.tta": "views", "predict.tta": "views", "tsne.layers": ["x"]})
     assert [line.split(": ")[1] for line in str(error.value).splitlines()] == [
         "evaluate.tta",
         "predict.tta",

@@ -55,7 +55,7 @@ STARTS = [
     {},
     {"data.location": "pair", "train.loss": "bce"},
     {"train.schedule": "onecycle", "train.warmup_epochs": 0.5},
-    {"evaluate.tta": True, "predict.tta": True},
+    {"evaluate.tta": "views", "predict.tta": "auto"},
     {"data.source": "archive", "data.location": "pair.zip"},
 ]
 NETWORKS = [

@@ -23,6 +23,7 @@ from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.network import device
 from pipeline.network.calibration import Calibration
 from pipeline.network.models import build_model
+from pipeline.network.tta import METHODS, variants
 from pipeline.network.weights import load_model, save_model
 from pipeline.params.schema import AugmentParams, Params
 from pipeline.predict import files as file_prediction
@@ -186,7 +187,7 @@ def test_models_with_other_classes_or_another_order_are_rejected(classes):
 def test_a_missing_or_damaged_model_is_reported_in_one_line(make, line):
     make(Path("x.safetensors"))
     with pytest.raises(PipelineError) as error:
-        predict_paths([write_image("a.png")], [Path("x.safetensors")], None, 3, 0)
+        predict_paths([write_image("a.png")], [Path("x.safetensors")], None, 3)
     assert str(error.value).startswith(line)
     assert "\n" not in str(error.value)
 
@@ -214,7 +215,7 @@ def test_what_a_folder_contains_besides_images_is_counted_by_reason(capsys):
     write_image("photos/a.png")
     for name in ("b.txt", "c.md", "Thumbs.db"):
         (Path("photos") / name).write_text("text")
-    predict_paths([Path("photos")], [Path("model.safetensors")], Path("out.csv"), 3, 0)
+    predict_paths([Path("photos")], [Path("model.safetensors")], Path("out.csv"), 3)
     assert capsys.readouterr().out.splitlines()[0] == (
         "predict: left out 3 other files: not an image: 2 (photos/b.txt, ...); created by an operating system: 1 "
         "(photos/Thumbs.db)"
@@ -252,7 +253,7 @@ def test_unreadable_files_are_reported_after_the_others_are_predicted(capsys):
     os.mkfifo("pipe/waits.png")
     paths = [Path(name) for name in ("photos", "nowhere.png", "none", "pipe", "x" * 300)]
     with pytest.raises(PipelineError) as error:
-        predict_paths(paths, [Path("model.safetensors")], Path("out.csv"), 3, 0)
+        predict_paths(paths, [Path("model.safetensors")], Path("out.csv"), 3)
     assert str(error.value).splitlines() == [
         "predict: 6 of 7 could not be predicted",
         "nowhere.png: No such file or directory",
@@ -277,7 +278,7 @@ def test_if_no_file_can_be_read_nothing_is_written():
     Path("out.csv").write_text("old")
     Path("bad.jpg").write_text("no image")
     with pytest.raises(PipelineError, match=r"^bad\.jpg: not an image$"):
-        predict_paths([Path("bad.jpg")], [Path("model.safetensors")], Path("out.csv"), 3, 0)
+        predict_paths([Path("bad.jpg")], [Path("model.safetensors")], Path("out.csv"), 3)
     assert Path("out.csv").read_text() == "old"
 
 
@@ -286,7 +287,7 @@ def test_the_csv_has_one_row_per_image_and_one_column_per_class(capsys):
     names = ["photos/写真 1.png", 'photos/a"b.png', os.fsdecode(b"photos/\xff.png")]
     for number, name in enumerate(names):
         write_image(name, number)
-    predict_paths([Path("photos")], [Path("model.safetensors")], Path("new/out.csv"), 3, 0)
+    predict_paths([Path("photos")], [Path("model.safetensors")], Path("new/out.csv"), 3)
     header, *rows = read_csv("new/out.csv")
     assert header == [*COLUMNS, "p_path", "p_зелёный", "p_red, or pink"]
     assert sorted(row[0] for row in rows) == sorted(names)
@@ -318,7 +319,7 @@ def test_probabilities_are_calibrated_and_energies_are_those_of_the_logits():
 def test_unsure_predictions_list_the_most_probable_classes_and_outliers_are_noted(capsys):
     write_model(calibration=Calibration(energy=1e3))
     file = write_image("a.png")
-    predict_paths([file], [Path("model.safetensors")], None, 2, 0, abstain=0.9999999)
+    predict_paths([file], [Path("model.safetensors")], None, 2, abstain=0.9999999)
     header, row, last = capsys.readouterr().out.splitlines()
     values = expected(file)
     best, other = np.argsort(-values)[:2]
@@ -328,7 +329,7 @@ def test_unsure_predictions_list_the_most_probable_classes_and_outliers_are_note
     assert f"{classes[best]} {values[best]:.1%}, {classes[other]} {values[other]:.1%}" in row
     assert row.endswith("unlike the training images")
     assert last.endswith("images per second, 1 unsure, 1 unlike the training images")
-    predict_paths([file], [Path("model.safetensors")], Path("out.csv"), 2, 0, abstain=0.9999999)
+    predict_paths([file], [Path("model.safetensors")], Path("out.csv"), 2, abstain=0.9999999)
     assert read_csv()[1][:4] == ["a.png", classes[best], f"{values[best]:.6f}", "unsure"]
     assert read_csv()[1][5] == "1"
 
@@ -339,7 +340,7 @@ def test_the_csv_replaces_no_photo_and_no_folder(output):
     before = write_image("a.png").read_bytes()
     Path("folder.csv").mkdir()
     with pytest.raises(PipelineError, match=f"^--output: got '{output}', allowed is the name of a file that ends in"):
-        predict_paths([Path("a.png")], [Path("model.safetensors")], Path(output), 3, 0)
+        predict_paths([Path("a.png")], [Path("model.safetensors")], Path(output), 3)
     assert Path("a.png").read_bytes() == before
     assert Path("folder.csv").is_dir()
 
@@ -348,7 +349,7 @@ def test_in_a_pipe_the_table_is_plain_text_with_full_names(capsys):
     write_model()
     long = write_image("photos/" + "long" * 40 + ".png")
     write_image("photos/\x1b[31mred.png", 1)
-    predict_paths([Path("photos")], [Path("model.safetensors")], None, 2, 0)
+    predict_paths([Path("photos")], [Path("model.safetensors")], None, 2)
     header, first, second, last = capsys.readouterr().out.splitlines()
     assert header.split() == ["file", "class", "probability", "next", "best"]
     assert first.split()[0] == "photos/?[31mred.png"
@@ -368,7 +369,7 @@ def test_in_a_terminal_the_table_is_as_wide_as_the_terminal(capsys, monkeypatch,
     write_image("photos/" + "long" * 20 + ".png")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", str(width))
-    predict_paths([Path("photos")], [Path("model.safetensors")], None, 3, 0)
+    predict_paths([Path("photos")], [Path("model.safetensors")], None, 3)
     table = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()[:-1]
     assert all(cell_len(line) <= width for line in table)
     assert "".join(line[: line.index("  ")] if "  " in line else line for line in table[1:]).count("long") > 3
@@ -376,13 +377,13 @@ def test_in_a_terminal_the_table_is_as_wide_as_the_terminal(capsys, monkeypatch,
 
 def test_top_1_has_no_next_best(capsys):
     write_model()
-    predict_paths([write_image("a.png")], [Path("model.safetensors")], None, 1, 0)
+    predict_paths([write_image("a.png")], [Path("model.safetensors")], None, 1)
     assert capsys.readouterr().out.splitlines()[0] == "file   class  probability"
 
 
 def test_a_top_k_above_the_number_of_classes_shows_all(capsys):
     write_model()
-    predict_paths([write_image("a.png")], [Path("model.safetensors")], None, 99, 0)
+    predict_paths([write_image("a.png")], [Path("model.safetensors")], None, 99)
     assert capsys.readouterr().out.splitlines()[1].count("%") == 3
 
 
@@ -392,7 +393,9 @@ def test_test_time_augmentation_averages_over_the_image_and_its_views():
     transforms = [{"name": "RandomResizedCrop", "scale": [0.3, 0.6]}, {"name": "HorizontalFlip"}]
     views = AugmentParams(**{**AUGMENT, "views": 3, "transforms": transforms})
     copies = [expected(file), *(expected(file, seed=7, number=number, transforms=transforms) for number in (1, 2, 3))]
-    np.testing.assert_allclose(probabilities_of(file, views=views, seed=7), [np.mean(copies, axis=0)], atol=1e-5)
+    # The softmax of the mean logits.
+    averaged = softmax(np.log(copies).mean(axis=0))
+    np.testing.assert_allclose(probabilities_of(file, views=views, seed=7), [averaged], atol=1e-5)
     assert not np.allclose(copies[1], copies[2])
     moved = write_image("elsewhere/a.png")
     moved, original = (probabilities_of(path, views=views, seed=7) for path in (moved, file))
@@ -409,11 +412,40 @@ def test_views_of_many_files_do_not_depend_on_the_number_of_workers(monkeypatch)
     np.testing.assert_array_equal(probabilities_of(*files, views=views), alone)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_flips_and_crops_of_a_file_are_averaged_as_by_the_stages(method, capsys):
+    calibration = Calibration(temperature=3.0)
+    path = write_model(calibration=calibration)
+    files = [write_image(f"{number}.png", number) for number in range(3)]
+    network, spec = load_model(path)
+    pixels = np.stack([plain_copy(spec)(decode(file.read_bytes(), spec.image_size)) for file in files])
+    inputs = (pixels / 255 - np.array(spec.mean)) / np.array(spec.std)
+    shown = variants(torch.tensor(inputs.transpose(0, 3, 1, 2), dtype=torch.float32), method)
+    with torch.no_grad():
+        logits = torch.stack([network(images) for images in shown]).mean(0)
+    predict_paths(files, [path], Path("out.csv"), 3, method)
+    rows = np.array(read_csv()[1:])
+    np.testing.assert_allclose(rows[:, len(COLUMNS) :].astype(float), (logits / 3).softmax(1), atol=1e-5)
+    np.testing.assert_allclose(rows[:, COLUMNS.index("energy")].astype(float), logits.logsumexp(1), rtol=1e-4)
+    noted = f"test-time augmentation (--tta {method}) uses the calibration and thresholds of single images"
+    assert (noted in capsys.readouterr().out) == (method != "none")
+
+
+@pytest.mark.parametrize("tta", ["auto", "flip", "0", "65", "-1", "²", ""])
+def test_another_method_of_test_time_augmentation_is_refused(tta):
+    with pytest.raises(PipelineError) as error:
+        predict_paths([write_image("a.png")], [write_model()], None, 3, tta)
+    assert str(error.value) == (
+        f"--tta: got {tta!r}, allowed are none, hflip, five_crop, ten_crop, or a number of augmented views, 1 to 64"
+        + "; auto and views need a dataset: set predict.tta in params.yaml" * (tta == "auto")
+    )
+
+
 def write_params(**augment) -> None:
     """Write a ``params.yaml`` with default values except in the section ``augment``."""
     content = read_yaml(ROOT / "params.yaml")
     content["augment"] |= {"views": 0, "test_views": 0, **augment}
-    content["predict"]["tta"] = False
+    content["predict"]["tta"] = "none"
     Params.model_validate(content)
     Path("params.yaml").write_text(json.dumps(content))
 
@@ -472,7 +504,7 @@ def test_probabilities_that_are_not_finite_are_an_error(workspace):
     network, spec = load_model(path)
     save_model(path, overflowing(network), spec)
     with pytest.raises(PipelineError) as error:
-        predict_paths([Path("a.png")], [path], None, 3, 0)
+        predict_paths([Path("a.png")], [path], None, 3)
     assert str(error.value) == (
         "x.safetensors: its probabilities are NaN or infinite for 1 of 1 images, such as a.png; name a model of "
         "another training"
@@ -484,4 +516,4 @@ def test_a_file_that_is_larger_than_an_image_may_be_is_not_read(workspace):
     Path("huge.png").touch()
     os.truncate("huge.png", 40 * 2**30)
     with pytest.raises(PipelineError, match=r"^huge.png: has 42,949,672,960 bytes, allowed are 1,073,741,824$"):
-        predict_paths([Path("huge.png")], [path], None, 3, 0)
+        predict_paths([Path("huge.png")], [path], None, 3)

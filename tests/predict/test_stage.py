@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import softmax
 
 from pipeline.augment.stage import augment
 from pipeline.common.dataset import Manifest, PackedDataset
 from pipeline.common.paths import DATASET, MODEL, PREDICTIONS, RAW_ARCHIVE
 from pipeline.common.raw_archive import read_raw_archive
 from pipeline.errors import PipelineError
-from pipeline.network.calibration import Calibration
-from pipeline.network.inference import open_trained, predict_probabilities
+from pipeline.network.calibration import Calibration, energies, fit_calibration
+from pipeline.network.inference import choose_tta, open_trained, predict_logits
 from pipeline.network.weights import load_model, save_model
 from pipeline.params.schema import AugmentParams, PredictParams
 from pipeline.predict.files import load_models, predict_files
@@ -122,25 +123,41 @@ def test_probabilities_of_image_files_equal_those_of_the_packed_images(trained):
     np.testing.assert_allclose(found.probabilities, table[COLUMNS], atol=2e-6)
 
 
-def test_test_time_augmentation_averages_over_each_image_and_its_views(trained, capsys):
+@pytest.mark.parametrize("method", ["hflip", "views"])
+def test_with_test_time_augmentation_calibration_and_thresholds_are_those_of_the_method(trained, capsys, method):
     augment(AugmentParams(**AUGMENT | {"test_views": 3}), seed=1, on_bad_image="error", on_leak="warn")
-    run(split="test", tta=True)
-    table = written("probabilities")
+    run(split="test", tta=method, abstain_precision=0.8)
     dataset, model, spec = open_trained(DATASET, MODEL)
-    expected = predict_probabilities(model, spec, dataset.split("test"), "test", True, spec.calibration.temperature)[0]
-    np.testing.assert_allclose(table[COLUMNS], expected, atol=2e-6)
-    assert not np.allclose(
-        expected, predict_probabilities(model, spec, dataset.split("test"), "test", False, 1)[0], atol=1e-4
-    )
-    assert "each the mean over the image and 3 views" in capsys.readouterr().out
+    of_valid, logits = (predict_logits(model, spec, dataset.split(name), "", method) for name in ("valid", "test"))
+    calibration = fit_calibration(of_valid.astype(float), dataset.split("valid").labels)
+    assert calibration != spec.calibration
+    expected = softmax(logits / calibration.temperature, axis=1)
+    np.testing.assert_allclose(written("probabilities")[COLUMNS], expected, atol=2e-6)
+    answers, best = written("answers"), expected.argmax(1)
+    # NaN stands for no probability.
+    thresholds = np.array([row[0] for row in calibration.thresholds], float)[best]
+    assert ((answers["answer"] != "unsure") == (expected.max(1) >= thresholds)).all()
+    np.testing.assert_allclose(answers["energy"], energies(logits), rtol=1e-4)
+    assert (answers["outlier"] == (energies(logits) < calibration.energy)).all()
+    assert f"for the test split with test-time augmentation ({method});" in capsys.readouterr().out
+
+
+def test_the_same_method_is_chosen_on_the_valid_split_as_by_evaluate(trained, capsys):
+    run(tta="auto")
+    dataset, model, spec = open_trained(DATASET, MODEL)
+    chosen = choose_tta(model, spec, dataset, dataset.split("test"), "auto", "evaluate")
+    logits = predict_logits(model, spec, dataset.split("test"), "", chosen.method)
+    expected = softmax(logits / chosen.spec.calibration.temperature, axis=1)
+    np.testing.assert_allclose(written("probabilities")[COLUMNS], expected, atol=2e-6)
+    assert f" with test-time augmentation ({chosen.method}, chosen on the valid split);" in capsys.readouterr().out
 
 
 def test_test_time_augmentation_without_views_is_rejected_in_one_line(trained):
     with pytest.raises(PipelineError) as error:
-        run(tta=True)
+        run(tta="views")
     assert str(error.value) == (
-        "params.yaml: predict.tta: got true, but the test split has no augmented views to average over; set "
-        "augment.test_views to 1 or more, or predict.tta to false"
+        "params.yaml: predict.tta: got views, but the valid split has no augmented views to average over; set "
+        "augment.test_views to 1 or more, or predict.tta to auto or none"
     )
     assert not PREDICTIONS.exists()
 

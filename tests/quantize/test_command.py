@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from pipeline.common.dataset import PackedDataset
 from pipeline.common.paths import CARD, DATASET, METRICS, MODEL, ONNX
@@ -17,6 +18,7 @@ from pipeline.export.resizing import PhotoClassifier
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.onnx_file import open_onnx
 from pipeline.network.weights import load_model
+from pipeline.predict.files import load_models, predict_files
 from pipeline.quantize.quantizing import write_quantized
 from tests.support.commands import run_command
 from tests.support.folders import inside_copy
@@ -72,6 +74,17 @@ def test_the_quantized_network_predicts_nearly_the_same(quantized):
     (old, logits), (new, others) = (open_onnx(path, 1).run(images) for path in (ONNX, INT8))
     assert np.abs(new - old).max() < 0.05
     assert 0 < np.abs(others - logits).max() < 0.1 * np.ptp(logits)
+
+
+def test_files_are_predicted_with_test_time_augmentation_as_by_the_network(quantized):
+    files = []
+    for row, pixels in enumerate(PackedDataset(DATASET).split("test").images[:4, 0]):
+        files.append(Path(f"{row}.png"))
+        Image.fromarray(pixels).save(files[-1])
+    network, exported = (predict_files(files, load_models([path]), method="ten_crop") for path in (MODEL, ONNX))
+    # Crops of the exported network's pixels are rounded.
+    np.testing.assert_allclose(exported.probabilities, network.probabilities, atol=0.01)
+    np.testing.assert_allclose(exported.energies, network.energies, rtol=0.01)
 
 
 def test_the_same_images_give_the_same_bytes(quantized, tmp_path):

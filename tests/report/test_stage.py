@@ -56,7 +56,7 @@ def results(workspace):
 def test_a_report_of_the_results_of_the_stages(trained):
     shutil.copy(PARAMS, Path.cwd())
     params = load_params(PARAMS)
-    evaluate(params.evaluate.model_copy(update={"top_k": 2, "bootstrap": 100, "tta": False}))
+    evaluate(params.evaluate.model_copy(update={"top_k": 2, "bootstrap": 100, "tta": "none"}))
     tsne(params.tsne, params.seed)
     explain(params.explain)
     report()

@@ -95,7 +95,7 @@ EVERYTHING = {
     "unmixed_epochs": 1,
     "ema_decay": 0.9,
 }
-EVALUATE = {"split": "auto", "top_k": 2, "tta": False, "bootstrap": 100, "baseline": False}
+EVALUATE = {"split": "auto", "top_k": 2, "tta": "none", "bootstrap": 100, "baseline": False}
 TSNE = {
     "layers": ["blocks.2", "hidden2"],
     "split": "auto",
@@ -104,7 +104,7 @@ TSNE = {
     "perplexity": 30.0,
     "exaggeration": 1.0,
 }
-PREDICT = {"split": "auto", "tta": False, "abstain": None, "abstain_precision": None}
+PREDICT = {"split": "auto", "tta": "none", "abstain": None, "abstain_precision": None}
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 
