@@ -146,7 +146,7 @@ def test_few_and_many_classes(opened, make_report, count):
         assert min(page.evaluate(MARKS).values()) > 0
         assert page.locator(POINTS).count() == 240
         assert is_within_the_screen(page)
-        # Those of the summary are repeated only among more of them.
+        # A few pairs are only in the summary.
         assert page.locator("button[data-true]").count() == (1 if count == 2 else 3 + 15)
         page.locator("#parameters").scroll_into_view_if_needed()
         # Open tables and the list of sections need no scrolling either.
