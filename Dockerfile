@@ -8,6 +8,7 @@ RUN pip install --no-cache-dir -c constraints.txt albumentations==2.0.8 fastapi 
 COPY pyproject.toml LICENSE README.md ./
 COPY pipeline ./pipeline
 RUN pip install --no-cache-dir --no-deps .
+# If DVC linked it from a cache on another disk, run dvc unprotect results/model.onnx first.
 COPY results/model.onnx ./results/
 USER 1000
 EXPOSE 8000

@@ -94,7 +94,8 @@ def precision_thresholds(
 
     The precision is estimated as (hits + 1) / (predictions + 2), so that a few images do not suffice for a high one. If
     a class has too few predictions for it, even if all were correct, the threshold is that of all classes together.
-    It is 0 if all predictions have that precision, and None if there is no such probability.
+    It is 0 if all predictions have that precision, and None if there is no such probability. What has no answer for a
+    precision has none for a higher one either.
     """
     confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
     together = _thresholds(confidence, predicted == labels)
@@ -104,7 +105,9 @@ def precision_thresholds(
         count = chosen.sum()
         own = _thresholds(confidence[chosen], labels[chosen] == index)
         enough = [(count + 1) / (count + 2) >= precision for precision in PRECISIONS]
-        rows.append(tuple(a if has else b for a, b, has in zip(own, together, enough, strict=True)))
+        either = [a if has else b for a, b, has in zip(own, together, enough, strict=True)]
+        highest = np.maximum.accumulate([np.inf if least is None else least for least in either])
+        rows.append(tuple(None if np.isinf(least) else float(least) for least in highest))
     return tuple(rows)
 
 

@@ -1,6 +1,7 @@
 """How the command starts and ends."""
 
 import importlib.metadata
+import json
 import re
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import requests
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
 
 from tests.serve.conftest import Server
 from tests.support.commands import run_command
@@ -22,6 +24,7 @@ from tests.support.hostile_images import PICTURE, encode
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "image-classification-pipeline"
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
 
 def test_sigterm_finishes_the_running_requests_and_ends_with_130(model_file):
@@ -96,6 +99,22 @@ def test_without_the_extra_the_command_to_install_it_is_one_line(model_file):
         "error: serve: needs the package uvicorn, which is not installed; run pip install -c constraints.txt -e "
         "'.[serve]'\n"
     )
+
+
+def test_the_docker_image_copies_files_that_exist_and_starts_the_command_as_a_user_without_rights():
+    lines = [line.split() for line in (ROOT / "Dockerfile").read_text("utf-8").splitlines()]
+    copied = {name for line in lines if line[:1] == ["COPY"] for name in line[1:-1]}
+    outputs = {str(out) for stage in STAGES.values() for out in stage["outs"] if isinstance(out, str)}
+    assert [name for name in copied if not (ROOT / name).exists() and name not in outputs] == []
+    # The context of the build has nothing else.
+    ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
+    assert "*" in ignored
+    assert ["USER", "1000"] in lines
+    [entry] = [json.loads(" ".join(line[1:])) for line in lines if line[:1] == ["ENTRYPOINT"]]
+    assert entry[:3] == ["python", "-m", "pipeline"]
+    result = run_command(*entry[3:], "--model", "none.onnx")
+    assert (result.code, result.stderr.partition(";")[0]) == (1, "error: none.onnx: no such file")
 
 
 def required(names: set[str]) -> set[str]:
