@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
+from scipy.stats import binom
 
 # Limits of the temperature's natural logarithm, as in scikit-learn.
 LOG_LIMITS = (-10, 10)
@@ -20,6 +21,8 @@ LOG_LIMITS = (-10, 10)
 PRECISIONS = (0.8, 0.9, 0.95, 0.98, 0.99)
 # The share of ordinary images that is taken for images unlike them.
 OUTLIERS = 0.01
+# Of the test whether a class is less precise than all together.
+SIGNIFICANCE = 0.05
 Share = Annotated[float, Field(ge=0, le=1)]
 Row = Annotated[tuple[Share | None, ...], Field(min_length=len(PRECISIONS), max_length=len(PRECISIONS))]
 
@@ -93,20 +96,23 @@ def precision_thresholds(
     least this probability have that precision.
 
     The precision is estimated as (hits + 1) / (predictions + 2), so that a few images do not suffice for a high one. If
-    a class has too few predictions for it, even if all were correct, the threshold is that of all classes together.
-    It is 0 if all predictions have that precision, and None if there is no such probability. What has no answer for a
-    precision has none for a higher one either.
+    a class has no such probability, the threshold is that of all classes together, unless the class is significantly
+    less precise there (binomial test, 5 %). It is 0 if all predictions have that precision, and None if there is no
+    such probability. What is unsure for a precision is unsure for a higher one, too.
     """
     confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
     together = _thresholds(confidence, predicted == labels)
     rows = []
     for index in range(probabilities.shape[1]):
         chosen = predicted == index
-        count = chosen.sum()
-        own = _thresholds(confidence[chosen], labels[chosen] == index)
-        enough = [(count + 1) / (count + 2) >= precision for precision in PRECISIONS]
-        either = [a if has else b for a, b, has in zip(own, together, enough, strict=True)]
-        highest = np.maximum.accumulate([np.inf if least is None else least for least in either])
+        of_class, correct = confidence[chosen], labels[chosen] == index
+        row = _thresholds(of_class, correct)
+        for level, (precision, own, least) in enumerate(zip(PRECISIONS, row, together, strict=True)):
+            if own is None and least is not None:
+                above = of_class >= least
+                if binom.cdf(correct[above].sum(), above.sum(), precision) >= SIGNIFICANCE:
+                    row[level] = least
+        highest = np.maximum.accumulate([np.inf if least is None else least for least in row])
         rows.append(tuple(None if np.isinf(least) else float(least) for least in highest))
     return tuple(rows)
 

@@ -126,11 +126,11 @@ def test_each_class_has_its_own_thresholds_unless_it_has_too_few_images_for_the_
     assert third[1:] == together[1:]
 
 
-def test_a_class_that_misses_a_precision_has_no_answers_for_a_higher_one_for_which_it_has_too_few_images():
-    # 60 predictions of class 0, of which every second one is correct, and 300 correct ones of class 1.
+@pytest.mark.parametrize(("wrong", "row"), [(2, (None,) * 5), (59, (0,) * 5)], ids=["every second", "the surest"])
+def test_a_class_that_is_less_precise_is_unsure_and_one_with_too_few_images_to_tell_is_like_all(wrong, row):
+    # 60 predictions of class 0, of which some are wrong, and 300 correct ones of class 1.
     predicted = np.repeat([0, 1], [60, 300])
-    labels = np.where((predicted == 0) & (np.arange(360) % 2 == 0), 1, predicted)
+    labels = np.where((predicted == 0) & (np.arange(360) % wrong == 0) & (np.arange(360) < 59), 1, predicted)
     confidence = np.append(np.linspace(0.9, 0.6, 60), np.linspace(0.99, 0.7, 300))
     of_first = np.where(predicted == 0, confidence, 1 - confidence)
-    probabilities = np.stack([of_first, 1 - of_first], axis=1)
-    assert precision_thresholds(labels, probabilities) == ((None,) * 5, (0,) * 5)
+    assert precision_thresholds(labels, np.stack([of_first, 1 - of_first], axis=1)) == (row, (0,) * 5)
