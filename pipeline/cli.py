@@ -53,6 +53,25 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Parameters of common tasks.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run the experiments on a Ray cluster; local starts one here.",
+        show_default="PIPELINE_RAY, or none",
+    ),
+]
+CpusOption = Annotated[
+    float | None, typer.Option(min=0.001, help="With --ray: CPUs of an experiment.", show_default="1")
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, help="With --ray: GPUs of an experiment, such as 0.5.", show_default="1 if the cluster has any"
+    ),
+]
+
 
 def main() -> None:
     """Run a command; exit with 1 and one line per error on bad input, 2 on wrong options, and 130 when stopped."""
@@ -445,12 +464,16 @@ def seeds(
     set_param: Annotated[
         list[str] | None, typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="As for dvc exp run.")
     ] = None,
+    ray: RayOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
 ) -> None:
     """Run the configuration with several seeds, each as a DVC experiment; print mean and standard deviation."""
     read_params()
+    from pipeline.experiments.ray_cluster import choose_cluster
     from pipeline.experiments.seeds import run_seeds, seed_lines
 
-    results, failures = run_seeds(range(first, first + n), set_param or [])
+    results, failures = run_seeds(range(first, first + n), set_param or [], choose_cluster(ray, cpus, gpus))
     if len(results):
         say("\n".join(seed_lines(results)))
     if failures:
@@ -469,12 +492,16 @@ def folds(
         Path | None,
         typer.Option(help="CSV file to write, with the out-of-fold predictions; by default in .sweeps."),
     ] = None,
+    ray: RayOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
 ) -> None:
     """Cross-validate: run each fold as a DVC experiment; write all predictions, and a page to find wrong labels."""
     read_params()
     from pipeline.experiments.folds import run_folds
+    from pipeline.experiments.ray_cluster import choose_cluster
 
-    run_folds(set_param or [], output)
+    run_folds(set_param or [], output, choose_cluster(ray, cpus, gpus))
 
 
 @app.command()
@@ -493,12 +520,16 @@ def sweep(
         list[str] | None,
         typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="As for dvc exp run; for all trials."),
     ] = None,
+    ray: RayOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
 ) -> None:
     """Search the parameters with Optuna, each trial as a DVC experiment; resumes where it was stopped."""
     read_params()
+    from pipeline.experiments.ray_cluster import choose_cluster
     from pipeline.experiments.sweep import run_sweep
 
-    run_sweep(file, trials, set_param or [], hours)
+    run_sweep(file, trials, set_param or [], hours, choose_cluster(ray, cpus, gpus))
 
 
 @app.command()

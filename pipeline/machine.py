@@ -6,6 +6,7 @@
 - ``PIPELINE_CHECKPOINT_MINUTES``: time between two checkpoints within an epoch (default: 10).
 - ``PIPELINE_CHECKPOINTS``: folder for checkpoints (default: ``.checkpoints`` in the repository).
 - ``PIPELINE_PROCESSES``: number of processes that train together on this machine (default: 1).
+- ``PIPELINE_RAY``: address of the Ray cluster for ``sweep``, ``seeds`` and ``folds``, or ``local`` (default: none).
 - ``PIPELINE_DEBUG``: any text prints the traceback of an error (default: only one line).
 - ``PIPELINE_TENSORBOARD``: folder for TensorBoard's files, relative to the repository (default: none are written).
 
@@ -30,6 +31,7 @@ VARIABLES = (
     "PIPELINE_DEVICE",
     "PIPELINE_CHECKPOINT_MINUTES",
     "PIPELINE_PROCESSES",
+    "PIPELINE_RAY",
     "PIPELINE_DEBUG",
     *FOLDERS,
 )
@@ -52,7 +54,7 @@ def check_variables() -> None:
 
 def variable_problems() -> Iterator[str]:
     """One line for each variable whose value is not allowed."""
-    for read in (worker_count, process_count, world_size, checkpoint_minutes, check_device_name):
+    for read in (worker_count, process_count, world_size, checkpoint_minutes, ray_address, check_device_name):
         try:
             read()
         except PipelineError as error:
@@ -156,6 +158,21 @@ def checkpoint_minutes() -> float:
             f"{name}: got {_shown(value)}, allowed is a number from 0 to {MOST_MINUTES:,}; unset it for 10"
         )
     return minutes
+
+
+def ray_address() -> str | None:
+    """The address of the Ray cluster that experiments run on; None if they run in this process.
+
+    Raises:
+        PipelineError: ``PIPELINE_RAY`` cannot be an address.
+    """
+    value = os.environ.get("PIPELINE_RAY")
+    if value is not None and not re.fullmatch(r"[!-~]{1,300}", value):
+        raise PipelineError(
+            f"PIPELINE_RAY: got {_shown(value)}, allowed is an address such as 10.0.0.1:6379, auto, or local, which "
+            "starts a cluster on this machine; unset it to run experiments here, one after the other"
+        )
+    return value
 
 
 def check_device_name() -> None:

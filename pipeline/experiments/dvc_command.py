@@ -28,7 +28,7 @@ SECONDS_BETWEEN_CHECKS = 0.5
 class DvcError(PipelineError):
     """DVC failed; ``stage`` is the one that it was running, None before the first."""
 
-    def __init__(self, message: str, stage: str | None) -> None:
+    def __init__(self, message: str, stage: str | None = None) -> None:
         super().__init__(message)
         self.stage = stage
 

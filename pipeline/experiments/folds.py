@@ -21,6 +21,7 @@ from pipeline.common.text import listed
 from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import wrapped
 from pipeline.experiments.dvc_command import overridden_params, override_key
+from pipeline.experiments.ray_cluster import Cluster
 from pipeline.experiments.revisions import PREDICTIONS, Experiment
 from pipeline.experiments.sandbox import take_snapshot
 from pipeline.experiments.series import Series, series_lines
@@ -31,7 +32,7 @@ ON_VALID = "evaluate.split=valid"
 _AGAIN = "the images changed between the experiments: dvc exp remove the older ones, and run folds again"
 
 
-def run_folds(overrides: Sequence[str], output: Path | None) -> None:
+def run_folds(overrides: Sequence[str], output: Path | None, cluster: Cluster | None = None) -> None:
     """Run each of the ``data.folds`` folds as a DVC experiment, print their metrics, and write what they predict, as a
     table and as a page to review labels.
 
@@ -42,12 +43,13 @@ def run_folds(overrides: Sequence[str], output: Path | None) -> None:
         overrides: ``key=value``, as for ``dvc exp run -S``.
         output: the CSV file of the out-of-fold predictions; None writes it to the folder of the sweeps. The page has
             the same name with the extension .html.
+        cluster: where they run, all at once; None runs them here, one after the other.
 
     Raises:
         PipelineError: this is not a DVC repository with a commit; an override or ``output`` is not allowed;
             ``data.folds`` is null; a fold failed; or the folds do not fit together.
     """
-    series, data = _series(overrides)
+    series, data = _series(overrides, cluster)
     output = output or SWEEPS / f"out_of_fold-{series.identity}.csv"
     if output.suffix.lower() != ".csv" or output.is_dir():
         raise PipelineError(f"--output: got {str(output)!r}, allowed is the name of a file that ends in .csv")
@@ -78,7 +80,7 @@ def _page(table: pd.DataFrame, experiment: Experiment, corrections: Mapping[str,
         return review_page(wrong, len(table), classes, corrections, RawReader(archive), photos)
 
 
-def _series(overrides: Sequence[str]) -> tuple[Series, dict[str, Any]]:
+def _series(overrides: Sequence[str], cluster: Cluster | None) -> tuple[Series, dict[str, Any]]:
     """The experiments, and their section ``data``."""
     for override in overrides:
         if override_key(override) in ("data.fold", "evaluate.split"):
@@ -91,7 +93,7 @@ def _series(overrides: Sequence[str]) -> tuple[Series, dict[str, Any]]:
     snapshot = take_snapshot()
     # Each fold has its own archive, and the workspace has that of one of them.
     inputs = {path: value for path, value in snapshot.inputs(params).items() if path != RAW_ARCHIVE.as_posix()}
-    return Series("fold", "data.fold", [*overrides, ON_VALID], snapshot, [inputs, params]), data
+    return Series("fold", "data.fold", [*overrides, ON_VALID], snapshot, [inputs, params], cluster), data
 
 
 def _read(experiment: Experiment, path: Path) -> pd.DataFrame:

@@ -19,7 +19,8 @@ SECONDS_TO_END = 60.0
 
 def main(lock: str, command: list[str]) -> int:
     """Run the command; return its exit code, or 128 plus the number of the signal that ended it."""
-    # A handler, not SIG_IGN, which the command would inherit.
+    # Ray starts its workers with Ctrl-C blocked, which the command would inherit, as it would SIG_IGN.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     with FileLock(lock):

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -31,6 +31,8 @@ from pipeline.source.weights import weights_identity
 SANDBOXES = Path(".dvc/tmp")
 # An experiment runs these stages.
 STAGES = ("download", "augment", "pretrained", "train", "evaluate")
+Result = TypeVar("Result")
+Answer = TypeVar("Answer", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,50 @@ class Sandbox:
         """Copy an experiment from the sandbox to the repository."""
         head = self.snapshot.head
         reference = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
-        git("fetch", "--quiet", "--no-tags", str(self.folder), f"{reference}:{reference}")
+        # With Ray, several sandboxes can end at once, and git fails where two change its list of shallow commits.
+        with FileLock(SANDBOXES / "fetch.lock"):
+            git("fetch", "--quiet", "--no-tags", str(self.folder), f"{reference}:{reference}")
         return Experiment(reference)
+
+
+class Job(Protocol[Answer]):
+    """What runs an experiment in a sandbox, unless it exists, and returns what is to be known about it.
+
+    Attributes:
+        name: of the experiment.
+        pattern: of the names of experiments that have the same results.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pattern(self) -> str: ...
+
+    def __call__(self, sandbox: Sandbox) -> Answer: ...
+
+
+class Runner(Protocol):
+    """Runs jobs; ``room`` is how many at the same time."""
+
+    room: int
+
+    def submit(self, job: Job[Result]) -> Callable[[], Result]:
+        """Return a function that waits for the job, and returns or raises what the job does."""
+        ...
+
+
+class LocalRunner:
+    """Runs each job in a sandbox when its result is asked for."""
+
+    room = 1
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+
+    def submit(self, job: Job[Result]) -> Callable[[], Result]:
+        """See :class:`Runner`."""
+        return lambda: job(self.sandbox)
 
 
 @contextmanager
@@ -163,7 +207,8 @@ def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[San
             running.acquire(timeout=SECONDS_TO_END + 10)
         running.release()
         try:
-            for other in folder.parent.glob("*/"):
+            # Those that begin with a dot are being cloned.
+            for other in folder.parent.glob("[!.]*/"):
                 _remove_left_sandbox(other)
             # A process that was killed may have left it.
             shutil.rmtree(folder, ignore_errors=True)

@@ -9,15 +9,19 @@ from scipy.stats import t
 from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import LEVEL, wrapped
 from pipeline.experiments.dvc_command import overridden_params, override_key
+from pipeline.experiments.ray_cluster import Cluster
 from pipeline.experiments.sandbox import take_snapshot
 from pipeline.experiments.series import Series, series_lines, statistics
 
 
-def run_seeds(seeds: Sequence[int], overrides: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+def run_seeds(
+    seeds: Sequence[int], overrides: Sequence[str], cluster: Cluster | None = None
+) -> tuple[pd.DataFrame, list[str]]:
     """Run the configuration of the workspace with each seed as a DVC experiment, up to ``evaluate``.
 
     The experiments run in a clone: the workspace does not change, and later changes to it have no effect. An
-    experiment with the same code, data and parameters is not run again, whatever commit it is based on.
+    experiment with the same code, data and parameters is not run again, whatever commit it is based on. On a cluster,
+    they run all at once.
 
     Returns:
         The column experiment, its name, and columns of metrics, indexed by the seed; and one line per seed that failed.
@@ -30,7 +34,8 @@ def run_seeds(seeds: Sequence[int], overrides: Sequence[str]) -> tuple[pd.DataFr
             raise PipelineError(f"-S: got {override!r}; --first and --n set the seeds")
     params = overridden_params(overrides)
     snapshot = take_snapshot()
-    series = Series("seed", "seed", overrides, snapshot, [snapshot.inputs(params), {**params, "seed": None}])
+    facts = [snapshot.inputs(params), {**params, "seed": None}]
+    series = Series("seed", "seed", overrides, snapshot, facts, cluster)
     results, _, failures = series.run(seeds)
     return results, failures
 

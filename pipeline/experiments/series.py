@@ -1,7 +1,7 @@
 """One configuration several times, each time with another value of one parameter, as DVC experiments."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,33 @@ import pandas as pd
 
 from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import table_lines
+from pipeline.experiments.ray_cluster import Cluster, open_runner
 from pipeline.experiments.revisions import Experiment
-from pipeline.experiments.sandbox import SANDBOXES, Snapshot, digest, open_sandbox
+from pipeline.experiments.sandbox import SANDBOXES, Sandbox, Snapshot, digest, open_sandbox
 from pipeline.progress import say
 
 METRICS = {"evaluate": ("accuracy", "log_loss", "macro_f1"), "train": ("valid_accuracy",)}
+
+
+@dataclass(frozen=True)
+class SeriesJob:
+    """Runs one of them, with parameters ``key=value``; its result is the seconds that it took."""
+
+    name: str
+    parameters: Sequence[str]
+
+    @property
+    def pattern(self) -> str:
+        return self.name
+
+    def __call__(self, sandbox: Sandbox) -> float:
+        start = time.monotonic()
+        if sandbox.find(self.name):
+            say("  exists already")
+        else:
+            sandbox.run(self.name, self.parameters)
+            sandbox.fetch(self.name)
+        return time.monotonic() - start
 
 
 @dataclass(frozen=True)
@@ -26,6 +48,7 @@ class Series:
         overrides: ``key=value`` as for ``dvc exp run -S``, of all experiments.
         snapshot: the files that they run on.
         facts: JSON values that decide the results; experiments with the same facts and values are not run again.
+        cluster: where they run, all at once; None runs them here, one after the other.
     """
 
     kind: str
@@ -33,6 +56,7 @@ class Series:
     overrides: Sequence[str]
     snapshot: Snapshot
     facts: Sequence[Any]
+    cluster: Cluster | None = None
 
     @property
     def identity(self) -> str:
@@ -48,23 +72,23 @@ class Series:
         """
         rows, experiments, failures = {}, {}, []
         folder, subject = SANDBOXES / f"{self.kind}s" / self.identity, f"the {self.kind}s of this configuration"
-        with open_sandbox(folder, self.snapshot, subject) as sandbox:
-            for count, value in enumerate(values, start=1):
-                label, name, start = f"{self.kind} {value}", f"{self.kind}-{value}-{self.identity}", time.monotonic()
+        with open_sandbox(folder, self.snapshot, subject) as sandbox, open_runner(sandbox, self.cluster) as runner:
+            waiting: dict[int, tuple[str, Callable[[], float]]] = {}
+            for value in values:
+                name = f"{self.kind}-{value}-{self.identity}"
+                waiting[value] = name, runner.submit(SeriesJob(name, [f"{self.key}={value}", *self.overrides]))
+            for count, (value, (name, result)) in enumerate(waiting.items(), start=1):
+                label = f"{self.kind} {value}"
                 say(f"{label} ({count} of {len(values)}): experiment {name}")
                 try:
-                    experiment = sandbox.find(name)
-                    if experiment:
-                        say("  exists already")
-                    else:
-                        sandbox.run(name, [f"{self.key}={value}", *self.overrides])
-                        experiment = sandbox.fetch(name)
+                    seconds, experiment = result(), sandbox.find(name)
+                    assert experiment is not None
                     rows[value], experiments[value] = {"experiment": name, **_metrics(experiment)}, experiment
                 except PipelineError as error:
                     failures.append(f"{label}: {error}")
                     say(f"{label}: failed: {error}")
                 else:
-                    say(f"{label}: accuracy {rows[value]['accuracy']:.4f}, {time.monotonic() - start:,.0f} s")
+                    say(f"{label}: accuracy {rows[value]['accuracy']:.4f}, {seconds:,.0f} s")
         return pd.DataFrame.from_dict(rows, orient="index"), experiments, failures
 
 

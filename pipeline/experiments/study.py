@@ -1,14 +1,16 @@
 """The finished trials of a sweep, in Optuna's journal, and what it tries next.
 
-The parameters of a trial, and when it is pruned, depend only on the finished trials, the seed of the sweep and the
-number of the trial. A sweep that was stopped therefore continues with the trials that it would have tried anyway; a
-trial that was stopped is not recorded.
+The parameters of a trial, and when it is pruned, depend only on the seed of the sweep, the number of the trial and the
+trials before it: if several run at the same time, on those that ended before the first of these was started. A sweep
+that was stopped therefore continues with the trials that it would have tried anyway; a trial that was stopped is not
+recorded. Trials are recorded in their order, whichever ended first.
 """
 
 import copy
 import datetime
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,7 +56,7 @@ class OpenTrial:
         """Report the metric after the next epoch; return whether to prune the trial, never in its ``last`` epoch."""
         self.epochs, self.value = self.epochs + 1, value
         self._trial.report(value, self.epochs)
-        self.pruned = not last and self._trial.should_prune()
+        self.pruned = bool(not last and self._trial.should_prune())
         return self.pruned
 
     def finished(self, outcome: Outcome) -> FrozenTrial:
@@ -100,15 +102,33 @@ class Study:
         """The number of points of a grid; None for other samplers, which never run out of trials."""
         return math.prod(map(len, self._grid.values())) if self._grid else None
 
-    def ask(self) -> OpenTrial:
-        """Open the next trial."""
+    @property
+    def independent(self) -> bool:
+        """Whether no trial depends on another one."""
+        return self.sweep.sampler.name != "tpe" and self.sweep.pruner.name == "none"
+
+    def ask(self, others: Sequence[OpenTrial] = (), room: int = 1) -> OpenTrial:
+        """Open the next trial.
+
+        Args:
+            others: the trials that are open, in their order.
+            room: how many are open at the same time. Of the last ``room - 1`` trials before this one only the
+                parameters are known to it, whether they have ended or not, so that it does not depend on their speed.
+        """
+        number = len(self.trials) + len(others)
+        known = self.trials[: max(0, number - room + 1)]
+        parameters = [trial.params for trial in self.trials[len(known) :]] + [other.parameters for other in others]
         study = optuna.create_study(
             study_name=self.name,
             direction=self.sweep.measured.direction,
-            sampler=self._sampler(len(self.trials)),
+            sampler=self._sampler(number),
             pruner=self._pruner(),
         )
-        study.add_trials(_as_pruned(trial) if trial.state == TrialState.FAIL else trial for trial in self.trials)
+        study.add_trials(_as_pruned(trial) if trial.state == TrialState.FAIL else trial for trial in known)
+        study.add_trials(
+            optuna.create_trial(state=TrialState.RUNNING, params=values, distributions=self.distributions)
+            for values in parameters
+        )
         trial = study.ask(self.distributions)
         return OpenTrial(
             trial, {name: _readable(trial.params[name], dimension) for name, dimension in self.sweep.space.items()}
@@ -164,7 +184,9 @@ class Study:
             return GridSampler(self._grid, seed=self.sweep.seed)
         seed = int(np.random.SeedSequence([self.sweep.seed, number]).generate_state(1)[0])
         if isinstance(self.sweep.sampler, Tpe):
-            return TPESampler(n_startup_trials=self.sweep.sampler.startup_trials, seed=seed)
+            with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+                # Trials that run at the same time do not all try the same.
+                return TPESampler(n_startup_trials=self.sweep.sampler.startup_trials, seed=seed, constant_liar=True)
         return RandomSampler(seed)
 
     def _pruner(self) -> BasePruner:

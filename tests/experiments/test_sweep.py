@@ -209,7 +209,7 @@ def test_a_killed_sweep_resumes_its_trial_prunes_the_next_and_the_best_is_applie
     # The second epoch would take half a minute.
     slow = ("--trials", "2", "-S", "train.epochs=2", "-S", "train.weight_decay=1")
     kill_in_first_trial(repository, signal.SIGKILL, *slow)
-    (checkpoint,) = repository.folder.glob(".sweeps/*/checkpoints/*.json")
+    (checkpoint,) = repository.folder.glob(".sweeps/*/checkpoints/*/*.json")
     checkpoint.write_text("[0.5, 0.75]")
     state = repository.git("status", "--porcelain")
     output = repository.sweep(*slow)
