@@ -169,8 +169,8 @@ def ray_address() -> str | None:
     value = os.environ.get("PIPELINE_RAY")
     if value is not None and not re.fullmatch(r"[!-~]{1,300}", value):
         raise PipelineError(
-            f"PIPELINE_RAY: got {_shown(value)}, allowed is an address such as 10.0.0.1:6379, auto, or local, which "
-            "starts a cluster on this machine; unset it to run experiments here, one after the other"
+            f"PIPELINE_RAY: got {_shown(value)}, allowed is a cluster such as 10.0.0.1:6379, auto, or local, which "
+            "starts one on this machine; unset it for none"
         )
     return value
 

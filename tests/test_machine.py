@@ -16,6 +16,7 @@ from pipeline.machine import (
     checkpoint_minutes,
     crowded,
     process_count,
+    ray_address,
     tensorboard_folder,
     worker_count,
     world_size,
@@ -26,6 +27,7 @@ FUNCTIONS = {
     "PIPELINE_WORKERS": worker_count,
     "PIPELINE_PROCESSES": process_count,
     "PIPELINE_CHECKPOINT_MINUTES": checkpoint_minutes,
+    "PIPELINE_RAY": ray_address,
 }
 
 
@@ -56,6 +58,7 @@ def test_workers_are_no_more_than_the_cores_that_the_process_may_use():
         ("PIPELINE_WORKERS", "3", 3),
         ("PIPELINE_PROCESSES", "12", 12),
         ("PIPELINE_CHECKPOINT_MINUTES", "0", 0),
+        ("PIPELINE_RAY", "10.0.0.1:6379", "10.0.0.1:6379"),
         ("PIPELINE_CHECKPOINT_MINUTES", "0.5", 0.5),
     ],
 )
@@ -73,6 +76,7 @@ MINUTES = ["-1", "nan", "", "ten", "-inf", "inf", "1e30", "٣", "1_0", "9" * 500
     [
         *[(name, value) for name in ("PIPELINE_WORKERS", "PIPELINE_PROCESSES") for value in WHOLE],
         *[("PIPELINE_CHECKPOINT_MINUTES", value) for value in MINUTES],
+        *[("PIPELINE_RAY", value) for value in ("", "a b", "local\n", "\x1b[31m")],
     ],
 )
 def test_any_other_value_is_one_line_that_names_the_variable(monkeypatch, name, value):

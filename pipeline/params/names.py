@@ -73,6 +73,7 @@ VARIABLES = {
     "PIPELINE_WORKERS": "workers num_workers n_workers dataloader_num_workers n_jobs",
     "PIPELINE_DEVICE": "device devices gpu gpus cuda accelerator no_cuda use_gpu",
     "PIPELINE_PROCESSES": "processes num_processes nproc nproc_per_node world_size num_gpus ngpu",
+    "PIPELINE_RAY": "ray ray_address",
     "PIPELINE_CACHE": "cache cache_dir",
     "PIPELINE_CHECKPOINTS": "checkpoint checkpoints checkpoint_dir ckpt_dir save_dir output_dir",
     "PIPELINE_TENSORBOARD": "tensorboard log_dir logger",

@@ -41,7 +41,7 @@ def test_options_that_ray_would_reject_or_that_have_no_effect_are_one_line(cpus,
 
 def test_a_variable_that_is_no_address_is_one_line(monkeypatch):
     monkeypatch.setenv("PIPELINE_RAY", "")
-    with pytest.raises(PipelineError, match=r"^PIPELINE_RAY: got '', allowed is an address such as"):
+    with pytest.raises(PipelineError, match=r"^PIPELINE_RAY: got '', allowed is a cluster such as"):
         choose_cluster(None, None, None)
 
 
@@ -154,9 +154,9 @@ def nodes(tmp_path_factory):
 
 
 @pytest.fixture
-def hidden_repository(nodes, sweep_origin, request):
+def hidden_repository(nodes, sweep_origin, tmp_path):
     """A repository in the folder that the second node does not see."""
-    repository = sweep_origin.copy_to(nodes.hidden / request.node.name[:40].replace("[", "-"))
+    repository = sweep_origin.copy_to(nodes.hidden / tmp_path.name)
     repository.environment = lambda: {**SweepRepository.environment(repository), **nodes.environment()}
     return repository
 
