@@ -56,7 +56,7 @@ class OpenTrial:
         """Report the metric after the next epoch; return whether to prune the trial, never in its ``last`` epoch."""
         self.epochs, self.value = self.epochs + 1, value
         self._trial.report(value, self.epochs)
-        self.pruned = bool(not last and self._trial.should_prune())
+        self.pruned = not last and self._trial.should_prune()
         return self.pruned
 
     def finished(self, outcome: Outcome) -> FrozenTrial:
@@ -105,7 +105,7 @@ class Study:
     @property
     def independent(self) -> bool:
         """Whether no trial depends on another one."""
-        return self.sweep.sampler.name != "tpe" and self.sweep.pruner.name == "none"
+        return bool(self.sweep.sampler.name != "tpe" and self.sweep.pruner.name == "none")
 
     def ask(self, others: Sequence[OpenTrial] = (), room: int = 1) -> OpenTrial:
         """Open the next trial.
