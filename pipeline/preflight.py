@@ -146,6 +146,10 @@ def _network_problems(params: "Params") -> list[str]:
     if model is None:
         return problems
     problems += _refusals(build_optimizers, model, params.train, torch.device("meta"))
+    sizes = range(params.train.start_size or spec.image_size, spec.image_size, 32)
+    problems += [
+        line for size in sizes for line in _refusals(_run, model, replace(spec, image_size=size), "train.start_size")
+    ][:1]
     for layer in default_layers(model) if params.tsne.layers == "auto" else params.tsne.layers:
         problems += _refusals(_run_layer, model, spec, layer)
     return problems
@@ -180,20 +184,29 @@ def _built(spec: "ModelSpec") -> "nn.Module":
     Raises:
         PipelineError: there is no such network, or it does not take images of this size.
     """
-    import torch
-
     from pipeline.network.models import build_without_data
 
     model = build_without_data(spec).eval()
+    _run(model, spec, "augment.image_size")
+    return model
+
+
+def _run(model: "nn.Module", spec: "ModelSpec", key: str) -> None:
+    """Run the network on images of the size that the parameter ``key`` names.
+
+    Raises:
+        PipelineError: it does not take them.
+    """
+    import torch
+
     try:
         with torch.no_grad():
             model(_images(spec))
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise PipelineError(
-            f"params.yaml: augment.image_size: {spec.name} refuses {spec.image_size} ({reason}); choose another"
+            f"params.yaml: {key}: {spec.name} refuses {spec.image_size} ({reason}); choose another"
         ) from None
-    return model
 
 
 def _images(spec: "ModelSpec") -> "Tensor":

@@ -82,9 +82,9 @@ class Batches:
         """Floats in 0 to 1 to the input of the network: mean 0 and standard deviation 1 over the training split."""
         return torch.addcmul(self.shift, pixels, self.scale)
 
-    def as_input(self, images: Tensor) -> Tensor:
-        """``uint8`` ``(n, h, w, 3)`` to the input of the network, ``(n, 3, size, size)``."""
-        return self.normalise(resized(self.as_pixels(images), self.size))
+    def as_input(self, images: Tensor, size: int | None = None) -> Tensor:
+        """``uint8`` ``(n, h, w, 3)`` to the input of the network, ``(n, 3, size, size)``; None is the usual size."""
+        return self.normalise(resized(self.as_pixels(images), size or self.size))
 
     def in_order(
         self, batch_size: int, rank: int = 0, world: int = 1, copy: int = 0

@@ -3,6 +3,7 @@
 import difflib
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ class ModelSpec:
     """All that is needed to build a network and to prepare its input.
 
     Attributes:
-        name, width, dropout, stem, drop_path_rate: as in the section ``model``.
+        name, width, dropout, stem, drop_path_rate, activation: as in the section ``model``.
         outputs: number of outputs: one per class, or a single one for two classes.
         image_size: height and width of the input in pixels.
         resize: ``stretch``, ``crop`` or ``pad``: how a photo is made square.
@@ -47,6 +48,7 @@ class ModelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     drop_path_rate: float = 0.0
+    activation: str = "default"
     calibration: Calibration = UNCALIBRATED
 
 
@@ -185,10 +187,25 @@ def _timm_model(spec: ModelSpec) -> nn.Module:
     published = timm.get_pretrained_cfg(name)
     if published and published.fixed_input_size:
         options["img_size"] = spec.image_size
-    model = _with_options(partial(timm.create_model, name, num_classes=spec.outputs), options)
+    build = partial(timm.create_model, name, num_classes=spec.outputs)
+    model = _with_options(build, options) if spec.activation == "default" else _with_activation(build, options, spec)
     if not hasattr(model, "get_classifier"):
         raise PipelineError(f"params.yaml: model.name: {spec.name} does not classify images; choose another")
     return model
+
+
+def _with_activation(build: Callable[..., nn.Module], options: dict[str, Any], spec: ModelSpec) -> nn.Module:
+    """A network of timm with another activation than its own; not all families take, or use, the argument."""
+    from timm.layers.create_act import get_act_layer
+
+    with suppress(TypeError):
+        model = _with_options(partial(build, act_layer=spec.activation), options)
+        kind = get_act_layer(spec.activation)
+        if any(isinstance(module, kind) for module in model.modules()):
+            return model
+    raise PipelineError(
+        f"params.yaml: model.activation: got {spec.activation}, but {spec.name} has no choice of it; set it to default"
+    )
 
 
 def _torchvision_model(spec: ModelSpec) -> nn.Module:

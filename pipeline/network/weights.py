@@ -40,8 +40,9 @@ class Metadata(Section):
     classes: tuple[str, ...] = Field(min_length=2)
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Std, Std, Std]
-    # Files of earlier versions do not have it.
+    # Files of earlier versions do not have these.
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
+    activation: Literal["default", "relu", "silu", "mish", "gelu"] = "default"
     calibration: Calibration = UNCALIBRATED
     weights: str
 

@@ -199,6 +199,11 @@ def contradictions(params: Params) -> Iterator[str]:
         missing = [f"augment.{key}" for key in keys if not getattr(params.augment, key)]
         if section.tta == "views" and missing:
             yield f"{name}.tta: got views, but {missing[0]} is 0; raise that, or set {name}.tta to auto or none"
+    start, size = params.train.start_size, params.augment.image_size
+    if start is not None and params.model.name == "classifier":
+        yield f"train.start_size: got {start}, allowed with classifier, which takes images of one size, is null"
+    elif start is not None and start >= size:
+        yield f"train.start_size: got {start}, allowed is less than augment.image_size ({size}); lower it, or use null"
     if params.model.name == "classifier":
         layers = () if params.tsne.layers == "auto" else params.tsne.layers
         unknown = [_short.repr(layer) for layer in layers if layer not in CLASSIFIER_LAYERS]

@@ -286,6 +286,9 @@ class ModelParams(Section):
     drop_path_rate: float = Field(
         ge=0, lt=1, description="stochastic depth: probability of skipping the last block, lower for earlier ones"
     )
+    activation: Literal["default", "relu", "silu", "mish", "gelu"] = Field(
+        description="activation of a network of timm; default is the network's own"
+    )
     pretrained: bool | str = Field(
         description="initial weights: true (the library's), a .safetensors or .pth file, or run:NAME; false for none"
     )
@@ -307,6 +310,10 @@ class ModelParams(Section):
         if self.name == "classifier" and self.pretrained is True:
             raise ContradictionError(
                 "pretrained", "got true, but classifier has no pretrained weights; set it to false"
+            )
+        if self.activation != "default" and not self.name.startswith("timm/"):
+            raise ContradictionError(
+                "activation", f"got {self.activation}, allowed is default, except for networks of timm; set it to that"
             )
         return self
 
@@ -330,14 +337,17 @@ class TrainParams(Section):
     norm_weight_decay: float = Field(ge=0, le=1e3, description="weight decay of biases and normalization layers")
     clip_norm: float = Field(ge=0, description="maximum norm of the gradient; 0 disables clipping")
 
-    schedule: Literal["constant", "step", "exponential", "linear", "cosine", "onecycle"] = Field(
-        description="constant, step, exponential, linear, cosine or onecycle; updated after each step"
+    schedule: Literal["constant", "step", "exponential", "linear", "cosine", "flat_cosine", "onecycle"] = Field(
+        description="constant, step, exponential, linear, cosine, flat_cosine or onecycle; updated after each step"
     )
     lr_step_size: int = Field(ge=1, description="epochs between two decays of the step schedule")
     lr_gamma: float = Field(
         gt=0, le=1, description="decay factor of the step schedule, and per epoch of the exponential schedule"
     )
-    lr_min: float = Field(ge=0, description="final learning rate of the linear and cosine schedules; at most train.lr")
+    lr_min: float = Field(ge=0, description="final learning rate of linear, cosine and flat_cosine; at most train.lr")
+    lr_flat_fraction: float = Field(
+        ge=0, lt=1, description="fraction of the steps after warm-up with constant lr before the cosine of flat_cosine"
+    )
     warmup_epochs: float = Field(
         ge=0,
         description="epochs of warm-up before the schedule, half of train.epochs if there are not more; 0 disables it",
@@ -372,6 +382,10 @@ class TrainParams(Section):
     color_jitter: float = Field(
         ge=0, le=1, description="maximum relative change of brightness, contrast and saturation; 0 disables it"
     )
+    grayscale: float = Field(ge=0, le=1, description="probability that an image becomes grey, drawn at each step")
+    trivial_augment: bool = Field(
+        description="one random operation on each image, with a random strength (Müller & Hutter 2021)"
+    )
     random_erase: float = Field(ge=0, le=1, description="probability of erasing a random rectangle")
     mixup_alpha: float = Field(ge=0, le=100, description="alpha of mixup (Zhang et al. 2018); 0 disables it")
     cutmix_alpha: float = Field(
@@ -381,6 +395,10 @@ class TrainParams(Section):
     )
     mix_probability: float = Field(ge=0, le=1, description="probability that an image is mixed by mixup or cutmix")
     unmixed_epochs: int = Field(ge=0, description="epochs at the end without mixup and cutmix; 0 disables it")
+    start_size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] | None = Field(
+        description="size of the training images in the first epoch; rises to image_size by 32; null is image_size"
+    )
+    full_size_epochs: int = Field(ge=0, description="epochs at the end at full size, if train.start_size is set")
     ema_decay: float = Field(
         ge=0,
         lt=1,

@@ -13,24 +13,28 @@ from torch.nn import functional
 from pipeline.network.batches import Batches, resized
 from pipeline.params.schema import TrainParams
 from pipeline.train.phases import is_mixed
+from pipeline.train.trivial_augment import OPERATIONS, luma, placement, recolored
 
 CROP_RATIO = (3 / 4, 4 / 3)  # as in torchvision's RandomResizedCrop
 ERASED_AREA = (0.02, 1 / 3)  # as in torchvision's RandomErasing
 ERASED_RATIO = (0.3, 3.3)
-LUMA = (0.299, 0.587, 0.114)
 
 
 def is_random(params: TrainParams) -> bool:
     """Whether any augmentation is on."""
     p = params
-    return p.random_resized_crop < 1 or is_mixed(p) or any((p.hflip, p.color_jitter, p.random_erase))
+    chances = p.hflip, p.color_jitter, p.grayscale, p.random_erase
+    return p.random_resized_crop < 1 or p.trivial_augment or is_mixed(p) or any(chances)
 
 
-def augmented(batches: Batches, images: Tensor, targets: Tensor, params: TrainParams) -> tuple[Tensor, Tensor]:
-    """The input of the network, in ``channels_last``, and the class probabilities for a batch of ``Batches.load``."""
+def augmented(
+    batches: Batches, images: Tensor, targets: Tensor, params: TrainParams, size: int
+) -> tuple[Tensor, Tensor]:
+    """The input of the network, ``(n, 3, size, size)`` in ``channels_last``, and the class probabilities for a batch of
+    ``Batches.load``."""
     if not is_random(params):
-        return batches.as_input(images), targets
-    inputs = batches.normalise(augment_pixels(batches.as_pixels(images), params, batches.size))
+        return batches.as_input(images, size), targets
+    inputs = batches.normalise(augment_pixels(batches.as_pixels(images), params, size))
     if params.random_erase:
         inputs = random_erase(inputs, params.random_erase)
     inputs, targets = mix(inputs, targets, params)
@@ -38,31 +42,46 @@ def augmented(batches: Batches, images: Tensor, targets: Tensor, params: TrainPa
 
 
 def augment_pixels(images: Tensor, params: TrainParams, size: int) -> Tensor:
-    """Flip, crop and jitter images ``(n, 3, h, w)`` in 0 to 1 to ``(n, 3, size, size)``, before normalisation."""
+    """Images ``(n, 3, h, w)`` in 0 to 1 to ``(n, 3, size, size)``, flipped, cropped and with other colours, before
+    normalisation."""
     if params.hflip:
         chosen = _uniform(images, 0, 1) < params.hflip
         images = torch.where(chosen, images.flip(3), images)
-    if params.random_resized_crop < 1:
+    if params.trivial_augment:
+        operation = torch.randint(OPERATIONS, (len(images), 1, 1, 1), device=images.device), _uniform(images, -1, 1)
+        images = random_resized_crop(images, params.random_resized_crop, size, placement(*operation, size))
+        images = recolored(images, *operation)
+    elif params.random_resized_crop < 1:
         images = random_resized_crop(images, params.random_resized_crop, size)
     images = resized(images, size)
     if params.color_jitter:
         images = color_jitter(images, params.color_jitter)
+    if params.grayscale:
+        images = torch.where(_uniform(images, 0, 1) < params.grayscale, luma(images), images)
     return images
 
 
-def random_resized_crop(images: Tensor, min_area: float, size: int) -> Tensor:
+def random_resized_crop(images: Tensor, min_area: float, size: int, placed: Tensor | None = None) -> Tensor:
     """Crop a random box with at least the share ``min_area`` of the area, and resize it bilinearly to ``size``.
 
     Of images larger than that, so many points are sampled and averaged for each pixel that none is skipped.
+
+    Args:
+        images: ``(n, 3, h, w)``.
+        min_area: 1 keeps the whole image.
+        size: height and width of the crops in pixels.
+        placed: what ``placement`` returns, applied to the crops.
     """
     samples = math.ceil(images.shape[2] / size)
     area = _uniform(images, min_area, 1).flatten()
-    ratio = torch.exp(_uniform(images, *map(math.log, CROP_RATIO))).flatten()
+    ratio = torch.exp(_uniform(images, *map(math.log, CROP_RATIO if min_area < 1 else (1, 1)))).flatten()
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     left = (_uniform(images, -1, 1)).flatten() * (1 - width)
     top = (_uniform(images, -1, 1)).flatten() * (1 - height)
     zero = torch.zeros_like(width)
     boxes = torch.stack([torch.stack([width, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
+    if placed is not None:
+        boxes = torch.stack([width, height], 1).unsqueeze(2) * placed + functional.pad(boxes[:, :, 2:], (2, 0))
     grid = functional.affine_grid(boxes, [len(images), 3, samples * size, samples * size], align_corners=False)
     crops = functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return functional.avg_pool2d(crops, samples) if samples > 1 else crops
@@ -73,9 +92,8 @@ def color_jitter(images: Tensor, strength: float) -> Tensor:
     images = images * _uniform(images, 1 - strength, 1 + strength)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     images = mean + (images - mean) * _uniform(images, 1 - strength, 1 + strength)
-    # Not by a tensor of the three weights: copying one to the device would make the host wait.
-    luma = sum(weight * images.narrow(1, channel, 1) for channel, weight in enumerate(LUMA))
-    return (luma + (images - luma) * _uniform(images, 1 - strength, 1 + strength)).clamp(0, 1)
+    grey = luma(images)
+    return (grey + (images - grey) * _uniform(images, 1 - strength, 1 + strength)).clamp(0, 1)
 
 
 def random_erase(images: Tensor, probability: float) -> Tensor:

@@ -8,7 +8,6 @@ from PIL import Image
 
 from pipeline.common.files import replacing
 from pipeline.network.batches import shuffled_plan
-from pipeline.train.phases import phase_of
 from pipeline.train.trainer import Trainer
 
 # Images, and images in one row of the picture.
@@ -31,7 +30,7 @@ def save_batch(path: Path, trainer: Trainer, classes: tuple[str, ...]) -> dict[s
     least = params.min_steps_per_epoch
     plan = [next(shuffled_plan(images, copies, params.batch_size, trainer.seed, epoch=1, min_steps=least))]
     with torch.no_grad():
-        inputs, targets = next(trainer.augmented(*batch, phase_of(params, 1)) for batch in train.load(plan))
+        inputs, targets = next(trainer.augmented(*batch, trainer.phase_of(1)) for batch in train.load(plan))
     pixels = ((inputs[:SHOWN] - train.shift) / train.scale).clamp(0, 1).mul(255).round().byte().cpu()
     columns, (_, _, side, _) = min(COLUMNS, len(pixels)), pixels.shape
     missing = -len(pixels) % columns

@@ -106,7 +106,7 @@ class Features(Batches):
         self.device, self.shape, self.labels = table.device, tuple(table.shape), labels.to(table.device)
         self.resident, self.images = True, table.flatten(0, 1)
 
-    def as_input(self, images: Tensor) -> Tensor:
+    def as_input(self, images: Tensor, size: int | None = None) -> Tensor:
         """The batch itself."""
         return images
 

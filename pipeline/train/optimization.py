@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from pipeline.errors import PipelineError
 from pipeline.params.schema import TrainParams
 from pipeline.train.fine_tuning import layers_of
-from pipeline.train.phases import is_mixed, phase_of, schedule_params
+from pipeline.train.phases import is_mixed, schedule_params
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 ParamGroup = dict[str, Any]
@@ -140,13 +140,13 @@ def warmup_epochs(params: TrainParams) -> float:
 
 def notes(params: TrainParams) -> list[str]:
     """One line for each parameter that another one limits, or deprives of its effect."""
-    p = schedule_params(params, phase_of(params, params.epochs))
+    p = schedule_params(params, head_only=False)
     lines = []
     if warmup_epochs(p) < p.warmup_epochs:
         lines.append(
             f"train.warmup_epochs is {warmup_epochs(p):g} instead of {p.warmup_epochs:g}: half of {p.epochs} epochs"
         )
-    if p.schedule in ("linear", "cosine") and p.lr_min > p.lr:
+    if p.schedule in ("linear", "cosine", "flat_cosine") and p.lr_min > p.lr:
         lines.append(f"train.lr_min is {p.lr:g} instead of {p.lr_min:g}: it cannot be above train.lr")
     if p.schedule == "step" and p.lr_step_size >= p.epochs:
         lines.append(f"train.lr_step_size {p.lr_step_size} has no effect: there are only {p.epochs} epochs")
@@ -160,6 +160,10 @@ def notes(params: TrainParams) -> list[str]:
     if not is_mixed(p):
         no_effect = [f"train.{name} {getattr(p, name)}" for name, found in unmixable.items() if found]
         lines += [f"{name} has no effect: train.mixup_alpha and train.cutmix_alpha are 0" for name in no_effect]
+    if p.start_size is None and p.full_size_epochs:
+        lines.append(f"train.full_size_epochs {p.full_size_epochs} has no effect: train.start_size is null")
+    if p.start_size is not None and p.full_size_epochs >= params.epochs:
+        lines.append(f"train.start_size {p.start_size} has no effect: all {params.epochs} epochs are at full size")
     return lines
 
 
@@ -198,11 +202,19 @@ def _falling(p: TrainParams, share: float) -> float:
     return 1 - share * (1 - min(p.lr_min / p.lr, 1.0))
 
 
+def _half_cosine(share: float) -> float:
+    """From 0 to 1 along half a period."""
+    return (1 - math.cos(math.pi * share)) / 2
+
+
 # The factors of ``train.lr`` by the name of the schedule, at a step after the warm-up.
 _MAIN: dict[str, Callable[[TrainParams, int, int, int], float]] = {
     "constant": lambda p, step, steps, per_epoch: 1.0,
     "step": lambda p, step, steps, per_epoch: p.lr_gamma ** (step // (p.lr_step_size * per_epoch)),
     "exponential": lambda p, step, steps, per_epoch: p.lr_gamma ** (step / per_epoch),
     "linear": lambda p, step, steps, per_epoch: _falling(p, step / steps),
-    "cosine": lambda p, step, steps, per_epoch: _falling(p, (1 - math.cos(math.pi * step / steps)) / 2),
+    "cosine": lambda p, step, steps, per_epoch: _falling(p, _half_cosine(step / steps)),
+    "flat_cosine": lambda p, step, steps, per_epoch: _falling(
+        p, _half_cosine(max(0.0, step / steps - p.lr_flat_fraction) / (1 - p.lr_flat_fraction))
+    ),
 }

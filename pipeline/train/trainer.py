@@ -91,18 +91,25 @@ class Trainer:
             params.epochs, self.steps, images, params.patience > 0, self.device, quiet=quiet or not group.is_main
         )
         self.log, self.rates = torch.zeros(self.steps, 3, device=self.device), torch.zeros(self.steps)
-        self.phase = phase_of(params, self.epoch)
+        self.phase = self.phase_of(self.epoch)
         self._start_training()
         # Each process augments with its own random numbers; the order of the images is the same in all.
         torch.manual_seed(seed + group.rank)
 
     def _enter_phase(self) -> None:
         """Enter the phase of the epoch, if it is a new one; other weights to train are a new training."""
-        before, self.phase = self.phase, phase_of(self.params, self.epoch)
+        before, self.phase = self.phase, self.phase_of(self.epoch)
         if self.phase.head_only != before.head_only:
             self._start_training()
         elif self.phase != before:
+            if self.params.compile:
+                # So that the programs for a size do not depend on the sizes before, which a resumed run has not seen.
+                torch.compiler.reset()
             self._record_gradients()
+
+    def phase_of(self, epoch: int) -> Phase:
+        """The phase of an epoch."""
+        return phase_of(self.params, epoch, self.splits[0].size)
 
     def _start_training(self) -> None:
         """Build what depends on the weights that are trained: those of the last layer for ``freeze_epochs``, then
@@ -111,7 +118,7 @@ class Trainer:
         for weights in self.trainable:
             weights.requires_grad_(not self.phase.head_only or weights in heads)
         self.optimizers = build_optimizers(self.model, self.params, self.device)
-        params = schedule_params(self.params, self.phase)
+        params = schedule_params(self.params, self.phase.head_only)
         self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]
         self._connect(self.model, self.evaluated_model, *self.splits)
 
@@ -134,8 +141,10 @@ class Trainer:
         Computing them takes an epoch for each copy. A resumed run computes them again.
         """
         frozen_epochs, copies = min(self.params.freeze_epochs, self.params.epochs), self.train.shape[1]
-        frozen = [phase_of(self.params, epoch) for epoch in range(1, frozen_epochs + 1)]
-        if self.phase.head_only and copies <= frozen_epochs and not any(is_random(phase.params) for phase in frozen):
+        frozen = map(self.phase_of, range(1, frozen_epochs + 1))
+        full_size = self.splits[0].size
+        same = all(phase.size == full_size and not is_random(phase.params) for phase in frozen)
+        if self.phase.head_only and copies <= frozen_epochs and same:
             self.model.eval()
             found = head_inputs(self.model, self._outputs, *self.splits, self.group, self.progress.quiet)
             if isinstance(found, str):
@@ -246,7 +255,7 @@ class Trainer:
 
     def augmented(self, images: Tensor, labels: Tensor, phase: Phase) -> tuple[Tensor, Tensor]:
         """The input of the network and the class probabilities, ``(n, classes)``, for a batch of ``Batches.load``."""
-        return augmented(self.train, images, self._one_hot(labels), phase.params)
+        return augmented(self.train, images, self._one_hot(labels), phase.params, phase.size)
 
     def _compiled(self, model: nn.Module) -> nn.Module:
         if not self.params.compile:

@@ -105,6 +105,23 @@ def test_drop_path_rate_and_dropout_take_effect_or_are_named_as_unused(name, unu
     assert unused_parameters(build_without_data(spec), spec) == lines
 
 
+@pytest.mark.parametrize("name", ["resnetblur18", "resnet26d", "regnety_002", "efficientnet_b0", "test_convnext"])
+def test_activation_replaces_that_of_the_network(name):
+    spec = replace(SPEC, name=f"timm/{name}", image_size=SIZE)
+    own, new = (build_without_data(replace(spec, activation=value)) for value in ("default", "mish"))
+    mish = [sum(isinstance(module, torch.nn.Mish) for module in model.modules()) for model in (own, new)]
+    assert mish[0] == 0
+    assert mish[1] > 3
+    assert own.state_dict().keys() == new.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "hrnet_w18_small"])
+def test_a_network_without_a_choice_of_the_activation_refuses_it_in_one_line(name):
+    spec = replace(SPEC, name=f"timm/{name}", image_size=SIZE, activation="mish")
+    with pytest.raises(PipelineError, match=f"model.activation: got mish, but timm/{name} has no choice of it; set "):
+        build_without_data(spec)
+
+
 @pytest.mark.parametrize("name", ["convnext_tiny", "efficientnet_b0", "swin_t"])
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 def test_drop_path_rate_is_that_of_the_last_block_in_networks_of_torchvision(name, rate):

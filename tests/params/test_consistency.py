@@ -53,6 +53,18 @@ def check(changes):
             {"augment.image_size": 64, "augment.store_size": 32},
             "augment.store_size: got 32, allowed with augment.image_size 64 is that or more; raise it, or set it to",
         ),
+        (
+            RESNET | {"train.start_size": 32},
+            "train.start_size: got 32, allowed is less than augment.image_size (32); lower it, or use null",
+        ),
+        (
+            {"train.start_size": 32, "augment.image_size": 64},
+            "train.start_size: got 32, allowed with classifier, which takes images of one size, is null",
+        ),
+        (
+            VIT | {"model.stem": "default", "train.start_size": 160, "augment.image_size": 224},
+            "train.start_size: vit_b_16 refuses 160 (Wrong image height",
+        ),
         ({"augment.transforms": []}, "augment.views: got 8, which needs transforms; set augment.preset"),
         # What a library has to say.
         ({"augment.transforms": [{"name": "Afine"}]}, "augment.transforms.0: got 'Afine', allowed is the name of"),
@@ -77,6 +89,7 @@ def check(changes):
             VIT | {"model.name": "maxvit_t", "augment.image_size": 224},
             "model.stem: got small, which does not fit maxvit_t; set it to default",
         ),
+        ({"model.activation": "mish"}, "model.activation: got mish, allowed is default, except for networks of timm;"),
         ({"model.pretrained": "resnet18"}, "model.pretrained: got 'resnet18', allowed are true, false, the path of a "),
         ({"model.pretrained": "run:"}, "model.pretrained: got 'run:', allowed are true, false, the path of a "),
     ],

@@ -19,6 +19,7 @@ def build(
     resident=True,
     model=None,
     images=24,
+    size=32,
     dropout=0.1,
     group=None,
     device=CPU,
@@ -26,8 +27,8 @@ def build(
 ) -> Trainer:
     """A trainer over 24 images, 3 steps an epoch."""
     params = train_params(**changes)
-    splits = [write_split(folder, images, classes=classes, name="train")]
-    splits.append(write_split(folder, 12, 1, classes=classes, seed=1, name="valid"))
+    splits = [write_split(folder, images, size=size, classes=classes, name="train")]
+    splits.append(write_split(folder, 12, 1, size, classes, seed=1, name="valid"))
     torch.manual_seed(0)
     if model is None:
         model = Classifier(width=2, dropout=dropout, image_size=32, outputs=outputs_for(params.loss, classes))

@@ -56,6 +56,16 @@ def test_jitter_stays_in_range_and_differs_by_sample(images):
     torch.testing.assert_close(color_jitter(images, 0.0), images, atol=1e-5, rtol=0)
 
 
+def test_some_images_become_grey_as_in_torchvision(images):
+    from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+    changed = augment_pixels(images, params(grayscale=0.5), 32)
+    grey = (changed.std(1) < 1e-6).flatten(1).all(1)
+    assert 16 < grey.sum() < 48
+    torch.testing.assert_close(changed[grey], rgb_to_grayscale(images[grey], 3), atol=1e-3, rtol=0)
+    assert torch.equal(changed[~grey], images[~grey])
+
+
 def test_erasing_sets_one_rectangle_of_some_images_to_zero(images):
     erased = random_erase(images + 1, 0.5) == 0
     touched = erased.flatten(1).any(1)

@@ -17,12 +17,13 @@ from pipeline.network.models import Classifier
 from pipeline.train.cuda_graph import CudaGraph
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.trainer import Trainer
-from tests.support.sections import EVERYTHING
+from tests.support import sections
 from tests.support.tiny_datasets import MEAN, STD, train_params, write_split
 from tests.support.trainers import batches_of, build, fit
 
 ROOT = Path(__file__).parents[2]
 CUDA = torch.device("cuda", 0)
+EVERYTHING = sections.EVERYTHING | {"trivial_augment": True}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 

@@ -47,6 +47,7 @@ def network(name: str, device: str = "meta", image_size: int = 224) -> nn.Module
         "outputs": 3,
         "image_size": image_size,
         "drop_path_rate": 0.0,
+        "activation": "default",
     }
     extra = {key: None for key in ModelSpec.__dataclass_fields__ if key not in values}
     spec = ModelSpec(**{**extra, **values, "name": name, "classes": ("a", "b", "c")})
@@ -222,7 +223,7 @@ def test_without_augmentation_the_frozen_layers_see_each_image_and_copy_once(tmp
     torch.testing.assert_close(once.history.step_rows(), each.history.step_rows(), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["hflip", "color_jitter", "random_erase", "mixup_alpha", "cutmix_alpha"])
+@pytest.mark.parametrize("name", ["hflip", "color_jitter", "grayscale", "random_erase", "mixup_alpha", "cutmix_alpha"])
 def test_each_augmentation_needs_the_images_in_each_epoch(name):
     assert is_random(train_params(**{name: 0.01}))
     assert is_random(train_params(random_resized_crop=0.99))

@@ -25,6 +25,8 @@ SCHEDULES = {
     "exponential": lambda t, total: LR * GAMMA ** (t / PER_EPOCH),
     "linear": lambda t, total: LR + (LR_MIN - LR) * t / total,
     "cosine": lambda t, total: LR_MIN + (LR - LR_MIN) * (1 + math.cos(math.pi * t / total)) / 2,
+    # The default fraction is 0.75.
+    "flat_cosine": lambda t, total: SCHEDULES["cosine"](max(0, t - 0.75 * total), total / 4),
 }
 
 
@@ -224,7 +226,14 @@ def test_warm_up_that_leaves_no_epoch_for_the_schedule_is_half_of_the_epochs(war
     assert curve(schedule="cosine", warmup_epochs=warmup) == curve(schedule="cosine", warmup_epochs=EPOCHS / 2)
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_flat_cosine_is_constant_for_its_fraction_and_without_one_the_cosine():
+    rates = curve(schedule="flat_cosine", lr_flat_fraction=0.5, warmup_epochs=2.0)
+    assert rates[20:41] == [LR] * 21
+    assert rates[40:] == sorted(rates[40:], reverse=True)
+    assert curve(schedule="flat_cosine", lr_flat_fraction=0.0) == pytest.approx(curve(schedule="cosine"))
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "flat_cosine"])
 def test_lr_min_above_lr_keeps_the_learning_rate(name):
     assert curve(schedule=name, lr_min=1.0) == pytest.approx([LR] * TOTAL)
 
@@ -246,6 +255,11 @@ def test_lr_min_above_lr_keeps_the_learning_rate(name):
         ({"optimizer": "sgd", "nesterov": True, "momentum": 0.0}, "train.nesterov has no effect: train.momentum is 0"),
         ({"unmixed_epochs": 1}, "train.unmixed_epochs 1 has no effect: train.mixup_alpha and train.cutmix_alpha are 0"),
         ({"mix_probability": 0.5}, "train.mix_probability 0.5 has no effect: train.mixup_alpha and"),
+        ({"full_size_epochs": 1}, "train.full_size_epochs 1 has no effect: train.start_size is null"),
+        (
+            {"epochs": 2, "start_size": 64, "full_size_epochs": 2},
+            "train.start_size 64 has no effect: all 2 epochs are at full size",
+        ),
         ({"mixup_alpha": 0.2, "unmixed_epochs": 3}, "train.unmixed_epochs 3: no image is mixed in the 3 epochs"),
     ],
 )

@@ -226,6 +226,7 @@ def test_losses_of_training_and_validation_are_of_the_same_size(tmp_path, classe
         {"hflip": 0.5},
         {"random_resized_crop": 0.5},
         {"color_jitter": 0.2},
+        {"trivial_augment": True},
         {"random_erase": 0.5},
         {"mixup_alpha": 0.2},
         {"cutmix_alpha": 1.0},
