@@ -115,7 +115,12 @@ def source() -> None:
     from pipeline.source.stage import source as stage
 
     stage(
-        params.data.source, params.data.location, params.data.labels, params.model.pretrained, params.data.corrections
+        params.data.source,
+        params.data.location,
+        params.data.labels,
+        params.model.pretrained,
+        params.data.corrections,
+        params.data.pseudo_labels,
     )
 
 
@@ -138,7 +143,14 @@ def augment() -> None:
     from pipeline.preflight import check_ahead
 
     check_ahead(params)
-    stage(params.augment, params.seed, params.data.on_bad_image, params.data.on_leak, params.data.corrections)
+    stage(
+        params.augment,
+        params.seed,
+        params.data.on_bad_image,
+        params.data.on_leak,
+        params.data.corrections,
+        params.data.pseudo_labels,
+    )
 
 
 @app.command()
