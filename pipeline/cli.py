@@ -323,6 +323,29 @@ def predict(
 
 
 @app.command()
+def pseudo_label(
+    output: Annotated[Path, typer.Option(help="CSV file to write, for data.pseudo_labels.")],
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help=f"Weights or ONNX file or run:NAME, {MODEL} by default; of several, the mean of their probabilities."
+        ),
+    ] = None,
+    confidence: Annotated[float, typer.Option(min=0, max=1, help="Lowest probability of a label.")] = 0.95,
+    split: Annotated[Literal["unlabelled", "test"], typer.Option(help="Which images to label.")] = "unlabelled",
+    per_class: Annotated[
+        int | None, typer.Option(min=1, help="Most images of a class, the surest ones.", show_default="all")
+    ] = None,
+) -> None:
+    """Label unlabelled images with one or several models, to train on them."""
+    from pipeline.machine import check_variables
+    from pipeline.pseudo_labels import pseudo_label as run
+
+    check_variables()
+    run(model or [MODEL], confidence, output, split, per_class)
+
+
+@app.command()
 def explain(
     paths: Annotated[
         list[Path] | None,
