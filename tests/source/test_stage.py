@@ -107,3 +107,19 @@ def test_repro_without_the_folder_ends_with_the_line_of_download(tmp_path):
     assert "nowhere does not exist; set it to a folder of images" in output
     assert "Traceback" not in output
     assert Path(clone.folder, SOURCE).exists()
+
+
+def test_a_file_of_labels_that_dvc_tracks_is_read_from_its_cache(workspace):
+    from dvc.repo import Repo
+
+    with Repo.init(no_scm=True) as repo:
+        Path("pseudo.csv").write_text("id,label,confidence\n1.png,cat,0.9\n")
+        repo.add("pseudo.csv")
+        list_label_files({"pseudo_labels": "pseudo.csv"})
+        before = LABEL_FILES.read_text()
+        Path("pseudo.csv").unlink()
+        list_label_files({"pseudo_labels": "pseudo.csv"})
+        assert LABEL_FILES.read_text() == before
+        shutil.rmtree(".dvc/cache")
+        with pytest.raises(PipelineError, match="is neither in DVC's cache nor in a remote storage"):
+            list_label_files({"pseudo_labels": "pseudo.csv"})
