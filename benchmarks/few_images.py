@@ -68,13 +68,18 @@ def subset(archive: Path, n: int, seed: int, folder: Path) -> int:
 
 
 def measured(recipe: str, changes: dict[str, Any]) -> dict[str, float]:
-    """Reproduce a recipe in a temporary clone; return its accuracy, and the seconds that all stages took together."""
+    """Reproduce a recipe in a temporary clone; see :func:`reproduced`."""
     with tempfile.TemporaryDirectory() as folder:
         clone_with_recipe(Path(folder), recipe, changes)
-        start = time.perf_counter()
-        call(folder, "dvc", "repro", "evaluate")
-        accuracy = json.loads(Path(folder, "results/metrics/evaluate.json").read_text())["accuracy"]
-        return {"accuracy": accuracy, "seconds": round(time.perf_counter() - start, 1)}
+        return reproduced(Path(folder))
+
+
+def reproduced(folder: Path) -> dict[str, float]:
+    """Reproduce a clone; return its accuracy, and the seconds that all stages took together."""
+    start = time.perf_counter()
+    call(folder, "dvc", "repro", "evaluate")
+    accuracy = json.loads((folder / "results/metrics/evaluate.json").read_text())["accuracy"]
+    return {"accuracy": accuracy, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def missing_runs(

@@ -54,7 +54,7 @@ def make_dataset(folder: Path, images: int) -> None:
             np.lib.format.open_memmap(folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
             for row in range(shape[0]):
                 label = row % CLASSES
-                table.writerow([split, row, f"{row:06}", label, NAMES[label], f"{split}/{label}_{row:06}.jpg"])
+                table.writerow([split, row, f"{row:06}", label, NAMES[label], f"{split}/{label}_{row:06}.jpg", ""])
     Manifest(NAMES, IMAGE_SIZE, "stretch", "area", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), shapes, "").write(folder)
 
 

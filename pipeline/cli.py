@@ -134,7 +134,12 @@ def source() -> None:
     from pipeline.source.stage import source as stage
 
     stage(
-        params.data.source, params.data.location, params.data.labels, params.model.pretrained, params.data.corrections
+        params.data.source,
+        params.data.location,
+        params.data.labels,
+        params.model.pretrained,
+        params.data.corrections,
+        params.data.pseudo_labels,
     )
 
 
@@ -157,7 +162,14 @@ def augment() -> None:
     from pipeline.preflight import check_ahead
 
     check_ahead(params)
-    stage(params.augment, params.seed, params.data.on_bad_image, params.data.on_leak, params.data.corrections)
+    stage(
+        params.augment,
+        params.seed,
+        params.data.on_bad_image,
+        params.data.on_leak,
+        params.data.corrections,
+        params.data.pseudo_labels,
+    )
 
 
 @app.command()
@@ -327,6 +339,29 @@ def predict(
     from pipeline.predict.stage import predict as stage
 
     stage(params.predict)
+
+
+@app.command()
+def pseudo_label(
+    output: Annotated[Path, typer.Option(help="CSV file to write, for data.pseudo_labels.")],
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help=f"Weights or ONNX file or run:NAME, {MODEL} by default; of several, the mean of their probabilities."
+        ),
+    ] = None,
+    confidence: Annotated[float, typer.Option(min=0, max=1, help="Lowest probability of a label.")] = 0.95,
+    split: Annotated[Literal["unlabelled", "test"], typer.Option(help="Which images to label.")] = "unlabelled",
+    per_class: Annotated[
+        int | None, typer.Option(min=1, help="Most images of a class, the surest ones.", show_default="all")
+    ] = None,
+) -> None:
+    """Label unlabelled images with one or several models, to train on them."""
+    from pipeline.machine import check_variables
+    from pipeline.pseudo_labels import pseudo_label as run
+
+    check_variables()
+    run(model or [MODEL], confidence, output, split, per_class)
 
 
 @app.command()

@@ -186,12 +186,13 @@ def _predict(
 
 
 def _of_archive(split: PackedSplit) -> list[RawImage]:
-    entries = {(image.split, image.id): image for image in read_raw_archive(RAW_ARCHIVE)[1]}
+    # By their paths: an image with a pseudo-label is in another folder of the archive.
+    images = {image.path: image for image in read_raw_archive(RAW_ARCHIVE)[1]}
     try:
-        return [entries[split.name, id] for id in split.ids]
+        return [images[path] for path in split.sources]
     except KeyError as error:
         raise PipelineError(
-            f"{RAW_ARCHIVE}: has no image {shown_name(error.args[0][1])} of the {split.name} split of {DATASET}; run "
+            f"{RAW_ARCHIVE}: has no image {shown_name(error.args[0])} of the {split.name} split of {DATASET}; run "
             "dvc repro, which writes both"
         ) from None
 

@@ -261,7 +261,7 @@ def test_a_model_with_other_classes_and_an_archive_of_other_images_are_one_line(
         predict_split("test", [other], TOP_K)
 
     def rename(index: pd.DataFrame) -> None:
-        index.loc[index.index[-1], "id"] = "renamed"
+        index.loc[index.index[-1], "source"] = "renamed"
 
     edit_index(rename)
     with pytest.raises(PipelineError, match=f"^{RAW_ARCHIVE}: has no image renamed of the test split of data/dataset"):

@@ -207,7 +207,10 @@ def audit(
         plain: returns the plain copy of a row without borders, ``uint8``, ``(height, width, 3)``.
         drop_leaks: of identical images in several splits, keep only those in the last one.
     """
-    good = np.array([row for row in range(len(images)) if row not in bad], np.int64)
+    # A test image with a pseudo-label is there twice on purpose.
+    tested = {image.entry for image in images if image.split == "test"}
+    copied = {row for row, image in enumerate(images) if image.split == "train" and image.entry in tested}
+    good = np.array([row for row in range(len(images)) if row not in bad and row not in copied], np.int64)
     parts = np.array([_split(images[row]) for row in good], np.int64)
     near = find_duplicates(measures[good], parts, lambda row: thumbnail(plain(int(good[row]))))
     duplicates = Duplicates(_in_rows(near.identical, good), _in_rows(near.near, good), near.cut)
@@ -257,6 +260,7 @@ def summarize(found: Audit) -> tuple[dict[str, float], dict[str, Any]]:
         "dropped": len(found.dropped),
         "corrected": len(found.corrected) - dropped,
         "dropped_by_corrections": dropped,
+        "pseudo_labels": sum(image.confidence is not None for image in kept),
         "mean": mean,
         "std": std,
         "classes": [
@@ -279,9 +283,12 @@ def findings_table(found: Audit) -> pd.DataFrame:
             findings += [(kind, row, str(number[group]), found.describe_duplicate(group, row)) for row in group.rows]
     for kind, rows in found.unfit.items():
         findings += [(kind, row, "", found.describe_unfit(kind, row)) for row in rows]
-    rows_of = {image.path: row for row, image in enumerate(found.images)}
+    rows_of = {image.path: row for row, image in enumerate(found.images) if image.label is not None}
     corrected = [(path, old) for path, (old, new) in found.corrected.items() if new is not None]
     findings += [("corrected label", rows_of[path], "", f"was {old}") for path, old in corrected]
+    for row in found.kept:
+        if (confidence := found.images[row].confidence) is not None:
+            findings.append(("pseudo-label", row, "", f"confidence {confidence:.3f}"))
     table = [
         [kind, group, found.images[row].split, found.images[row].path, found.class_name(row), detail]
         for kind, row, group, detail in findings

@@ -9,12 +9,12 @@ import pandas as pd
 
 from pipeline.augment.audit import Audit, audit, findings_table, summarize
 from pipeline.augment.audit_page import audit_page
-from pipeline.augment.corrections import correct
 from pipeline.augment.packing import ArrayFiles, create_arrays, pack
+from pipeline.augment.relabelling import add_pseudo_labels, correct
 from pipeline.common.dataset import INDEX_COLUMNS, Manifest, PackedDataset, keep_rows
 from pipeline.common.files import replacing, write_table, write_text
 from pipeline.common.paths import AUDIT_PAGE, AUDIT_TABLE, DATASET, PLOTS, RAW_ARCHIVE
-from pipeline.common.raw_archive import SPLITS, RawImage, read_raw_archive
+from pipeline.common.raw_archive import SPLITS, UNLABELLED, RawImage, read_raw_archive
 from pipeline.common.results import write_results
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
@@ -26,20 +26,29 @@ from pipeline.progress import say
 PREVIEW_IMAGES, PREVIEW_COPIES = 6, 9
 
 
-def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str, corrections: str | None = None) -> None:
+def augment(
+    params: AugmentParams,
+    seed: int,
+    on_bad_image: str,
+    on_leak: str,
+    corrections: str | None = None,
+    pseudo_labels: str | None = None,
+) -> None:
     """Write ``data/dataset/``, the audit and a preview of the views.
 
     Args:
         params, seed: of the copies and views.
         on_bad_image: ``data.on_bad_image``.
         on_leak: ``data.on_leak``.
-        corrections: ``data.corrections``.
+        corrections, pseudo_labels: ``data.corrections`` and ``data.pseudo_labels``.
 
     Raises:
-        PipelineError: ``data/raw.zip`` is missing or damaged, a transform or a correction is invalid, the
+        PipelineError: ``data/raw.zip`` is missing or damaged, a transform or a file of labels is invalid, the
             parameters forbid bad images or leaks that were found, or fewer than two classes remain.
     """
     classes, images, left_out = read_raw_archive(RAW_ARCHIVE)
+    images, unused = _with_pseudo_labels(pseudo_labels, images, classes)
+    left_out |= dict.fromkeys(unused, "unlabelled")
     images, corrected = correct(corrections, images, classes)
     if corrections:
         dropped = sum(new is None for _, new in corrected.values())
@@ -64,6 +73,23 @@ def augment(params: AugmentParams, seed: int, on_bad_image: str, on_leak: str, c
     write_text(AUDIT_PAGE, page)
     _plot_preview(PackedDataset(DATASET))
     say(f"augment: {DATASET} contains {len(found.kept):,} images of {params.image_size}×{params.image_size} pixels")
+
+
+def _with_pseudo_labels(
+    file: str | None, images: list[RawImage], classes: tuple[str, ...]
+) -> tuple[list[RawImage], list[str]]:
+    """The images with those that the file adds to train, and the paths of the unlabelled images that are not used."""
+    found = add_pseudo_labels(file, images, classes)
+    added = {image.path: image.entry for image in found if image.confidence is not None}
+    unused = [image.path for image in images if image.split == UNLABELLED and image.path not in added]
+    tested = sum(entry.startswith("test/") for entry in added.values())
+    if file:
+        say(f"augment: {file} adds {len(added):,} images with pseudo-labels to train")
+    if tested:
+        say(f"augment: {tested:,} of them are images of the test split, and stay in it, too (transductive)")
+    if unused:
+        say(f"augment: {len(unused):,} unlabelled images are left out{'' if file else '; see data.pseudo_labels'}")
+    return found, unused
 
 
 def _check_bad_images(bad: dict[int, str], images: list[RawImage], on_bad_image: str) -> None:
@@ -149,7 +175,7 @@ def _finish(arrays: ArrayFiles, found: Audit, digests: list[bytes], params: Augm
         shapes[split] = (len(rows), *shape[1:])
     kept = [(found.images[place], found.class_name(place)) for place in found.kept]
     index = pd.DataFrame(
-        [(image.split, image.id, image.label, name, image.path) for image, name in kept],
+        [(image.split, image.id, image.label, name, image.path, image.confidence) for image, name in kept],
         columns=[name for name in INDEX_COLUMNS if name != "row"],
     ).astype({"label": "Int64"})
     index["row"] = index.groupby("split").cumcount()

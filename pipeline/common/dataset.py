@@ -1,7 +1,8 @@
 """``data/dataset/``: every split as one ``uint8`` array, with an index table and a manifest.
 
 ``{split}.npy`` has the shape ``(images, copies, height, width, 3)``: copy 0 is the plain resized image, the
-others are augmented views. ``index.csv`` has one row per image; ``manifest.json`` describes the arrays, and has the
+others are augmented views. ``index.csv`` has one row per image, with the confidence of its label if that is a
+pseudo-label; ``manifest.json`` describes the arrays, and has the
 checksums of all files.
 
 They are checked when a file is opened. Of an array above ``CHECKED_BYTES``, which would be read once more for that,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 # Eight seconds from the memory.
 CHECKED_BYTES = 16 * 2**30
-INDEX_COLUMNS = ["split", "row", "id", "label", "class", "source"]
+INDEX_COLUMNS = ["split", "row", "id", "label", "class", "source", "confidence"]
 UNLABELLED = -1
 
 

@@ -16,7 +16,7 @@ SWEEPS = Path(".sweeps")
 SOURCE = Path("data/source.json")
 PRETRAINED_SOURCE = Path("data/pretrained.json")
 PRETRAINED = Path("data/pretrained.safetensors")
-CORRECTIONS = Path("data/corrections.json")
+LABEL_FILES = Path("data/label_files.json")
 RAW_ARCHIVE = Path("data/raw.zip")
 DATASET = Path("data/dataset")
 

@@ -1,8 +1,9 @@
 """``data/raw.zip``: the original images in one deterministic archive.
 
 Labelled images are ``{split}/{class index}_{name}``, unlabelled ones ``{split}/{name}``; ``classes.txt`` contains one
-class name per line. An unlabelled name that looks like a labelled one gets a leading underscore. ``files.csv`` has one
-row per file of the source: its path there, and its entry or the reason why it was left out.
+class name per line. The folder ``unlabelled/`` has images for pseudo-labels. An unlabelled name that looks like a
+labelled one gets a leading underscore. ``files.csv`` has one row per file of the source: its path there, and its entry
+or the reason why it was left out.
 """
 
 import csv
@@ -23,6 +24,8 @@ from pipeline.errors import PipelineError
 from pipeline.progress import progress
 
 SPLITS = ("train", "valid", "test")
+# Images that are in no split, and are used only if ``data.pseudo_labels`` has a label for them.
+UNLABELLED = "unlabelled"
 CLASSES_FILE = "classes.txt"
 FILES_TABLE = "files.csv"
 _FILES_COLUMNS = ("path", "entry", "reason")
@@ -39,6 +42,7 @@ class RawImage:
         label: the class index; None if it is unlabelled.
         id: unique in its split; the name of its file without the extension if that is.
         path: in the source.
+        confidence: of a pseudo-label; None for any other label.
         offset, size, crc: the position of its header, and the size and checksum of its content.
     """
 
@@ -47,6 +51,7 @@ class RawImage:
     label: int | None
     id: str
     path: str
+    confidence: float | None = None
     offset: int = field(default=0, compare=False)
     size: int = field(default=0, compare=False)
     crc: int = field(default=0, compare=False)
@@ -100,9 +105,9 @@ def read_raw_archive(path: Path) -> tuple[tuple[str, ...], list[RawImage], dict[
     """Read all but the images, whose content is checked when it is read.
 
     Returns:
-        The class names; the images in the order train, valid, test, sorted by entry within each split; and the reason
-        for each file of the source that is not in the archive, by its path in the source. Bytes of such a path that
-        are not UTF-8 are shown as escapes.
+        The class names; the images in the order train, valid, test, unlabelled, sorted by entry within each; and the
+        reason for each file of the source that is not in the archive, by its path in the source. Bytes of such a path
+        that are not UTF-8 are shown as escapes.
 
     Raises:
         PipelineError: the archive is missing or damaged.
@@ -118,7 +123,7 @@ def read_raw_archive(path: Path) -> tuple[tuple[str, ...], list[RawImage], dict[
         end = path.stat().st_size
         if any(info.compress_type or info.header_offset + info.file_size > end for info in members):
             raise ValueError("an entry is not within the file")
-        images = [image for split in SPLITS for image in _of_split(split, members, paths)]
+        images = [image for split in (*SPLITS, UNLABELLED) for image in _of_split(split, members, paths)]
         return classes, images, {row["path"]: row["reason"] for row in rows if not row["entry"]}
 
 
@@ -131,7 +136,7 @@ def _of_split(split: str, members: Iterable[zipfile.ZipInfo], paths: dict[str, s
         match = LABELLED.fullmatch(name)
         label = int(match[1]) if match else None
         place = info.header_offset, info.file_size, info.CRC
-        images.append(RawImage(info.filename, split, label, id, paths[info.filename], *place))
+        images.append(RawImage(info.filename, split, label, id, paths[info.filename], None, *place))
     return images
 
 

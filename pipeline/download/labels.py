@@ -12,9 +12,11 @@ from typing import Any
 
 from pipeline.common.files import read_small
 from pipeline.common.paths import user_path
+from pipeline.common.raw_archive import UNLABELLED
 from pipeline.common.text import listed, shortened
 from pipeline.download.layout import (
     SPLIT_FOLDERS,
+    UNLABELLED_FOLDERS,
     ClassNames,
     ImageSet,
     SourceImage,
@@ -145,11 +147,15 @@ def read_labels(
     _check_splits(found.values())
     test = [] if any(row.split == "test" for row in found.values()) else _unlisted_test_images(images.paths, found)
     index = _class_indices(source, found.values(), named)
-    rest = set(images.paths) - set(found) - set(test)
+    rest = set(images.paths) - {*found, *test}
+    unlabelled = sorted(filter(_is_unlabelled, rest))
+    rest -= set(unlabelled)
     left_out = (
         tree.left_out | dict.fromkeys(rest, "not in data.labels") | texts_left_out(tree, named.file, *files.values())
     )
-    listed_images = _images(found, index) + unlabelled_images({path: tuple(path.split("/")) for path in test}, "test")
+    listed_images = _images(found, index)
+    for split, paths in (("test", test), (UNLABELLED, unlabelled)):
+        listed_images += unlabelled_images({path: tuple(path.split("/")) for path in paths}, split)
     class_list = named.names or tuple(sorted(index, key=lambda name: index[name]))
     return ImageSet(class_list, tuple(sorted(listed_images, key=lambda image: image.path)), tree.read, left_out)
 
@@ -259,6 +265,10 @@ def _check_splits(rows: Iterable[Row]) -> None:
 def _unlisted_test_images(paths: list[str], found: dict[str, Row]) -> list[str]:
     """Images in a folder for the test split that no table lists: they are unlabelled."""
     return [path for path in paths if path not in found and split_of(path) == "test"]
+
+
+def _is_unlabelled(path: str) -> bool:
+    return any(part.lower() in UNLABELLED_FOLDERS for part in path.split("/")[:-1])
 
 
 def _class_indices(source: str, rows: Iterable[Row], named: ClassNames) -> dict[str, int]:

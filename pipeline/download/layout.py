@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from pipeline.common.file_types import IMAGE_ENDINGS, is_text, junk_reason, reasons
-from pipeline.common.raw_archive import CLASSES_FILE, LABELLED
+from pipeline.common.raw_archive import CLASSES_FILE, LABELLED, UNLABELLED
 from pipeline.common.text import listed
 from pipeline.download.trees import FileTree
 from pipeline.errors import PipelineError
@@ -31,7 +31,7 @@ MAX_CLASSES_BYTES = 16 * 1024**2
 README_FOLDERS = {"assets", "asset", "doc", "docs", "figures", "screenshots"}
 MOST_README_PICTURES = 20
 
-# As in homework 3 of 2021: training/labeled/00/..., training/unlabeled/00/...
+# As in homework 3 of 2021: training/labeled/00/..., training/unlabeled/00/...; the latter may also be next to train/.
 LABELLED_FOLDERS, UNLABELLED_FOLDERS = {"labeled", "labelled"}, {"unlabeled", "unlabelled"}
 
 Parts = tuple[str, ...]
@@ -49,7 +49,7 @@ class SourceImage:
     Attributes:
         path: its path in the source, for reading it and for messages.
         name: its file name, with extension and without a class index; folders below the class are joined by ``__``.
-        split: ``train``, ``valid`` or ``test``; None if the source has no splits.
+        split: ``train``, ``valid``, ``test`` or ``unlabelled``; None if the source has no splits.
         label: the index of its class; None if it is unlabelled.
         group: images of one group, such as photos of one person, are in one split; None if it is in no group.
     """
@@ -101,7 +101,7 @@ def read_layout(
     by_split = _by_split(source, {path: PurePosixPath(path).parts[depth:] for path in paths})
     empty = _folders_without_images(tree, above)
     _check_split_folders(source, tree, above, by_split, empty)
-    unlabelled = _remove_unlabelled(by_split)
+    unlabelled = _take_unlabelled(by_split)
     has_indices = class_depth is None and any(len(parts) == 1 for parts in _training(by_split).values())
     named = class_names(source, tree, classes)
     if has_indices:
@@ -112,8 +112,8 @@ def read_layout(
         _warn_of_empty_folders(source, by_split, class_depth, empty)
     _check_classes(source, names, images)
     left_out = tree.left_out | dict.fromkeys(outside, "a picture outside the folders of the splits")
-    left_out |= dict.fromkeys(unlabelled, "an unlabelled training image")
     left_out |= texts_left_out(tree, named.file)
+    images += unlabelled_images(unlabelled, UNLABELLED)
     return ImageSet(names, tuple(sorted(images, key=lambda image: image.path)), tree.read, left_out)
 
 
@@ -195,6 +195,10 @@ def _by_split(source: str, images: dict[str, Parts]) -> BySplit:
         return _by_split(source, {path: (parts[1], parts[0], *parts[2:]) for path, parts in images.items()})
     if not grouped or _are_classes(images, others):
         return {None: images}
+    beside = {path: parts[1:] for path, parts in images.items() if parts[0].lower() in UNLABELLED_FOLDERS and parts[1:]}
+    if beside:
+        grouped[UNLABELLED] = beside
+        others = [other for other in others if other.lower() not in UNLABELLED_FOLDERS]
     if others:
         raise PipelineError(
             f"{source}: {listed(others)} is next to the folders of the splits; allowed there are "
@@ -222,17 +226,17 @@ def _training(by_split: BySplit) -> dict[str, Parts]:
     return by_split["train"] if "train" in by_split else by_split[None]
 
 
-def _remove_unlabelled(by_split: BySplit) -> list[str]:
-    """If the training split has folders labeled and unlabeled, keep the former and return the paths in the latter."""
-    training = _training(by_split)
+def _take_unlabelled(by_split: BySplit) -> dict[str, Parts]:
+    """Remove the images in a folder unlabeled next to train, or next to a folder labeled in it, and return them."""
+    beside, training = by_split.pop(UNLABELLED, {}), _training(by_split)
     folders = {parts[0].lower() if len(parts) > 1 else "" for parts in training.values()}
     labelled, unlabelled = folders & LABELLED_FOLDERS, folders & UNLABELLED_FOLDERS
     if not (labelled and unlabelled and folders == labelled | unlabelled):
-        return []
+        return beside
     by_split["train" if "train" in by_split else None] = {
         path: parts[1:] for path, parts in training.items() if parts[0].lower() in labelled
     }
-    return [path for path, parts in training.items() if parts[0].lower() in unlabelled]
+    return beside | {path: parts[1:] for path, parts in training.items() if parts[0].lower() in unlabelled}
 
 
 def _folders_without_images(tree: FileTree, above: Parts) -> set[Parts]:

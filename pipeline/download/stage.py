@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.common.file_types import reasons
 from pipeline.common.paths import RAW_ARCHIVE
-from pipeline.common.raw_archive import SPLITS, entry_name, write_raw_archive
+from pipeline.common.raw_archive import SPLITS, UNLABELLED, entry_name, write_raw_archive
 from pipeline.common.text import listed
 from pipeline.download.groups import content_keys, grouped_by_path, separated_groups
 from pipeline.download.layout import ImageSet, SourceImage
@@ -31,11 +31,12 @@ def download(
     """
     with SOURCES[params.source](params) as source:
         images, separated = _with_splits(source, params)
-        check(len(source.classes), {image.split or "train": image.label is not None for image in images})
+        labelled = {image.split or "train": image.label is not None for image in images if image.split != UNLABELLED}
+        check(len(source.classes), labelled)
         left_out = source.left_out | separated
         write_raw_archive(RAW_ARCHIVE, source.classes, _entries(images), source.read, left_out)
     counts = Counter(image.split for image in images)
-    splits = ", ".join(f"{counts[split]:,} {split}" for split in SPLITS if counts[split])
+    splits = ", ".join(f"{counts[split]:,} {split}" for split in (*SPLITS, UNLABELLED) if counts[split])
     say(f"download: {RAW_ARCHIVE} contains {len(images):,} images of {len(source.classes)} classes: {splits}")
     say(f"download: classes: {listed(source.classes, 10)}")
     if left_out:
@@ -61,7 +62,16 @@ def _with_splits(source: ImageSet, params: DataParams) -> tuple[list[SourceImage
         lambda pool: content_keys(pool, source.read, params.groups),
         source.classes,
     )
-    return assigned, separated
+    # Those of a person in valid would show the network that person.
+    held: dict[str | None, str] = {
+        image.group: image.split for image in assigned if image.group and image.split in ("valid", "test")
+    }
+    separated |= {
+        image.path: f"unlabelled, and its group is also in {held[image.group]}"
+        for image in assigned
+        if image.split == UNLABELLED and image.group in held
+    }
+    return [image for image in assigned if image.path not in separated], separated
 
 
 def _entries(images: Iterable[SourceImage]) -> dict[str, str]:

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score
 
-from pipeline.common.corrections import read_corrections
 from pipeline.common.files import write_table, write_text
+from pipeline.common.label_files import read_corrections
 from pipeline.common.paths import DATASET, RAW_ARCHIVE, SWEEPS
 from pipeline.common.raw_archive import RawReader, read_raw_archive
 from pipeline.common.text import listed
@@ -148,7 +148,7 @@ def _sources(table: pd.DataFrame) -> set[str]:
 
 def _in_folds(index: pd.DataFrame) -> pd.DataFrame:
     """The rows of the images that are cut into folds."""
-    return index[(index["split"] != "test") & (index["label"] != "")]
+    return index[(index["split"] != "test") & (index["label"] != "") & (index["confidence"] == "")]
 
 
 def _summary_lines(results: pd.DataFrame, table: pd.DataFrame, index: pd.DataFrame) -> list[str]:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.common.code import code_folders
 from pipeline.common.files import replacing
+from pipeline.common.label_files import COLUMNS, dvc_file
 from pipeline.common.paths import PARAMS, SOURCE
 from pipeline.common.text import listed
 from pipeline.common.yaml_file import read_yaml
@@ -50,24 +51,31 @@ class Snapshot:
 
         Returns:
             The id of the git tree of each folder of code that the stages list in ``dvc.yaml``, the hash of
-            ``data/raw.zip`` if ``dvc.lock`` has one, the id of the file ``data.corrections``, and a hash of the source
-            and of the pretrained weights as they are now. The commit and all other files do not count.
+            ``data/raw.zip`` if ``dvc.lock`` has one, the ids of the files ``data.corrections`` and
+            ``data.pseudo_labels``, and a hash of the source and of the pretrained weights as they are now. The commit
+            and all other files do not count.
 
         Raises:
-            PipelineError: git does not track the file ``data.corrections``, so that experiments would not have it.
+            PipelineError: neither git nor DVC tracks one of these files, so that experiments would not have it.
         """
         data = params["data"]
-        corrections = [Path(data["corrections"]).as_posix()] if data.get("corrections") else []
-        rows = git("ls-tree", "-z", self.tree, "--", *code_folders(*STAGES, root=Path()), *corrections).split("\0")
+        labels = {name: Path(data[name]).as_posix() for name in COLUMNS if data.get(name)}
+        files = [*labels.values(), *(dvc_file(file).as_posix() for file in labels.values())]
+        rows = git("ls-tree", "-z", self.tree, "--", *code_folders(*STAGES, root=Path()), *files).split("\0")
         columns = (row.partition("\t") for row in rows if row)
         ids = {path: facts.split()[2] for facts, _, path in columns}
         lock = Path("dvc.lock")
         stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
         archives = {out["path"]: out["md5"] for out in stages.get("download", {}).get("outs", ())}
-        if corrections and corrections[0] not in ids:
-            raise PipelineError(
-                f"git does not track data.corrections, {corrections[0]}; add it: git add {corrections[0]}"
-            )
+        for name, file in labels.items():
+            pointer = dvc_file(file)
+            if ids.keys().isdisjoint((file, pointer.as_posix())):
+                tracked = pointer if pointer.exists() else file
+                raise PipelineError(f"git does not track data.{name}, {tracked}; add it: git add {tracked}")
+            if file not in ids and Path(file).is_file():
+                found = hashlib.md5(Path(file).read_bytes(), usedforsecurity=False).hexdigest()
+                if found != read_yaml(pointer)["outs"][0]["md5"]:
+                    raise PipelineError(f"data.{name}: {file} has changed since dvc add; run it again")
         source = find_source(data["source"], data["location"], data["labels"])
         weights = weights_identity(params["model"]["pretrained"])
         return ids | archives | {SOURCE.as_posix(): digest(current_summary(source), *([weights] if weights else []))}

@@ -73,6 +73,9 @@ class DataParams(Section):
     corrections: str | None = Field(
         description="CSV file in this repository with corrected labels: id (the image's path), label or drop; or null"
     )
+    pseudo_labels: str | None = Field(
+        description="CSV file in this repository that pseudo-label wrote; it adds unlabelled images to train; or null"
+    )
     class_depth: Annotated[int, Field(ge=1, le=32)] | None = Field(
         description="level of the folders that are the classes, 1 for the first below a split's; null finds it out"
     )
@@ -121,11 +124,12 @@ class DataParams(Section):
         if self.source == "digits" and (self.labels is not None or self.class_depth is not None):
             key = "class_depth" if self.labels is None else "labels"
             raise ContradictionError(key, "got a value, allowed with source digits is null; set it to null")
-        if self.corrections is not None and (re.match(r"[/~\\]|\w:", self.corrections) or ".." in self.corrections):
-            raise ContradictionError(
-                "corrections",
-                f"got {self.corrections}, allowed is a path in this repository, so that git tracks the file",
-            )
+        for name in ("corrections", "pseudo_labels"):
+            file = getattr(self, name)
+            if file is not None and (re.match(r"[/~\\]|\w:", file) or ".." in file):
+                raise ContradictionError(
+                    name, f"got {file}, allowed is a path in this repository, so that git or DVC tracks the file"
+                )
         if self.labels is not None and self.class_depth is not None:
             raise ContradictionError("class_depth", "got a value, but data.labels has the classes; set one to null")
         if isinstance(self.labels, dict) and "train" not in self.labels:

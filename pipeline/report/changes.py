@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.paths import CORRECTIONS, METRICS, PARAMS, SOURCE
+from pipeline.common.paths import LABEL_FILES, METRICS, PARAMS, SOURCE
 from pipeline.common.reading import json_object
 from pipeline.common.text import one_line
 from pipeline.common.yaml_file import parse_yaml
@@ -17,9 +17,9 @@ from pipeline.errors import PipelineError
 from pipeline.git import git
 
 # What does not decide which images, labels and splits there are.
-SAME_DATA = ("mirrors", "on_bad_image", "corrections")
-# What the source, and the file of corrections, contain.
-FILES = (SOURCE, CORRECTIONS)
+SAME_DATA = ("mirrors", "on_bad_image", "corrections", "pseudo_labels")
+# What the source, and the files of corrections and pseudo-labels, contain.
+FILES = (SOURCE, LABEL_FILES)
 # Outputs of the pipeline do not matter for whether the code and the parameters are those of the commit.
 OUTPUTS = ("results", "dvc.lock")
 
@@ -94,7 +94,7 @@ def changes_since_head(params: dict[str, Any], metrics: dict[str, dict[str, Any]
     )
 
 
-def _data(params: dict[str, Any], source: dict[str, Any] | None, corrections: dict[str, Any] | None) -> tuple[Any, ...]:
+def _data(params: dict[str, Any], source: dict[str, Any] | None, labels: dict[str, Any] | None) -> tuple[Any, ...]:
     """What decides which images, labels and splits there are, with the contents of ``FILES``."""
     section = params.get("data")
     data = {name: value for name, value in section.items() if value is not None} if isinstance(section, dict) else {}
@@ -103,7 +103,7 @@ def _data(params: dict[str, Any], source: dict[str, Any] | None, corrections: di
     return (
         {name: value for name, value in data.items() if name not in (*SAME_DATA, *place)},
         source or {},
-        corrections or {},
+        labels or {},
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 import vl_convert
 
-from pipeline.common.corrections import read_corrections
+from pipeline.common.label_files import read_corrections
 from pipeline.common.text import one_line, shown
 from pipeline.report.advice import advise
 from pipeline.report.changes import Changes, flattened
@@ -31,6 +31,7 @@ FINDINGS = {
     "tiny": "tiny",
     "corrected": "corrected labels",
     "dropped_by_corrections": "dropped by corrections",
+    "pseudo_labels": "pseudo-labels",
 }
 
 

@@ -1,16 +1,15 @@
 """Stage ``source``: list the files of the source and the pretrained weights, so that DVC notices when they change."""
 
+import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from pipeline.common.corrections import read_corrections
 from pipeline.common.files import write_json
-from pipeline.common.paths import CORRECTIONS, PRETRAINED_SOURCE, SOURCE
+from pipeline.common.label_files import label_file_bytes, read_label_file
+from pipeline.common.paths import LABEL_FILES, PRETRAINED_SOURCE, SOURCE
 from pipeline.progress import say
 from pipeline.source.listing import (
     differences,
-    file_sha256,
     find_source,
     has_listing,
     list_source,
@@ -28,6 +27,7 @@ def source(
     labels: str | Mapping[Any, str] | None,
     pretrained: bool | str = False,
     corrections: str | None = None,
+    pseudo_labels: str | None = None,
 ) -> None:
     """Write ``data/source.json``, which is the same as long as names and contents of the source's files are, and
     ``data/pretrained.json``, which is as long as the weights of ``model.pretrained`` are.
@@ -38,7 +38,7 @@ def source(
     Raises:
         PipelineError: the weights are not on this machine, and never were.
     """
-    list_corrections(corrections)
+    list_label_files({"corrections": corrections, "pseudo_labels": pseudo_labels})
     identity = weights_identity(pretrained)
     if identity != read_summary(PRETRAINED_SOURCE) or not PRETRAINED_SOURCE.exists():
         write_json(PRETRAINED_SOURCE, identity)
@@ -59,11 +59,15 @@ def source(
         say(f"source: {place.location} has {len(files):,} files, {content['bytes'] / 1e6:,.1f} MB: {state}")
 
 
-def list_corrections(path: str | None) -> None:
-    """Write ``data/corrections.json``: the hash of the file ``data.corrections``, so that DVC notices when it changes.
+def list_label_files(files: Mapping[str, str | None]) -> None:
+    """Write ``data/label_files.json``: the SHA-256 of the files by the names of their parameters, so that DVC notices
+    when one changes.
 
     Raises:
-        PipelineError: it is missing, or no such table.
+        PipelineError: one is missing, or no such table.
     """
-    read_corrections(path)
-    write_json(CORRECTIONS, {"sha256": file_sha256(Path(path))} if path else {})
+    given = {name: file for name, file in files.items() if file}
+    for name, file in given.items():
+        read_label_file(name, file)
+    hashes = {name: hashlib.sha256(label_file_bytes(name, file)).hexdigest() for name, file in given.items()}
+    write_json(LABEL_FILES, hashes)

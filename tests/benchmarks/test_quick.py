@@ -10,7 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())
 # They start a dozen processes each, of the stages or of DVC.
-LONG = {"few_images", "fine_tune", "growth", "label_errors", "ray_trials", "tsne", "workflow"}
+LONG = {
+    "answers",
+    "few_images",
+    "fine_tune",
+    "growth",
+    "label_errors",
+    "pseudo_labels",
+    "ray_trials",
+    "tsne",
+    "workflow",
+}
 # It has a test of its own.
 SCRIPTS = [name for name in SCRIPTS if name != "gpu_check"]
 

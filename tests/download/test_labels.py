@@ -99,8 +99,9 @@ class TestFormats:
         }
 
     def test_images_of_a_test_folder_that_no_table_lists_are_unlabelled(self):
-        source = read(CSV, IMAGES | {"test/1.jpg": b"", "other/2.jpg": b""})
+        source = read(CSV, IMAGES | {"test/1.jpg": b"", "other/2.jpg": b"", "unlabeled/3.jpg": b""})
         assert described(source)["test/1.jpg"] == ("test", None, None)
+        assert described(source)["unlabeled/3.jpg"] == ("unlabelled", None, None)
         assert source.left_out == {"other/2.jpg": "not in data.labels"}
 
     def test_classes_txt_names_numbers(self):

@@ -373,11 +373,27 @@ class TestClassesAreThoseOfTheTrainingImages:
         assert source.classes == ("00", "01", "02")
         assert [(image.split, image.label) for image in source.images if image.split != "train"] == [
             ("test", None),
+            *[("unlabelled", None)] * 2,
             *(("valid", label) for label in range(3)),
         ]
-        assert source.left_out == {
-            f"f/training/unlabeled/00/{number}.jpg": "an unlabelled training image" for number in (1, 2)
-        }
+        assert source.left_out == {}
+
+    def test_a_folder_of_unlabelled_images_can_be_next_to_train(self):
+        found = described(
+            layout([*(f"train/{name}" for name in FOLDERS), "unlabeled/1.jpg", "Unlabelled/x/2.jpg"]).images
+        )
+        assert found["unlabeled/1.jpg"] == ("unlabelled", None, "1.jpg")
+        assert found["Unlabelled/x/2.jpg"] == ("unlabelled", None, "2.jpg")
+        assert [split for split, *_ in found.values()].count("train") == len(FOLDERS)
+
+    def test_without_folders_of_splits_unlabeled_is_a_class_or_next_to_labeled(self):
+        assert layout([*FOLDERS, "unlabeled/1.jpg"]).classes == ("cat", "dog", "unlabeled")
+        source = layout([*(f"labeled/{name}" for name in FOLDERS), "unlabeled/1.jpg"])
+        assert source.classes == ("cat", "dog")
+        assert [(image.split, image.label) for image in source.images] == [
+            *((None, n) for n in (0, 1, 1)),
+            ("unlabelled", None),
+        ]
 
     def test_classes_without_training_images_are_named(self, capsys):
         layout(["0_a.jpg", "2_b.jpg"], ("cat", "dog", "eel"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.common.files import write_json
-from pipeline.common.paths import CORRECTIONS, METRICS, PARAMS, SOURCE
+from pipeline.common.paths import LABEL_FILES, METRICS, PARAMS, SOURCE
 from pipeline.report.changes import Change, changes_since_head, flattened
 
 OLD_PARAMS = {"seed": 1, "train": {"lr": 0.001, "hflip": 0, "nesterov": True}}
@@ -80,14 +80,14 @@ def test_metrics_are_compared_only_with_those_of_the_same_data(repository, data,
     params = {"data": DATA}
     PARAMS.write_text(json.dumps(params))
     write_json(SOURCE, {"source": "folder", "sha256": "1"})
-    write_json(CORRECTIONS, {})
+    write_json(LABEL_FILES, {})
     git("add", ".")
     git("commit", "--quiet", "--message", "data")
     write_json(SOURCE, {"source": "folder"} | listing)
     changes = changes_since_head({"data": DATA | data}, {"evaluate": {"accuracy": 0.75}})
     assert changes.same_data == same
     assert bool(changes.metrics) == same
-    write_json(CORRECTIONS, {"sha256": "3"})
+    write_json(LABEL_FILES, {"pseudo_labels": "3"})
     assert not changes_since_head({"data": DATA | data}, {}).same_data
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pipeline.common.corrections import read_corrections
+from pipeline.common.label_files import read_corrections
 from tests.support.report_results import HOSTILE, LAYERS
 
 CHARTS = {
@@ -229,7 +229,7 @@ def test_reviewed_labels_are_saved_as_corrections_without_a_network(opened, make
     assert download.value.suggested_filename == "corrections.csv"
     download.value.save_as(workspace / "corrections.csv")
     expected = {"test/00001.png": "NA", paths[1]: mistake["prediction"], paths[2]: "drop"}
-    assert read_corrections(workspace / "corrections.csv") == expected
+    assert read_corrections(str(workspace / "corrections.csv")) == expected
 
 
 def test_images_have_their_paths_in_the_source(opened, small_report):

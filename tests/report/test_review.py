@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from pipeline.common.corrections import read_corrections
+from pipeline.common.label_files import read_corrections
 from pipeline.common.raw_archive import RawReader, read_raw_archive
 from pipeline.report import review
 from tests.support.report_results import HOSTILE, write_run

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.common.paths import CORRECTIONS, SOURCE
+from pipeline.common.paths import LABEL_FILES, SOURCE
 from pipeline.errors import PipelineError
-from pipeline.source.stage import list_corrections, source
+from pipeline.source.stage import list_label_files, source
 from tests.support.clones import SMALL, Clone, stages_run
 from tests.support.sections import write_photos
 
@@ -40,20 +40,24 @@ def test_a_source_that_is_not_here_keeps_its_listing_and_says_so(photos, capsys)
     assert SOURCE.read_text() == first
 
 
-def test_the_hash_of_the_corrections_changes_with_their_content(workspace):
-    list_corrections(None)
-    assert json.loads(CORRECTIONS.read_text()) == {}
+@pytest.mark.parametrize(
+    ("name", "header", "row"),
+    [("corrections", "id,label", "cat/1.png,drop"), ("pseudo_labels", "id,label,confidence", "1.png,cat,0.9")],
+)
+def test_the_hash_of_a_file_of_labels_changes_with_its_content(workspace, name, header, row):
+    list_label_files({name: None})
+    assert json.loads(LABEL_FILES.read_text()) == {}
     hashes = []
-    for content in ("id,label\n", "id,label\ncat/1.png,drop\n"):
-        Path("corrections.csv").write_text(content)
-        list_corrections("corrections.csv")
-        hashes.append(json.loads(CORRECTIONS.read_text())["sha256"])
+    for content in (f"{header}\n", f"{header}\n{row}\n"):
+        Path("labels.csv").write_text(content)
+        list_label_files({name: "labels.csv"})
+        hashes.append(json.loads(LABEL_FILES.read_text())[name])
     assert hashes[0] != hashes[1]
     # It is refused before any work.
-    Path("corrections.csv").unlink()
-    with pytest.raises(PipelineError, match=r"^data.corrections: corrections.csv: no such file in this folder"):
-        list_corrections("corrections.csv")
-    assert json.loads(CORRECTIONS.read_text())["sha256"] == hashes[1]
+    Path("labels.csv").unlink()
+    with pytest.raises(PipelineError, match=f"^data.{name}: labels.csv: no such file in this folder"):
+        list_label_files({name: "labels.csv"})
+    assert json.loads(LABEL_FILES.read_text())[name] == hashes[1]
 
 
 @pytest.mark.parametrize("before", [None, "{", '{"source": "digits"}', '{"source": "archive", "sha256": "0"}'])
@@ -103,3 +107,19 @@ def test_repro_without_the_folder_ends_with_the_line_of_download(tmp_path):
     assert "nowhere does not exist; set it to a folder of images" in output
     assert "Traceback" not in output
     assert Path(clone.folder, SOURCE).exists()
+
+
+def test_a_file_of_labels_that_dvc_tracks_is_read_from_its_cache(workspace):
+    from dvc.repo import Repo
+
+    with Repo.init(no_scm=True) as repo:
+        Path("pseudo.csv").write_text("id,label,confidence\n1.png,cat,0.9\n")
+        repo.add("pseudo.csv")
+        list_label_files({"pseudo_labels": "pseudo.csv"})
+        before = LABEL_FILES.read_text()
+        Path("pseudo.csv").unlink()
+        list_label_files({"pseudo_labels": "pseudo.csv"})
+        assert LABEL_FILES.read_text() == before
+        shutil.rmtree(".dvc/cache")
+        with pytest.raises(PipelineError, match="is neither in DVC's cache nor in a remote storage"):
+            list_label_files({"pseudo_labels": "pseudo.csv"})

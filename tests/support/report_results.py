@@ -65,7 +65,7 @@ def _write_dataset(folder: Path, classes: tuple[str, ...], labels: np.ndarray, i
     dataset.mkdir(parents=True)
     pictures, sources = photos(len(ids), size), _sources(ids)
     np.save(dataset / "test.npy", pictures)
-    columns = ["test", range(len(ids)), ids, labels, np.array(classes, object)[labels], sources]
+    columns = ["test", range(len(ids)), ids, labels, np.array(classes, object)[labels], sources, ""]
     _write_table(dataset / "index.csv", dict(zip(INDEX_COLUMNS, columns, strict=True)))
     Manifest(classes, size, "stretch", "area", (0.5,) * 3, (0.2,) * 3, {"test": pictures.shape}, "digest").write(
         dataset

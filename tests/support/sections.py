@@ -14,6 +14,7 @@ DATA = {
     "classes": None,
     "labels": None,
     "corrections": None,
+    "pseudo_labels": None,
     "class_depth": None,
     "valid_fraction": 0.25,
     "test_fraction": 0.25,

@@ -41,7 +41,7 @@ def write_dataset(folder: Path, classes: int = 3, size: int = 32, **images: int)
         shapes[name] = split.images.shape
         for row, (label, number) in enumerate(zip(split.labels, split.ids, strict=True)):
             known = f"{label},{CLASSES[label]}" if name != "test" else ","
-            lines.append(f"{name},{row},{number},{known},{name}/{number}.png")
+            lines.append(f"{name},{row},{number},{known},{name}/{number}.png,")
     (folder / "index.csv").write_text("\n".join(lines) + "\n")
     Manifest(CLASSES[:classes], size, "stretch", "area", MEAN, STD, shapes, "digest").write(folder)
     return PackedDataset(folder)
