@@ -32,7 +32,8 @@ from pipeline.evaluate.intervals import wilson
 from pipeline.evaluate.metrics import calibration_metrics
 from pipeline.images.decoding import plain_photo
 from pipeline.images.transforms import plain_copy
-from pipeline.network.calibration import Calibration, energies, fit_calibration
+from pipeline.network.calibrating import energies, fit_calibration
+from pipeline.network.calibration import Calibration
 from pipeline.network.onnx_file import OnnxModel, open_onnx
 
 REPETITIONS = 20

@@ -9,7 +9,8 @@ from scipy.stats import binned_statistic
 from pipeline.common.dataset import evenly_spaced
 from pipeline.evaluate.intervals import wilson
 from pipeline.evaluate.metrics import BINS
-from pipeline.network.calibration import PRECISIONS, fit_temperature
+from pipeline.network.calibrating import fit_temperature
+from pipeline.network.calibration import PRECISIONS
 
 CURVE_POINTS = 200
 

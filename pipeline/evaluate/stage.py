@@ -27,7 +27,7 @@ from pipeline.evaluate.metrics import (
     metrics_by_class,
 )
 from pipeline.evaluate.plots import plot_confusion, plot_curves_by_class, plot_mistakes, plot_reliability
-from pipeline.network.calibration import energies
+from pipeline.network.calibrating import energies
 from pipeline.network.inference import choose_tta, open_trained, predict_logits
 from pipeline.network.models import ModelSpec
 from pipeline.params.schema import EvaluateParams

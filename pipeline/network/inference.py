@@ -17,7 +17,7 @@ from pipeline.common.paths import MODEL
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches
-from pipeline.network.calibration import fit_calibration, fit_temperature
+from pipeline.network.calibrating import fit_calibration, fit_temperature
 from pipeline.network.device import choose_device, forward_batch_size
 from pipeline.network.models import ModelSpec, class_logits
 from pipeline.network.onnx_file import OnnxModel

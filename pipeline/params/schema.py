@@ -74,7 +74,7 @@ class DataParams(Section):
         description="CSV file in this repository with corrected labels: id (the image's path), label or drop; or null"
     )
     pseudo_labels: str | None = Field(
-        description="CSV file in this repository that pseudo-label wrote; it adds unlabelled images to train; or null"
+        description="CSV file that pseudo-label wrote, in this repository; its images are added to train; or null"
     )
     class_depth: Annotated[int, Field(ge=1, le=32)] | None = Field(
         description="level of the folders that are the classes, 1 for the first below a split's; null finds it out"

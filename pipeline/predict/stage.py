@@ -13,7 +13,7 @@ from pipeline.common.files import replacing, write_table
 from pipeline.common.paths import DATASET, MODEL, PREDICTIONS
 from pipeline.common.text import listed, shown_name
 from pipeline.network.answers import choose_answers, class_thresholds
-from pipeline.network.calibration import energies
+from pipeline.network.calibrating import energies
 from pipeline.network.inference import choose_tta, open_trained, predict_logits
 from pipeline.params.schema import PredictParams
 from pipeline.predict.table import probability_columns

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.images.decoding import one_large_image, plain_photo
 from pipeline.images.transforms import plain_copy
-from pipeline.network.calibration import energies
+from pipeline.network.calibrating import energies
 from pipeline.network.onnx_file import OnnxModel
 from pipeline.serve.occlusion import highlighted, occlusion_map
 

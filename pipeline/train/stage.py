@@ -17,7 +17,8 @@ from pipeline.common.results import write_results
 from pipeline.errors import PipelineError
 from pipeline.machine import crowded
 from pipeline.network.batches import Batches
-from pipeline.network.calibration import Calibration, fit_calibration
+from pipeline.network.calibrating import fit_calibration
+from pipeline.network.calibration import Calibration
 from pipeline.network.device import choose_device, describe_device, describe_precision, facts_of, set_up_torch
 from pipeline.network.inference import predict_logits
 from pipeline.network.models import ModelSpec, build_model, unused_parameters

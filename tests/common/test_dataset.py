@@ -107,8 +107,8 @@ def test_test_time_augmentation_requires_views(dataset):
     with pytest.raises(PipelineError) as error:
         dataset.split("valid").require_views("predict")
     assert str(error.value) == (
-        "params.yaml: predict.tta: got true, but the valid split has no augmented views to average over; "
-        "set augment.test_views to 1 or more, or predict.tta to false"
+        "params.yaml: predict.tta: got views, but the valid split has no augmented views to average over; "
+        "set augment.test_views to 1 or more, or predict.tta to auto or none"
     )
 
 

@@ -43,10 +43,10 @@ from pipeline.common.raw_archive import read_raw_archive
 params = YAML(typ="safe").load(Path("params.yaml"))
 assert params["evaluate"]["split"] == "valid"
 columns = "id,source,label,class,predicted,predicted_class,confidence,loss,p_NA,p_b"
-index, rows = ["split,row,id,label,class,source"], [columns]
+index, rows = ["split,row,id,label,class,source,confidence"], [columns]
 for image in read_raw_archive(Path("data/raw.zip"))[1]:
     number = int(image.id)
-    index.append(f"{image.split},0,{number},{image.label},,{image.path}")
+    index.append(f"{image.split},0,{number},{image.label},,{image.path},")
     if image.split == "valid":
         predicted = image.label if number % 8 else 1
         rows.append(f"0001,{image.path},{image.label},NA,{predicted},b,0.9,{0.5 + number / 10:.6f},1,0")
@@ -171,9 +171,9 @@ def folds(count=3, images=12):
     for fold in range(count):
         sources = [f"photos/{number:02}.png" for number in range(images)]
         split = ["valid" if number % count == fold else "train" for number in range(images)]
-        table = pd.DataFrame({"split": split, "label": "1", "source": sources})
+        table = pd.DataFrame({"split": split, "label": "1", "source": sources, "confidence": ""})
         more = {"split": ["test", "test", "train"], "label": ["1", "", ""], "source": ["t/0.png", "t/1.png", "u/0.png"]}
-        index[fold] = pd.concat([table, pd.DataFrame(more)])
+        index[fold] = pd.concat([table, pd.DataFrame(more | {"confidence": ""})])
         valid = table[table["split"] == "valid"]
         predictions[fold] = pd.DataFrame({"id": "1", "source": valid["source"], "label": "1", "predicted": "0"})
     return predictions, index

@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 from pipeline.common.dataset import PackedDataset
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches
-from pipeline.network.calibration import fit_calibration
+from pipeline.network.calibrating import fit_calibration
 from pipeline.network.device import forward_batch_size
 from pipeline.network.inference import check_fits, choose_tta, extract_features, predict_logits
 from pipeline.network.models import build_model, find_layer

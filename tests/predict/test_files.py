@@ -494,7 +494,8 @@ def test_options_without_a_path_are_rejected():
     result = run_command("predict", "--tta", "2")
     assert result.code == 1
     assert result.stderr == (
-        "error: predict: options need images or folders to classify, such as python -m pipeline predict photos\n"
+        "error: predict: options need images or folders to classify, such as python -m pipeline predict photos, or "
+        "--split\n"
     )
 
 

@@ -14,7 +14,8 @@ from pipeline.common.dataset import Manifest, PackedDataset
 from pipeline.common.paths import DATASET, MODEL, PREDICTIONS, RAW_ARCHIVE
 from pipeline.common.raw_archive import read_raw_archive
 from pipeline.errors import PipelineError
-from pipeline.network.calibration import Calibration, energies, fit_calibration
+from pipeline.network.calibrating import energies, fit_calibration
+from pipeline.network.calibration import Calibration
 from pipeline.network.inference import choose_tta, open_trained, predict_logits
 from pipeline.network.weights import load_model, save_model
 from pipeline.params.schema import AugmentParams, PredictParams

@@ -11,7 +11,7 @@ import pytest
 from pipeline.common.paths import DATASET, DETAILS, LIVE, METRICS, MODEL, PLOTS
 from pipeline.common.results import read_results
 from pipeline.errors import PipelineError
-from pipeline.network.calibration import fit_calibration
+from pipeline.network.calibrating import fit_calibration
 from pipeline.network.inference import open_trained, predict_logits
 from pipeline.network.weights import load_model
 from pipeline.params.schema import ModelParams, TrainParams

@@ -10,7 +10,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
 
 from pipeline.evaluate.metrics import calibration_metrics
-from pipeline.network.calibration import PRECISIONS, energies, fit_calibration, fit_temperature, precision_thresholds
+from pipeline.network.calibrating import energies, fit_calibration, fit_temperature, precision_thresholds
+from pipeline.network.calibration import PRECISIONS
 from pipeline.network.models import class_logits
 from tests.support.logits import simulate
 
