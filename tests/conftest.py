@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -19,6 +20,16 @@ from tests.support.sections import AUGMENT, DATA, MODEL, TRAIN, write_photos
 # Settings of the user that would change what tests find.
 for variable in VARIABLES:
     os.environ.pop(variable, None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests with the fixture ``origin`` in the middle, where the second of two workers of pytest-xdist begins:
+    at the end, the first one would wait while it is built."""
+    shared = [item for item in items if "origin" in getattr(item, "fixturenames", ())]
+    others = [item for item in items if item not in set(shared)]
+    middle = min(math.ceil(len(items) / 2), len(others))
+    items[:] = [*others[:middle], *shared, *others[middle:]]
 
 
 @pytest.fixture(autouse=True)

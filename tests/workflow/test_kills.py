@@ -145,10 +145,10 @@ def check(clone: Workspace, origin: Workspace, events: list[str], *targets: str)
     assert clone.run("git", "status", "--porcelain", "--", "data", "results/metrics") == ""
 
 
-def test_the_first_stages_killed_five_times_end_in_the_same_outputs_and_leave_nothing(origin, tmp_path):
+def test_the_first_stages_killed_three_times_end_in_the_same_outputs_and_leave_nothing(origin, tmp_path):
     clone = origin.git_clone(tmp_path / "clone")
     start_over(clone)
-    events = run_with_kills(clone, 5, 1, "train")
+    events = run_with_kills(clone, 3, 1, "train")
     check(clone, origin, events, "train")
 
 
