@@ -54,9 +54,15 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> f
 
 
 def energies(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The energy score of each image (Liu et al. 2020), ``(images,)``: logsumexp of its logits, the negative of their
-    energy. It is low for images unlike the training data."""
-    scores: NDArray[np.float64] = logsumexp(logits.astype(np.float64), axis=1)
+    """The energy score of each image, ``(images,)``: logsumexp of its logits less their mean. It is low for images
+    unlike the training data.
+
+    Without the mean it is the negative energy of Liu et al. 2020. A constant that is added to all logits changes no
+    probability, but that energy: with it, a grey image, whose logits are all about 0, looked more like the training
+    images of a fine-tuned network than those images, whose logits are mostly negative.
+    """
+    centred = logits.astype(np.float64) - logits.mean(axis=1, keepdims=True, dtype=np.float64)
+    scores: NDArray[np.float64] = logsumexp(centred, axis=1)
     return scores
 
 

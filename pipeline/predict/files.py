@@ -27,6 +27,7 @@ from pipeline.images.decoding import one_large_image, photo_for_views, plain_pho
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.machine import worker_count
 from pipeline.network.answers import choose_answers, class_thresholds
+from pipeline.network.calibrating import energies
 from pipeline.network.device import choose_device, forward_batch_size
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import ModelSpec
@@ -434,8 +435,8 @@ def _outputs(
     for network, spec in models:
         images = torch.from_numpy(pixels[_input(spec)]).to(network.scale.device)
         probabilities, logits = _mean_variants(network, images, method)
-        outputs.append(torch.cat([probabilities, logits.logsumexp(1, keepdim=True)], dim=1))
-    return torch.stack(outputs).cpu().numpy()
+        outputs.append(np.column_stack([probabilities.cpu().numpy(), energies(logits.cpu().numpy())]))
+    return np.stack(outputs).astype(np.float32)
 
 
 def _mean_variants(network: PixelClassifier, images: Tensor, method: str) -> tuple[Tensor, Tensor]:

@@ -117,7 +117,7 @@ def test_the_parameters_are_those_of_params_yaml(run):
 def test_the_card_says_how_probabilities_and_energy_follow_from_the_logits(run):
     text = section(card(run(spec=replace(SPEC, calibration=Calibration(0.5826, 3.25)))), "How to use it")
     assert "the softmax of the logits divided by the temperature 0.5826, which was fitted on the valid split" in text
-    assert "a logsumexp below 3.2500, which 1 % of the valid images have" in text
+    assert "less their mean, have a logsumexp below 3.2500, which 1 % of the valid images have" in text
     assert "logsumexp" not in section(card(run()), "How to use it")
 
 

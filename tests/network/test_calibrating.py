@@ -72,9 +72,10 @@ def test_predictions_worse_than_chance_become_uniform():
     np.testing.assert_allclose(probabilities, 1 / 3, atol=1e-3)
 
 
-def test_energy_is_the_logsumexp_and_of_one_sigmoid_output_does_not_depend_on_the_class():
-    logits = np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
-    np.testing.assert_allclose(energies(logits), np.log(np.exp(logits).sum(axis=1)))
+def test_energy_is_the_logsumexp_of_centred_logits_and_of_one_sigmoid_output_does_not_depend_on_the_class():
+    logits = np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0], [-4.0, -3.0, -2.0], [7.0, 7.0, 7.0]])
+    one_class, none = np.log(np.exp([-1, 0, 1]).sum()), np.log(3)
+    np.testing.assert_allclose(energies(logits), [one_class, none, one_class, none])
     one, other = energies(class_logits(torch.tensor([[3.0], [-3.0]])).numpy())
     assert one == pytest.approx(other)
     assert one > energies(class_logits(torch.zeros(1, 1)).numpy())[0]
