@@ -25,6 +25,7 @@ from pipeline.experiments.ray_cluster import Cluster
 from pipeline.experiments.revisions import PREDICTIONS, Experiment
 from pipeline.experiments.sandbox import take_snapshot
 from pipeline.experiments.series import Series, series_lines
+from pipeline.predict.table import require_csv
 from pipeline.progress import say
 from pipeline.report.review import review_page
 
@@ -51,8 +52,7 @@ def run_folds(overrides: Sequence[str], output: Path | None, cluster: Cluster | 
     """
     series, data = _series(overrides, cluster)
     output = output or SWEEPS / f"out_of_fold-{series.identity}.csv"
-    if output.suffix.lower() != ".csv" or output.is_dir():
-        raise PipelineError(f"--output: got {str(output)!r}, allowed is the name of a file that ends in .csv")
+    require_csv("--output", output)
     results, experiments, failures = series.run(range(data["folds"]))
     for line in series_lines("fold", results) if len(results) else ():
         say(line)
