@@ -271,7 +271,7 @@ def _explained(error: str) -> str:
             "with the same versions: pip install -c constraints.txt -e '.[ray]'"
         )
     plain = one_line(re.sub("\x1b\\[\\d+m", "", error))
-    return f"its worker or its machine died {RETRIES + 1} times, or Ray failed: {plain[:500]}"
+    return f"its worker or its machine died {RETRIES + 1} times, or Ray failed: {plain[-500:]}"
 
 
 # What runs on a worker.

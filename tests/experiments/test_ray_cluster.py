@@ -155,7 +155,9 @@ def nodes(tmp_path_factory):
 
 @pytest.fixture
 def hidden_repository(nodes, sweep_origin, tmp_path):
-    """A repository in the folder that the second node does not see."""
+    """A repository in the folder that the second node does not see; no node has its experiments."""
+    wait_for(lambda: not nodes.processes(), 120)
+    nodes.empty()
     repository = sweep_origin.copy_to(nodes.hidden / tmp_path.name)
     repository.environment = lambda: {**SweepRepository.environment(repository), **nodes.environment()}
     return repository
@@ -177,6 +179,14 @@ def wait_for(condition, seconds: float = 300) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def wait_for_two_checkpoints(nodes, process) -> None:
+    def found() -> bool:
+        assert process.poll() is None, process.stdout.read()
+        return len(list(nodes.shared.glob("lr-*/*.json"))) == 2
+
+    wait_for(found)
 
 
 GRID = "sampler: grid\nseed: 1\npruner: none\nspace:\n  train.lr: [0.01, 0.002, 0.0001, 0.05]\n"
@@ -209,11 +219,11 @@ def test_a_driver_that_ends_leaves_nothing_and_resumes(nodes, hidden_repository,
     # The second epoch would take half a minute.
     arguments = ("--trials", "2", "-S", "train.epochs=2", "-S", "train.weight_decay=1", "--ray", nodes.address)
     with hidden_repository.start(*arguments) as process:
-        wait_for(lambda: len(list(nodes.shared.glob("lr-*/*.json"))) == 2)
+        wait_for_two_checkpoints(nodes, process)
         os.kill(process.pid, number)
         process.stdout.read()
     assert process.returncode == (130 if number == signal.SIGINT else -number)
-    wait_for(lambda: not hidden_repository.processes() and not nodes.workers(), 120)
+    wait_for(lambda: not hidden_repository.processes() and not nodes.processes(), 120)
     for path in nodes.shared.glob("lr-*/*.json"):
         path.write_text("[0.5, 0.75]")
     output = hidden_repository.sweep(*arguments)
@@ -225,7 +235,7 @@ def test_a_driver_that_ends_leaves_nothing_and_resumes(nodes, hidden_repository,
 def test_killed_workers_and_a_killed_node_cost_nothing_but_time(nodes, hidden_repository):
     arguments = ("--trials", "2", "-S", "train.epochs=2", "-S", "train.weight_decay=1", "--ray", nodes.address)
     with hidden_repository.start(*arguments) as process:
-        wait_for(lambda: len(list(nodes.shared.glob("lr-*/*.json"))) == 2)
+        wait_for_two_checkpoints(nodes, process)
         for path in nodes.shared.glob("lr-*/*.json"):
             path.write_text("[0.5, 0.75]")
         for worker in nodes.workers():

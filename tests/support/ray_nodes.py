@@ -69,10 +69,23 @@ class RayNodes:
             found = result.stdout.strip()
         assert found == f"{nodes}.0", result.stderr
 
+    def empty(self) -> None:
+        """Remove all checkpoints and replicas: replicas keep experiments, which are not run again."""
+        assert not self.processes()
+        for folder in (self.shared, self.cache):
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir()
+
+    def processes(self) -> list[str]:
+        """What works in a replica, or runs an experiment."""
+        replicas = [process.pid for process in psutil.process_iter() if _works_in(process.pid, self.cache)]
+        return [str(process) for process in [*replicas, *self.workers()]]
+
     def workers(self) -> list[psutil.Process]:
         """The processes that run an experiment."""
         children = [psutil.Process(node.pid).children(recursive=True) for node in self.nodes if node.poll() is None]
-        return [process for found in children for process in found if "ray::experiment" in " ".join(process.cmdline())]
+        return [process for found in children for process in found if "ray::experiment" in _command(process)]
 
     def kill_second_node(self) -> None:
         """All its processes at once, as if the machine lost its power."""
@@ -88,3 +101,18 @@ class RayNodes:
         for node in reversed(self.nodes):
             self._kill(node)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _command(process: psutil.Process) -> str:
+    """Empty for a process that has ended in the meantime."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _works_in(process: int, folder: Path) -> bool:
+    try:
+        return Path(f"/proc/{process}/cwd").readlink().is_relative_to(folder)
+    except OSError:
+        return False
