@@ -1,7 +1,7 @@
 """Accuracy against the number of images per class: fine-tuned, only the last layer trained, and from scratch.
 
-    python benchmarks/few_images.py run few_images.jsonl food10.zip tf_efficientnet_lite0.safetensors
-    python benchmarks/few_images.py draw few_images.jsonl docs/images/few_images.png
+    python benchmarks/few_images.py run benchmarks/few_images.jsonl food10.zip tf_efficientnet_lite0.safetensors
+    python benchmarks/few_images.py draw benchmarks/few_images.jsonl docs/images/few_images.png
 
 The archive has the images ``train/{class}_{name}`` and ``valid/{class}_{name}``. Each run gets n training images per
 class, drawn by its seed; a fifth of them, at least one, becomes its valid split, so that n counts all labels that are
