@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import typer
-from inputs import call, clone_with_recipe, noise_photo, with_quick_mode
+from inputs import SMALL, call, clone_with_recipe, with_quick_mode, write_noise_archive
 
 from pipeline.plots.style import saved_figure
 
@@ -134,16 +134,10 @@ def draw(lines: Path, picture: Path) -> None:
 
 def quick() -> None:
     """Two networks of one epoch, on a few images of noise."""
-    random = np.random.default_rng(0)
-    small = {"augment.image_size": 32, "model.width": 2, "train.epochs": 1, "train.warmup_epochs": 0.0}
-    small |= {"train.ema_decay": 0.0, "evaluate.bootstrap": 0, "train.batch_size": 4}
     with tempfile.TemporaryDirectory() as folder:
         archive, output = Path(folder, "photos.zip"), Path(folder, "runs.jsonl")
-        with zipfile.ZipFile(archive, "w") as content:
-            for part, label, number in itertools.product(("train", "valid"), range(2), range(6)):
-                with content.open(f"photos/{part}/{label}_{number}.png", "w") as file:
-                    noise_photo(random, 64).save(file, "PNG")
-        curves = {"small": ("imagefolder", small)}
+        write_noise_archive(archive, 6)
+        curves = {"small": ("imagefolder", SMALL)}
         missing_runs(output, archive, curves, (5,), 1)
         finished = output.read_text()
         missing_runs(output, archive, curves, (5,), 1)

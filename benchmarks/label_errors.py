@@ -17,7 +17,6 @@ A line of JSON per seed is appended to the output, and a seed that it has alread
 ``train/{class}_{name}`` and ``valid/{class}_{name}``, of which the latter are tested on, as in ``few_images.py``.
 """
 
-import itertools
 import json
 import tempfile
 import zipfile
@@ -32,7 +31,7 @@ import numpy as np
 import pandas as pd
 import typer
 from few_images import PRETRAINED, subset
-from inputs import clone_with_recipe, noise_photo, set_parameters, with_quick_mode
+from inputs import SMALL, clone_with_recipe, set_parameters, with_quick_mode, write_noise_archive
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -234,14 +233,10 @@ def photos(output: Path, archive: Path, weights: Path, own: Path, seeds: int = 3
 def quick() -> None:
     """Small networks, trained for one epoch, on a few images of noise, and the features of one of them."""
     random = np.random.default_rng(0)
-    small = {"augment.image_size": 32, "augment.views": 0, "model.width": 2, "train.epochs": 1}
-    small |= {"train.warmup_epochs": 0.0, "train.ema_decay": 0.0, "evaluate.bootstrap": 0, "train.batch_size": 4}
+    small = SMALL | {"augment.views": 0}
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder, "noise.zip")
-        with zipfile.ZipFile(archive, "w") as content:
-            for part, label, number in itertools.product(("train", "valid"), range(2), range(20)):
-                with content.open(f"photos/{part}/{label}_{number}.png", "w") as file:
-                    noise_photo(random, 64).save(file, "PNG")
+        write_noise_archive(archive, 20)
         missing_seeds(Path(folder, "runs.jsonl"), 1, partial(measured_by_stages, archive, "digits", small))
         labels = np.arange(60) % 3
         noise = random.normal(0, 1, (60, 8)).astype(np.float32) + 3 * np.eye(3, 8, dtype=np.float32)[labels]

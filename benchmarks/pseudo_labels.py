@@ -21,11 +21,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import typer
 from few_images import FROZEN, PRETRAINED, reproduced, subset
-from inputs import call, clone_with_recipe, noise_photo, set_parameters, with_quick_mode
+from inputs import SMALL, call, clone_with_recipe, set_parameters, with_quick_mode, write_noise_archive
 
 VARIANTS: dict[str, dict[str, Any]] = {"frozen": FROZEN, "fine-tuned": {}}
 app = typer.Typer(add_completion=False)
@@ -120,16 +119,10 @@ def show(lines: Path) -> None:
 
 def quick() -> None:
     """Networks of one epoch, on a few images of noise."""
-    random = np.random.default_rng(0)
-    small = {"augment.image_size": 32, "model.width": 2, "train.epochs": 1, "train.warmup_epochs": 0.0}
-    small |= {"train.ema_decay": 0.0, "evaluate.bootstrap": 0, "train.batch_size": 4}
     with tempfile.TemporaryDirectory() as folder:
         archive, output = Path(folder, "photos.zip"), Path(folder, "runs.jsonl")
-        with zipfile.ZipFile(archive, "w") as content:
-            for part, label, number in itertools.product(("train", "valid"), range(2), range(6)):
-                with content.open(f"photos/{part}/{label}_{number}.png", "w") as file:
-                    noise_photo(random, 64).save(file, "PNG")
-        missing_runs(output, archive, "imagefolder", {"small": small}, 1, n=4, members=1, confidence=0.0)
+        write_noise_archive(archive, 6)
+        missing_runs(output, archive, "imagefolder", {"small": SMALL}, 1, n=4, members=1, confidence=0.0)
         show(output)
 
 
