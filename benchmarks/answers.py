@@ -35,6 +35,7 @@ from pipeline.images.transforms import plain_copy
 from pipeline.network.calibrating import energies, fit_calibration
 from pipeline.network.calibration import Calibration
 from pipeline.network.onnx_file import OnnxModel, open_onnx
+from pipeline.plots.style import saved_figure
 
 REPETITIONS = 20
 OUTSIDERS = 1000
@@ -109,6 +110,26 @@ def report_unsure(labels: NDArray[np.int64], found: Outputs, calibration: Calibr
         )
 
 
+def draw_risk_coverage(labels: NDArray[np.int64], probabilities: NDArray[np.float64], picture: Path) -> None:
+    """Draw the accuracy of the answers by their share of the images, and the coverage at each accuracy."""
+    curve, _ = risk_coverage(labels, probabilities)
+    with saved_figure(picture, 7, 4) as figure:
+        axis = figure.subplots()
+        (line,) = axis.plot(curve["coverage"], curve["accuracy"])
+        low, high = wilson(curve["accuracy"] * curve["coverage"] * len(labels), curve["coverage"] * len(labels))
+        axis.fill_between(curve["coverage"], low, high, color=line.get_color(), alpha=0.2, lw=0)
+        for level in LEVELS:
+            reached = curve["coverage"][curve["accuracy"] >= level].max()
+            axis.plot([reached], [level], "o", color=line.get_color())
+            text = f"{reached:.0%} answered: {level:.0%} right"
+            axis.annotate(text, (reached, level), (-12, -24), textcoords="offset points", ha="right")
+        axis.set(xlabel="share of the photos that get an answer", ylabel="accuracy of the answers")
+        axis.set(xlim=(0, 1.01), ylim=(curve["accuracy"].min() - 0.05, 1.005))
+        axis.xaxis.set_major_formatter("{x:.0%}")
+        axis.yaxis.set_major_formatter("{x:.0%}")
+        axis.grid(axis="y", alpha=0.3)
+
+
 def report_outsiders(
     labels: NDArray[np.int64], found: Outputs, calibration: Calibration, others: dict[str, Outputs]
 ) -> None:
@@ -130,6 +151,7 @@ def main(
     model_file: Annotated[Path | None, typer.Argument(help="ONNX file.")] = None,
     dataset: Annotated[Path | None, typer.Argument(help="The packed dataset.")] = None,
     archives: Annotated[list[Path] | None, typer.Argument(help="Zips with photos of something else.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG of the risk-coverage curve.")] = None,
     quick: Annotated[bool, typer.Option(help="Only check that everything runs.")] = False,
 ) -> None:
     """Print what the answers of an ONNX file are worth."""
@@ -153,6 +175,8 @@ def main(
             others[archive.name] = outputs(model, photos(model, chosen))
     report_calibration(labels, found)
     report_unsure(labels, found, model.calibration)
+    if picture:
+        draw_risk_coverage(labels, found[0], picture)
     report_outsiders(labels, found, model.calibration, others)
 
 
