@@ -29,7 +29,7 @@ from inputs import SMALL, call, clone_with_recipe, with_quick_mode, write_noise_
 
 from pipeline.plots.style import saved_figure
 
-SIZES = (5, 10, 20, 50, 100, 0)  # 0: all
+SIZES = (5, 20, 100)
 PRETRAINED = {"model.name": "timm/tf_efficientnet_lite0", "augment.image_size": 128}  # that of imagefolder
 # The backbone stays as it is, and without random changes of the images its features are computed once.
 FROZEN = {"train.freeze_epochs": "train.epochs", "train.random_resized_crop": 1.0}
@@ -43,7 +43,7 @@ app = typer.Typer(add_completion=False)
 
 
 def subset(archive: Path, n: int, seed: int, folder: Path) -> int:
-    """Extract n training images per class as ``train/`` and ``valid/``, and those to evaluate on as ``test/``, each
+    """Extract n training images per class, all if it is 0, as ``train/`` and ``valid/``, and those to evaluate on as ``test/``, each
     with one folder per class; return the number of labels in train and valid."""
     random = np.random.default_rng(seed)
     by_class: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -116,16 +116,14 @@ def run(output: Path, archive: Path, weights: Path, seeds: int = 3) -> None:
 def draw(lines: Path, picture: Path) -> None:
     """Draw the mean of each curve, and the range of its runs."""
     table = pd.read_json(lines, lines=True)
-    classes = table["labels"].where(table["n"] > 0).div(table["n"].where(table["n"] > 0)).max()
-    table["images"] = table["labels"] / classes
     with saved_figure(picture, 7, 4.5) as figure:
         axis = figure.subplots()
         for curve, rows in table.groupby("curve", sort=False):
-            of_size = rows.groupby("images")["accuracy"].agg(["mean", "min", "max"])
+            of_size = rows.groupby("n")["accuracy"].agg(["mean", "min", "max"])
             (line,) = axis.plot(of_size.index, of_size["mean"], marker="o", label=curve)
             axis.fill_between(of_size.index, of_size["min"], of_size["max"], color=line.get_color(), alpha=0.2, lw=0)
         axis.set(xscale="log", xlabel="labelled images per class", ylabel="accuracy on new images", ylim=(0, 1))
-        ticks = sorted(set(table["images"]))
+        ticks = sorted(set(table["n"]))
         axis.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
         axis.minorticks_off()
         axis.legend(title=f"mean and range of {table['seed'].nunique()} seeds", frameon=False)
