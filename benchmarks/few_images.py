@@ -43,8 +43,8 @@ app = typer.Typer(add_completion=False)
 
 
 def subset(archive: Path, n: int, seed: int, folder: Path) -> int:
-    """Extract n training images per class, all if it is 0, as ``train/`` and ``valid/``, and those to evaluate on as ``test/``, each
-    with one folder per class; return the number of labels in train and valid."""
+    """Extract n training images per class, all if it is 0, as ``train/`` and ``valid/``, and those to evaluate on as
+    ``test/``, each with one folder per class; return the number of labels in train and valid."""
     random = np.random.default_rng(seed)
     by_class: dict[tuple[str, str], list[str]] = defaultdict(list)
     with zipfile.ZipFile(archive) as content:

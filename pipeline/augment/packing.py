@@ -1,20 +1,27 @@
-"""Fills the packed arrays: decodes, measures, resizes and augments all images in parallel processes."""
+"""Fills the packed arrays: decodes, measures, resizes and augments all images, in processes or on a Ray cluster."""
 
 import hashlib
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.synchronize import Lock as LockType
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.augment.audit import MEASURES, measure
+from pipeline.cluster import cluster_map, has_cluster
 from pipeline.common.dataset import create_array
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, RawImage, RawReader
+from pipeline.common.sharded_array import shard_count, shard_names, shard_of
 from pipeline.images.decoding import one_large_image, photo_for_views, plain_photo
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.machine import worker_count
@@ -23,48 +30,80 @@ from pipeline.processes import worker_processes
 from pipeline.progress import progress
 
 CHUNK = 64
+# On their versions the pixels depend.
+DECODERS = ("numpy", "pillow", "opencv-python-headless", "albumentations")
 
 
 @dataclass(frozen=True)
 class ArrayFiles:
-    """The array files that the workers write to.
+    """The array files of all splits.
 
     Attributes:
         folder: of the files.
-        images: those of the archive, split by split.
-        rows: the row of each image in its split's array.
-        shapes, offsets: of each split's array, and of its first byte in the file.
+        images: those of the archive, in the order of the rows of their split.
+        files: the name of each image's file.
+        rows: its row there.
+        shapes: of each split's array.
+        offsets: of the first byte in each file.
     """
 
     folder: Path
     images: list[RawImage]
+    files: list[str]
     rows: list[int]
     shapes: dict[str, tuple[int, ...]]
     offsets: dict[str, int]
 
-    def path(self, split: str) -> Path:
-        return self.folder / f"{split}.npy"
-
     def plain_copies(self) -> Callable[[int], NDArray[np.uint8]]:
         """Map the arrays, and return a function from an image's position in ``images`` to its plain copy."""
-        maps = {split: np.load(self.path(split), mmap_mode="r") for split in self.shapes}
-        return lambda place: maps[self.images[place].split][self.rows[place], 0]
+        maps = {name: np.load(self.folder / name, mmap_mode="r") for name in self.offsets}
+        return lambda place: maps[self.files[place]][self.rows[place], 0]
+
+    @contextmanager
+    def writer(self) -> Iterator[Callable[[int, NDArray[np.uint8]], None]]:
+        """Yield a function that writes the copies of the image at a position."""
+        # By position rather than through a memory map, so memory does not grow with the dataset.
+        opened = {name: os.open(self.folder / name, os.O_WRONLY) for name in self.offsets}
+
+        def write(place: int, copies: NDArray[np.uint8]) -> None:
+            name = self.files[place]
+            os.pwrite(opened[name], copies.data, self.offsets[name] + self.rows[place] * copies.nbytes)
+
+        try:
+            yield write
+        finally:
+            for file in opened.values():
+                os.close(file)
 
 
 def create_arrays(folder: Path, images: list[RawImage], params: AugmentParams) -> ArrayFiles:
-    """Create an array for each split with one row per image, and allocate its disk space."""
-    counts: Counter[str] = Counter()
-    rows = []
-    for image in images:
-        rows.append(counts[image.split])
-        counts[image.split] += 1
+    """Create the array files of each split with one row per image, and allocate their disk space."""
     views = dict.fromkeys(SPLITS, params.test_views) | {"train": params.views}
-    sizes = {split: stored_size(params, split) for split in SPLITS}
+    counts = Counter(image.split for image in images)
     shapes: dict[str, tuple[int, ...]] = {
-        split: (counts[split], 1 + views[split], sizes[split], sizes[split], 3) for split in SPLITS if counts[split]
+        split: (counts[split], 1 + views[split], *(stored_size(params, split),) * 2, 3)
+        for split in SPLITS
+        if counts[split]
     }
-    offsets = {split: create_array(folder / f"{split}.npy", shape) for split, shape in shapes.items()}
-    return ArrayFiles(folder, images, rows, shapes, offsets)
+    shards = {split: shard_count(math.prod(shape)) for split, shape in shapes.items()}
+    if max(shards.values()) > 1:
+        images = sorted(images, key=lambda image: (SPLITS.index(image.split), _shard(image, shards)))
+    names = {split: shard_names(split, count) for split, count in shards.items()}
+    files, rows, lengths = [], [], Counter[str]()
+    for image in images:
+        name = names[image.split][_shard(image, shards)]
+        files.append(name)
+        rows.append(lengths[name])
+        lengths[name] += 1
+    split_of = {name: split for split in shapes for name in names[split]}
+    offsets = {
+        name: create_array(folder / name, (length, *shapes[split_of[name]][1:])) for name, length in lengths.items()
+    }
+    return ArrayFiles(folder, images, files, rows, shapes, offsets)
+
+
+def _shard(image: RawImage, counts: dict[str, int]) -> int:
+    return shard_of(image.path, counts[image.split])
 
 
 @dataclass
@@ -88,17 +127,35 @@ def pack(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Packed:
     Raises:
         PipelineError: a transform is invalid.
     """
-    for stored in _by_size(arrays, params).values():
+    for stored in _by_size(arrays.shapes, params).values():
         augmented_view(stored)  # report an invalid transform once, not from every worker
     result = Packed(np.zeros(len(arrays.images), MEASURES), [], {})
-    with worker_processes(worker_count(), _start_worker, arrays, params, seed) as parallel_map:
-        starts = range(0, len(arrays.images), CHUNK)
-        chunks = progress(parallel_map(_pack_chunk, starts), len(arrays.images), "augment", step=CHUNK)
-        for start, chunk in zip(starts, chunks, strict=True):
-            result.measures[start : start + CHUNK] = chunk.measures
-            result.digests += chunk.digests
-            result.bad |= chunk.bad
+    starts = range(0, len(arrays.images), CHUNK)
+    chunks = _packed_on_cluster(arrays, params, seed) if has_cluster() else _packed_here(arrays, params, seed)
+    chunks = progress(chunks, len(arrays.images), "augment", step=CHUNK)
+    for start, chunk in zip(starts, chunks, strict=True):
+        result.measures[start : start + CHUNK] = chunk.measures
+        result.digests += chunk.digests
+        result.bad |= {start + number: reason for number, reason in chunk.bad.items()}
     return result
+
+
+def _packed_here(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Iterator[Packed]:
+    with worker_processes(worker_count(), _start_worker, arrays, params, seed) as parallel_map:
+        yield from parallel_map(_pack_chunk, range(0, len(arrays.images), CHUNK))
+
+
+def _packed_on_cluster(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Iterator[Packed]:
+    """Send the files of each chunk to the cluster, and write what it returns."""
+    archive, starts = RawReader(RAW_ARCHIVE), range(0, len(arrays.images), CHUNK)
+    images = (arrays.images[start : start + CHUNK] for start in starts)
+    chunks = ([(image, archive.read(image)) for image in chunk] for chunk in images)
+    function = partial(pack_chunk, params, seed, arrays.shapes)
+    with cluster_map(*DECODERS) as run, arrays.writer() as write:
+        for start, (packed, copies) in zip(starts, run(function, chunks), strict=True):
+            for number, pixels in copies.items():
+                write(start + number, pixels)
+            yield packed
 
 
 def stored_size(params: AugmentParams, split: str) -> int:
@@ -106,10 +163,9 @@ def stored_size(params: AugmentParams, split: str) -> int:
     return params.store_size or params.image_size if split == "train" else params.image_size
 
 
-def _by_size(arrays: ArrayFiles, params: AugmentParams) -> dict[int, AugmentParams]:
+def _by_size(shapes: dict[str, tuple[int, ...]], params: AugmentParams) -> dict[int, AugmentParams]:
     """The parameters for each size of the stored images."""
-    sizes = {stored_size(params, split) for split in arrays.shapes}
-    return {size: params.model_copy(update={"image_size": size}) for size in sizes}
+    return {size: params.model_copy(update={"image_size": size}) for size in {shape[2] for shape in shapes.values()}}
 
 
 def _start_worker(arrays: ArrayFiles, params: AugmentParams, seed: int, lock: LockType) -> None:
@@ -125,43 +181,71 @@ class _Worker:
     """A process's open files and transforms."""
 
     def __init__(self, arrays: ArrayFiles, params: AugmentParams, seed: int, lock: LockType) -> None:
-        self.arrays, self.seed, self.image_size, self.lock = arrays, seed, params.image_size, lock
-        self.archive = RawReader(RAW_ARCHIVE)
-        # Written by position rather than through a memory map, so memory does not grow with the dataset.
-        self.files = {split: os.open(arrays.path(split), os.O_WRONLY) for split in arrays.shapes}
-        stored = _by_size(arrays, params)
+        self.arrays, self.lock, self.archive = arrays, lock, RawReader(RAW_ARCHIVE)
+        self.packer = _Packer(params, seed, arrays.shapes)
+
+    def pack(self, places: range) -> Packed:
+        images = (self.arrays.images[place] for place in places)
+        with self.arrays.writer() as write:
+            return self.packer.pack(
+                ((image, self.archive.read(image)) for image in images),
+                self.lock,
+                lambda number, copies: write(places[number], copies),
+            )
+
+
+def pack_chunk(
+    params: AugmentParams, seed: int, shapes: dict[str, tuple[int, ...]], chunk: list[tuple[RawImage, bytes]]
+) -> tuple[Packed, dict[int, NDArray[np.uint8]]]:
+    """Make the copies of some images, given with the contents of their files.
+
+    Returns:
+        What was measured, and the copies of each image that can be decoded, ``uint8``, ``(copies, height, width, 3)``.
+    """
+    copies: dict[int, NDArray[np.uint8]] = {}
+    return _Packer(params, seed, shapes).pack(chunk, Lock(), copies.__setitem__), copies
+
+
+class _Packer:
+    """Makes the copies of images, and measures them."""
+
+    def __init__(self, params: AugmentParams, seed: int, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.seed, self.shapes, self.image_size = seed, shapes, params.image_size
+        stored = _by_size(shapes, params)
         self.resize = {size: plain_copy(params) for size, params in stored.items()}
         self.draw = {size: augmented_view(params) for size, params in stored.items()}
         # Grey borders would hide dark and bright images, and make different images similar.
         self.bordered = params.resize == "pad"
         self.whole = plain_copy(params.model_copy(update={"resize": "stretch"} if self.bordered else {}))
 
-    def pack(self, places: range) -> Packed:
-        result = Packed(np.zeros(len(places), MEASURES), [], {})
-        for number, place in enumerate(places):
-            with one_large_image(self.lock):
-                self._pack_image(number, place, result)
-        return result
-
-    def _pack_image(self, number: int, place: int, result: Packed) -> None:
-        image = self.arrays.images[place]
-        content, size = self.archive.read(image), self.arrays.shapes[image.split][2]
-        try:
-            photo = plain_photo(content, size)
-            copies = np.stack([self.resize[size](photo), *self._views(content, photo, image)])
-        except ValueError as error:
-            result.bad[place] = str(error)
-            result.digests.append(b"")
-            return
-        # What is measured has the same size in all splits.
-        as_measured = size == self.image_size and not self.bordered
-        result.measures[number] = measure(content, photo, copies[0] if as_measured else self.whole(photo))
-        result.digests.append(hashlib.blake2b(copies.data, digest_size=16).digest())
-        position = self.arrays.offsets[image.split] + self.arrays.rows[place] * copies.nbytes
-        os.pwrite(self.files[image.split], copies.data, position)
+    def pack(
+        self,
+        chunk: Iterable[tuple[RawImage, bytes]],
+        lock: AbstractContextManager[Any],
+        write: Callable[[int, NDArray[np.uint8]], None],
+    ) -> Packed:
+        """Pack images and the contents of their files; ``write`` gets the copies by their number in the chunk."""
+        measures, digests, bad = [], [], {}
+        for number, (image, content) in enumerate(chunk):
+            measures.append(np.zeros((), MEASURES))
+            digests.append(b"")
+            size = self.shapes[image.split][2]
+            with one_large_image(lock):
+                try:
+                    photo = plain_photo(content, size)
+                    copies = np.stack([self.resize[size](photo), *self._views(content, photo, image)])
+                except ValueError as error:
+                    bad[number] = str(error)
+                    continue
+                # What is measured has the same size in all splits.
+                as_measured = size == self.image_size and not self.bordered
+                measures[-1] = measure(content, photo, copies[0] if as_measured else self.whole(photo))
+            digests[-1] = hashlib.blake2b(copies.data, digest_size=16).digest()
+            write(number, copies)
+        return Packed(np.array(measures, MEASURES), digests, bad)
 
     def _views(self, content: bytes, photo: NDArray[np.uint8], image: RawImage) -> Iterator[NDArray[np.uint8]]:
-        _, count, size, *_ = self.arrays.shapes[image.split]
+        _, count, size, *_ = self.shapes[image.split]
         if count > 1:
             photo = photo_for_views(content, size, photo)
         for view in range(1, count):

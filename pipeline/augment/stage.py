@@ -56,6 +56,7 @@ def augment(
     with replacing(DATASET) as folder:
         folder.mkdir()
         arrays = create_arrays(folder, images, params)
+        images = arrays.images
         packed = pack(arrays, params, seed)
         _check_bad_images(packed.bad, images, on_bad_image)
         plain = arrays.plain_copies()
@@ -164,15 +165,13 @@ def _check_splits(found: Audit) -> None:
 
 def _finish(arrays: ArrayFiles, found: Audit, digests: list[bytes], params: AugmentParams) -> None:
     """Remove all rows from the arrays that are not kept, and write the index and the manifest."""
-    shapes = {}
-    for split, shape in arrays.shapes.items():
-        rows = [arrays.rows[place] for place in found.kept if found.images[place].split == split]
-        if not rows:
-            arrays.path(split).unlink()
-            continue
-        if len(rows) < shape[0]:
-            keep_rows(arrays.path(split), rows)
-        shapes[split] = (len(rows), *shape[1:])
+    rows: dict[str, list[int]] = {name: [] for name in arrays.offsets}
+    for place in found.kept:
+        rows[arrays.files[place]].append(arrays.rows[place])
+    for name, kept_rows in rows.items():
+        keep_rows(arrays.folder / name, kept_rows)
+    counts = Counter(found.images[place].split for place in found.kept)
+    shapes = {split: (counts[split], *shape[1:]) for split, shape in arrays.shapes.items() if counts[split]}
     kept = [(found.images[place], found.class_name(place)) for place in found.kept]
     index = pd.DataFrame(
         [(image.split, image.id, image.label, name, image.path, image.confidence) for image, name in kept],

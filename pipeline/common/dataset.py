@@ -1,27 +1,31 @@
 """``data/dataset/``: every split as one ``uint8`` array, with an index table and a manifest.
 
-``{split}.npy`` has the shape ``(images, copies, height, width, 3)``: copy 0 is the plain resized image, the
-others are augmented views. ``index.csv`` has one row per image, with the confidence of its label if that is a
-pseudo-label; ``manifest.json`` describes the arrays, and has the
-checksums of all files.
+``{split}.npy`` has the shape ``(images, copies, height, width, 3)``: copy 0 is the plain resized image, the others are
+augmented views. An array above ``SHARD_BYTES`` is in several files, ``{split}-00000-of-00002.npy`` and so on.
+``index.csv`` has one row per image, with the confidence of its label if that is a pseudo-label; ``manifest.json``
+describes the arrays, and has the checksums of all files.
 
 They are checked when a file is opened. Of an array above ``CHECKED_BYTES``, which would be read once more for that,
 only type, shape and size are: DVC has compared its hash when it was checked out.
 """
 
+import itertools
 import json
+import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.reading import checked, checked_bytes, file_checksum, reading, require_checksum, with_checksum
+from pipeline.common.sharded_array import Part, ShardedArray
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -60,7 +64,8 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``, after the other files of the folder."""
-        paths = [folder / "index.csv", *(folder / f"{split}.npy" for split in self.shapes)]
+        arrays = itertools.chain.from_iterable(sorted(folder.glob(f"{split}*.npy")) for split in self.shapes)
+        paths = [folder / "index.csv", *arrays]
         files = {path.name: file_checksum(path) for path in paths if path.exists()}
         content = with_checksum({**vars(self), "files": files})
         (folder / "manifest.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -90,14 +95,14 @@ class PackedSplit:
 
     Attributes:
         name: ``train``, ``valid`` or ``test``.
-        images: read-only memory map, ``uint8``, ``(images, copies, height, width, 3)``.
+        images: read-only, mapped, ``uint8``, ``(images, copies, height, width, 3)``.
         labels: class indices, ``int64``, ``(images,)``; ``UNLABELLED`` if there is none.
         ids: unique in the split.
         sources: the paths in the source.
     """
 
     name: str
-    images: np.memmap[Any, np.dtype[np.uint8]]
+    images: Part | ShardedArray
     labels: NDArray[np.int64]
     ids: list[str]
     sources: list[str]
@@ -170,15 +175,24 @@ class PackedDataset:
     def _rows(self, name: str) -> "pd.DataFrame":
         return self._index[self._index["split"] == name]
 
-    def _images(self, name: str) -> "np.memmap[Any, np.dtype[np.uint8]]":
-        path, shape = self.folder / f"{name}.npy", self.manifest.shapes[name]
-        with reading(path):
-            if path.stat().st_size <= CHECKED_BYTES:
-                require_checksum(file_checksum(path), self.manifest.files[path.name])
-            images: np.memmap[Any, np.dtype[np.uint8]] = np.load(path, mmap_mode="r")
-            if images.dtype != np.uint8 or images.shape != shape:
-                raise ValueError(f"contains {images.dtype} of the shape {images.shape}, not uint8 of {shape}")
+    def _images(self, name: str) -> Part | ShardedArray:
+        shape, files = self.manifest.shapes[name], self.manifest.files
+        paths = [self.folder / file for file in files if re.fullmatch(rf"{name}(-\d+-of-\d+)?\.npy", file)]
+        parts = [self._part(path, math.prod(shape) <= CHECKED_BYTES) for path in paths]
+        with reading(self.folder / f"{name}.npy" if len(parts) == 1 else self.folder / "manifest.json"):
+            images = parts[0] if len(parts) == 1 else ShardedArray(parts)
+            if images.shape != shape:
+                raise ValueError(f"contains an array of the shape {images.shape}, not {shape}")
         return images
+
+    def _part(self, path: Path, check: bool) -> Part:
+        with reading(path):
+            if check:
+                require_checksum(file_checksum(path), self.manifest.files[path.name])
+            part: Part = np.load(path, mmap_mode="r")
+            if part.dtype != np.uint8:
+                raise ValueError(f"contains {part.dtype} of the shape {part.shape}, not uint8")
+        return part
 
     def labelled_split(self, choice: str) -> PackedSplit:
         """Open a labelled split by its name; ``auto`` is test if it is labelled, and valid otherwise.
@@ -209,8 +223,14 @@ def create_array(path: Path, shape: tuple[int, ...]) -> int:
 
 
 def keep_rows(path: Path, rows: Sequence[int]) -> None:
-    """Remove all rows of an array file except ``rows``, which are in ascending order; the file shrinks in place."""
+    """Remove all rows of an array file except ``rows``, which are in ascending order; the file shrinks in place, and is
+    removed if none is left."""
+    if not rows:
+        path.unlink()
+        return
     array = np.load(path, mmap_mode="r+")
+    if len(rows) == len(array):
+        return
     for place, row in enumerate(rows):
         if place != row:
             array[place] = array[row]

@@ -7,10 +7,7 @@ its experiments are copied to this repository as they end. Ray places the tasks,
 
 import importlib.metadata
 import json
-import logging
 import os
-import re
-import signal
 import socket
 import subprocess
 import uuid
@@ -24,8 +21,8 @@ from typing import Any, TypeVar
 from filelock import FileLock
 from ruamel.yaml import YAML
 
+from pipeline.cluster import RETRIES, connected, explained
 from pipeline.common.files import replacing
-from pipeline.common.text import one_line
 from pipeline.download.cache import cache_folder
 from pipeline.errors import PipelineError
 from pipeline.experiments.guardian import SECONDS_TO_END
@@ -34,11 +31,8 @@ from pipeline.git import git
 from pipeline.machine import ray_address
 from pipeline.progress import say
 
-# How often a task is started again after its worker or machine died.
-RETRIES = 3
 # A file is sent in parts, so that neither side needs memory for all of it; in bytes.
 PART = 2**26
-SECONDS_TO_CONNECT = 10.0
 Result = TypeVar("Result")
 # A file of DVC's cache, and the references to its parts in Ray's object store.
 Files = Mapping[str, list[Any]]
@@ -113,58 +107,12 @@ def open_runner(sandbox: Sandbox, cluster: Cluster | None) -> Iterator[Runner]:
     if cluster is None:
         yield LocalRunner(sandbox)
         return
-    ray = _connect(cluster.address)
-    runner = None
-    try:
+    with connected(cluster.address, "--ray") as ray:
         runner = RayRunner(ray, cluster, sandbox)
-        yield runner
-    finally:
         try:
-            if runner:
-                runner.cancel()
+            yield runner
         finally:
-            ray.shutdown()
-
-
-def _connect(address: str) -> Any:
-    # Before Ray is imported.
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="1")
-    try:
-        import ray
-    except ImportError:
-        raise PipelineError(
-            "--ray: Ray is not installed; in the environment of the project: pip install -e '.[ray]'"
-        ) from None
-    _check_address(address)
-    local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
-    except Exception as error:
-        raise PipelineError(
-            f"--ray: cannot connect to {address}: {one_line(str(error))[:500]}; this machine must be part of the "
-            "cluster, too: ray start"
-        ) from error
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return ray
-
-
-def _check_address(address: str) -> None:
-    """Refuse at once an address where nothing listens: Ray tries for minutes, and prints each attempt."""
-    match = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)
-    if address in ("local", "auto"):
-        return
-    if not match:
-        raise PipelineError(f"--ray: got {address!r}, allowed is HOST:PORT, auto or local")
-    try:
-        socket.create_connection((match[1], int(match[2])), SECONDS_TO_CONNECT).close()
-    except (OSError, OverflowError) as error:
-        raise PipelineError(
-            f"--ray: nothing listens at {address} ({one_line(str(error))}); start a cluster with ray start --head, or "
-            "use --ray local"
-        ) from error
+            runner.cancel()
 
 
 class RayRunner:
@@ -234,7 +182,7 @@ class RayRunner:
                 _unpack(answer.pack)
                 git("update-ref", answer.reference, answer.commit)
         except self.ray.exceptions.RayError as error:
-            answer = Answer(error=PipelineError(f"{job.name}: {_explained(str(error))}"))
+            answer = Answer(error=PipelineError(f"{job.name}: {explained(str(error))}"))
         self._answers[job.name] = answer
 
     def _put_inputs(self) -> Files:
@@ -262,18 +210,6 @@ def _fits(machine: Mapping[str, float], cpus: float, gpus: float) -> int:
     return min(int(machine.get(name, 0) / amount + 1e-6) for name, amount in wanted.items() if amount)
 
 
-def _explained(error: str) -> str:
-    """Why a task failed, from the text of Ray's error, in one line."""
-    missing = re.search(r"No module named '([^']+)'", error)
-    if missing:
-        return (
-            f"a worker cannot import {missing[1]}; install the project in the Python of each machine of the cluster, "
-            "with the same versions: pip install -c constraints.txt -e '.[ray]'"
-        )
-    plain = one_line(re.sub("\x1b\\[\\d+m", "", error))
-    return f"its worker or its machine died {RETRIES + 1} times, or Ray failed: {plain[-500:]}"
-
-
 # What runs on a worker.
 
 
@@ -289,6 +225,8 @@ def run_job(origin: Origin, inputs: Files | None, job: Job[Any]) -> Answer:
         )
     import ray
 
+    # The stages of an experiment use no more than its share of the cluster.
+    os.environ.pop("PIPELINE_RAY", None)
     # Ray sets it to the number of CPUs of the task, unless the user has set it.
     os.environ.setdefault("PIPELINE_WORKERS", os.environ.get("OMP_NUM_THREADS", "1"))
     marker, content = origin.marker

@@ -4,9 +4,12 @@ import itertools
 import math
 import os
 import warnings
+from bisect import bisect
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 
 import psutil
@@ -15,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.common.dataset import PackedSplit
+from pipeline.common.sharded_array import Part, ShardedArray, parts_of
 from pipeline.errors import PipelineError
 
 Plan = Iterable[tuple[Tensor, Tensor]]
@@ -56,11 +60,11 @@ class Batches:
                 # The memory map is read-only, and nothing writes to this tensor.
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
                 # One row per copy, so that a batch is an index of rows.
-                self.images = torch.from_numpy(split.images).to(device).flatten(0, 1)
+                self.images = _on_device(split.images, device).flatten(0, 1)
             self.labels = self.labels.to(device)
         else:
-            self.file = str(split.images.filename)
-            self.offset = split.images.offset
+            self.parts = parts_of(split.images)
+            self.starts = list(itertools.accumulate(map(len, self.parts), initial=0))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -113,9 +117,11 @@ class Batches:
         ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
         # So that the next batch is copied while the device computes.
         side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        with Path(self.file).open("rb", buffering=0) as file, ThreadPoolExecutor(PREFETCH) as readers:
+        with ExitStack() as stack:
+            files = [stack.enter_context(Path(str(part.filename)).open("rb", buffering=0)) for part in self.parts]
+            readers = stack.enter_context(ThreadPoolExecutor(PREFETCH))
             for rows, copies in plan:
-                ahead.append(readers.submit(self._read, file.fileno(), rows, copies))
+                ahead.append(readers.submit(self._read, files, rows, copies))
                 if len(ahead) > PREFETCH:
                     yield self._to_device(*ahead.popleft().result(), side)
             while ahead:
@@ -132,14 +138,28 @@ class Batches:
             tensor.record_stream(current)
         return batch
 
-    def _read(self, file: int, rows: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
+    def _read(self, files: Sequence[FileIO], rows: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
         """Read a batch by file offsets: the pages of a memory map would count as memory of this process."""
         batch = torch.empty((len(rows), *self.shape[2:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         size = batch[0].numel()
         for image, row, copy in zip(batch.numpy(), rows.tolist(), copies.tolist(), strict=True):
-            if os.preadv(file, [image.data], self.offset + (row * self.shape[1] + copy) * size) != size:
-                raise PipelineError(f"{self.file}: ends before image {row}; run dvc repro --force augment")
+            place = bisect(self.starts, row) - 1
+            part, number = self.parts[place], (row - self.starts[place]) * self.shape[1] + copy
+            if os.preadv(files[place].fileno(), [image.data], part.offset + number * size) != size:
+                raise PipelineError(f"{part.filename}: ends before image {row}; run dvc repro --force augment")
         return batch, self.labels[rows]
+
+
+def _on_device(images: Part | ShardedArray, device: torch.device) -> Tensor:
+    """All images as one tensor; a single file stays mapped on the CPU."""
+    parts = [torch.from_numpy(part) for part in parts_of(images)]
+    if len(parts) == 1:
+        return parts[0].to(device)
+    whole, start = torch.empty(images.shape, dtype=torch.uint8, device=device), 0
+    for part in parts:
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
 
 
 def resized(pixels: Tensor, size: int) -> Tensor:

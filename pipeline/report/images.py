@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.dataset import PackedSplit, evenly_spaced
 from pipeline.common.raw_archive import RawImage, RawReader
+from pipeline.common.sharded_array import ShardedArray
 from pipeline.images.decoding import decode
 from pipeline.report.inputs import Inputs
 
@@ -130,7 +131,9 @@ class Thumbnails:
     uris: dict[int, str]
 
 
-def make_thumbnails(images: NDArray[np.uint8], rows: Sequence[int], first: set[int], budget: int) -> Thumbnails:
+def make_thumbnails(
+    images: NDArray[np.uint8] | ShardedArray, rows: Sequence[int], first: set[int], budget: int
+) -> Thumbnails:
     """Encode the plain copies of ``rows``, at the largest size at which all of them fit into ``budget``.
 
     If they do not fit at the smallest size, those in ``first`` come first, then an evenly spaced sample of the others.

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from pipeline.errors import PipelineError
 from pipeline.params.schema import TrainParams
 from pipeline.train.fine_tuning import layers_of
+from pipeline.train.muon import FilterMuon, hidden_matrices
 from pipeline.train.phases import is_mixed, schedule_params
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -76,18 +77,10 @@ def build_optimizers(model: nn.Module, params: TrainParams, device: torch.device
 
     Biases and the weights of normalisation layers have their own ``norm_weight_decay``, as in torchvision's references:
     decaying them does not regularise (He et al. 2019, Bag of Tricks).
-
-    Raises:
-        PipelineError: ``muon`` for a network without hidden linear layers.
     """
     chosen: dict[str, set[Tensor]] = {params.optimizer: set(model.parameters())}
     if params.optimizer == "muon":
-        matrices = _hidden_matrices(model)
-        if not matrices:
-            raise PipelineError(
-                "params.yaml: train.optimizer: got muon, which is for linear layers before the last one, and the "
-                "network has none; use adamw"
-            )
+        matrices = hidden_matrices(model)
         chosen = {"muon": matrices, "adamw": chosen["muon"] - matrices}
     groups = {name: _param_groups(model, params, weights) for name, weights in chosen.items()}
     return [_BUILDERS[name](group, params, _fused(device)) for name, group in groups.items() if group]
@@ -103,7 +96,7 @@ _BUILDERS: dict[str, Callable[[list[ParamGroup], TrainParams, bool], Optimizer]]
     "adam": lambda groups, p, fused: torch.optim.Adam(groups, lr=p.lr, fused=fused),
     "adamw": lambda groups, p, fused: torch.optim.AdamW(groups, lr=p.lr, fused=fused),
     # So that one learning rate suits both optimizers (Liu et al. 2025, Muon is Scalable for LLM Training).
-    "muon": lambda groups, p, fused: torch.optim.Muon(
+    "muon": lambda groups, p, fused: FilterMuon(
         groups, lr=p.lr, momentum=p.momentum, nesterov=p.nesterov, adjust_lr_fn="match_rms_adamw"
     ),
 }
@@ -112,11 +105,6 @@ _BUILDERS: dict[str, Callable[[list[ParamGroup], TrainParams, bool], Optimizer]]
 def _fused(device: torch.device) -> bool:
     """Whether torch has a kernel that updates all weights at once."""
     return device.type in ("cpu", "cuda")
-
-
-def _hidden_matrices(model: nn.Module) -> set[Tensor]:
-    """The weights for Muon: of all linear layers except the last one."""
-    return set([module.weight for module in model.modules() if isinstance(module, nn.Linear)][:-1])
 
 
 def _param_groups(model: nn.Module, params: TrainParams, chosen: set[Tensor]) -> list[ParamGroup]:

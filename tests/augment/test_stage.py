@@ -70,6 +70,52 @@ def test_bytes_do_not_depend_on_the_number_of_workers(photos, monkeypatch):
     assert len(digests) == 1
 
 
+def test_bytes_of_a_cluster_are_those_of_one_machine(photos, monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    break_two(photos)
+    digests = set()
+    for address in (None, "local"):
+        if address:
+            monkeypatch.setenv("PIPELINE_RAY", address)
+        pack_photos(on_bad_image="skip")
+        digests.add((digest(DATASET), AUDIT_TABLE.read_text()))
+    assert len(digests) == 1
+
+
+def test_a_large_split_is_in_several_files_and_has_the_same_images(dataset, photos, monkeypatch):
+    one = PackedDataset(DATASET).split("train")
+    monkeypatch.setattr("pipeline.common.sharded_array.SHARD_BYTES", 20_000)
+    break_two(photos)
+    pack_photos(on_bad_image="skip")
+    files = sorted(path.name for path in DATASET.glob("train*.npy"))
+    assert 4 < len(files) <= 16
+    assert all(name.endswith("-of-00016.npy") for name in files)
+    many = PackedDataset(DATASET).split("train")
+    assert set(one.ids) - set(many.ids) <= {"2_03", "0_07"}
+    for row, name in enumerate(many.ids):
+        other = one.ids.index(name)
+        np.testing.assert_array_equal(many.images[row], one.images[other])
+        assert many.labels[row] == one.labels[other]
+
+
+def test_an_image_that_is_added_to_a_large_split_changes_one_file(photos, monkeypatch):
+    monkeypatch.setattr("pipeline.common.sharded_array.SHARD_BYTES", 20_000)
+    classes = list(photos.iterdir())
+    for split in ("train", "valid"):
+        for folder in classes:
+            shutil.copytree(folder, photos / split / folder.name)
+    for folder in classes:
+        shutil.rmtree(folder)
+    packed = []
+    for _ in range(2):
+        download(DataParams(**DATA))
+        pack_photos()
+        packed.append({path.name: path.read_bytes() for path in DATASET.glob("train-*.npy")})
+        shutil.copy(photos / "train/red/03.jpg", photos / "train/red/new.jpg")
+    assert len(packed[0]) > 16
+    assert sum(packed[0].get(name) != content for name, content in packed[1].items()) == 1
+
+
 def test_another_seed_changes_only_the_views(dataset):
     before = PackedDataset(DATASET).split("train").images.copy()
     pack_photos(seed=2)

@@ -80,15 +80,6 @@ def test_room_is_counted_by_machine():
     assert fits({"CPU": 3}, 2, 0) == 1
 
 
-def test_a_worker_that_lacks_a_package_is_one_line():
-    error = "\x1b[36mray::f()\x1b[39m (pid=1)\nRuntimeError: import\nModuleNotFoundError: No module named 'dvc'"
-    assert ray_cluster._explained(error).startswith(
-        "a worker cannot import dvc; install the project in the Python of each"
-    )
-    assert "\n" not in ray_cluster._explained(error)
-    assert "\x1b" not in ray_cluster._explained("\x1b[36mThe worker died\x1b[39m\nunexpectedly")
-
-
 class Store:
     """Ray's object store, in this process."""
 

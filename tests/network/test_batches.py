@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.common.sharded_array import ShardedArray
 from pipeline.errors import PipelineError
 from pipeline.network.batches import PREFETCH, Batches, fits, shuffled_plan, steps_per_epoch
 from tests.support.tiny_datasets import MEAN, STD, write_split
@@ -54,6 +56,15 @@ def test_batch_has_the_pixels_and_labels_of_the_rows_and_copies_in_the_plan(spli
     for (rows, copies), (images, labels) in zip(plan(), batches, strict=True):
         np.testing.assert_array_equal(images.numpy(), split.images[rows.numpy(), copies.numpy()])
         np.testing.assert_array_equal(labels.numpy(), split.labels[rows.numpy()])
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_batches_of_a_split_in_several_files_are_those_of_one_file(split, resident, tmp_path):
+    for number, part in enumerate(np.split(split.images, [4, 5, 20])):
+        np.save(tmp_path / f"part-{number}.npy", part)
+    parts = [np.load(tmp_path / f"part-{number}.npy", mmap_mode="r") for number in range(4)]
+    sharded = replace(split, images=ShardedArray(parts))
+    assert same(list(open_split(sharded, resident).load(plan())), list(open_split(split, True).load(plan())))
 
 
 def test_resident_and_streamed_batches_are_the_same(split):

@@ -69,7 +69,6 @@ def check(changes):
         # What a library has to say.
         ({"augment.transforms": [{"name": "Afine"}]}, "augment.transforms.0: got 'Afine', allowed is the name of"),
         ({"model.name": "resnet19"}, "model.name: got 'resnet19', allowed are classifier and torchvision's"),
-        (RESNET | {"train.optimizer": "muon"}, "train.optimizer: got muon, which is for linear layers before the last"),
         (
             RESNET | {"tsne.layers": ["hidden2"]},
             "tsne.layers: got 'hidden2', allowed are auto and the layers of the network,",
@@ -146,10 +145,6 @@ def test_several_contradictions_have_a_line_each():
         (
             {"model.name": "maxvit_t", "model.stem": "small", "tsne.layers": ["hidden2", "blocks.0", "fc"]},
             ["augment.image_size", "model.stem", "tsne.layers", "tsne.layers"],
-        ),
-        (
-            {"model.name": "resnet18", "train.optimizer": "muon", "tsne.layers": ["hidden2"]},
-            ["train.optimizer", "tsne.layers"],
         ),
         (
             {"model.name": "vit_h_14", "model.pretrained": True, "tsne.layers": ["hidden2"]},

@@ -108,7 +108,8 @@ def build(model: nn.Module, **changes) -> list[torch.optim.Optimizer]:
 def test_every_weight_is_in_one_group_of_one_optimizer(name):
     model = Classifier(width=2, dropout=0.0, image_size=32, outputs=3)
     optimized = [p for o in build(model, optimizer=name) for group in o.param_groups for p in group["params"]]
-    assert sorted(map(id, optimized)) == sorted(map(id, model.parameters()))
+    # Those of Muon share the memory of the network's.
+    assert sorted(p.data_ptr() for p in optimized) == sorted(p.data_ptr() for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -137,12 +138,35 @@ def test_norms_and_biases_have_their_own_weight_decay():
         assert decay[id(weights)] == (0.02 if weights.ndim == 1 else 0.1), name
 
 
-def test_muon_trains_only_the_hidden_linear_layers():
-    model = Classifier(width=2, dropout=0.0, image_size=32, outputs=3)
+def test_muon_trains_the_hidden_linear_layers_and_convolutions():
+    model = Classifier(width=2, dropout=0.0, image_size=32, outputs=3).to(memory_format=torch.channels_last)
     muon, adamw = build(model, optimizer="muon")
     assert isinstance(muon, torch.optim.Muon)
     assert isinstance(adamw, torch.optim.AdamW)
-    assert [p.shape for p in muon.param_groups[0]["params"]] == [(32, 16), (16, 32)]
+    convolutions = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    shapes = [(len(weights), weights[0].numel()) for weights in convolutions[1:]] + [(32, 16), (16, 32)]
+    assert [p.shape for p in muon.param_groups[0]["params"]] == shapes
+    assert any(p is convolutions[0] for group in adamw.param_groups for p in group["params"])
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_muon_changes_filters_by_an_orthogonal_matrix_as_it_changes_linear_layers(memory_format):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(6, 2))
+    model.to(memory_format=memory_format)
+    filters = model[1].weight
+    before = filters.detach().clone()
+    muon, _ = build(model, optimizer="muon", lr=0.1, weight_decay=0.0)
+    gradient = torch.randn(6, 4, 3, 3) * torch.logspace(-1, 1, 6).view(-1, 1, 1, 1)
+    filters.grad = gradient.to(memory_format=memory_format)
+    muon.step()
+    change = (before - filters.detach()).flatten(1)
+    # Those of the gradient differ a hundredfold. Newton's and Schulz's iteration ends near 1, and lr scales as AdamW's.
+    values = torch.linalg.svdvals(change) / (0.1 * 0.2 * 36**0.5)
+    assert 0.5 < values.min() < values.max() < 1.3
+    assert (change * gradient.flatten(1)).sum() > 0
+    muon.zero_grad()
+    assert filters.grad is None
 
 
 def test_rmsprop_gives_each_new_squared_gradient_the_weight_0_1():

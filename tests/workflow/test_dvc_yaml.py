@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # These never change what a stage writes: messages, progress, environment variables, and the schema, which validates.
 WITHOUT_EFFECT = {
+    "pipeline/cluster.py",
     "pipeline/errors.py",
     "pipeline/git.py",
     "pipeline/machine.py",
