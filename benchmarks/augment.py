@@ -3,6 +3,7 @@ memory as the dataset grows.
 
     OMP_NUM_THREADS=1 python benchmarks/augment.py speed photos.zip
     OMP_NUM_THREADS=1 python benchmarks/augment.py growth photos.zip
+    OMP_NUM_THREADS=1 python benchmarks/augment.py cluster photos.zip
     python benchmarks/augment.py quality photos.zip
 
 *speed*: decode and resize to 128 px: (a) PIL and torchvision's ``Resize`` in a ``DataLoader``; our code for the same
@@ -13,6 +14,9 @@ processes, which start again in each round; the loaders discard their batches.
 
 *growth*: the whole stage, audit and page included, on repeated photos, in one new process per size; memory is the peak
 over time of the sum of all processes' anonymous memory, so pages of the written files do not count.
+
+*cluster*: the whole stage on repeated photos by 1 and 2 processes, and by a Ray cluster of 1 and 2 nodes of one CPU on
+this machine; a difference in a byte of the dataset is an error.
 
 *quality*: how much decoding a JPEG at 1/2, 1/4 or 1/8 of its scale changes the resized copy, compared with how much the
 choice of the library changes it (cv2's area filter and PIL's antialiased bilinear filter, both after a full decode).
@@ -29,18 +33,21 @@ Measured:
     3.37); another library: PSNR 39.9 dB (worst 34.2), mean difference 1.49 (worst 3.20).
 """
 
+import hashlib
 import io
+import itertools
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +58,7 @@ from inputs import CLASSES, NAMES, Photos, augment_params, photo_files, with_qui
 from peak_memory import watch_memory
 
 from pipeline.augment.packing import CHUNK, create_arrays, pack
-from pipeline.common.paths import RAW_ARCHIVE
+from pipeline.common.paths import DATASET, RAW_ARCHIVE
 from pipeline.common.raw_archive import read_raw_archive, write_raw_archive
 from pipeline.images.decoding import PLAIN_DETAIL, decode
 from pipeline.images.transforms import PRESETS, albumentations, plain_copy
@@ -204,6 +211,60 @@ def growth(
         )
 
 
+@app.command()
+def cluster(photos: ZIP = None, images: int = 50_000) -> None:
+    """Print the time of the whole stage on processes and on nodes of a Ray cluster, and check that all agree."""
+    digests = set()
+    for kind, count in itertools.product(("processes", "nodes"), (1, WORKERS)):
+        with tempfile.TemporaryDirectory() as folder, ray_nodes(count if kind == "nodes" else 0) as variables:
+            command = [sys.executable, str(Path(__file__).resolve()), "stage", str(images)]
+            command += [str(photos.resolve())] if photos else []
+            env = os.environ | {"PIPELINE_WORKERS": str(count)} | variables
+            result = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True, env=env)
+        found = json.loads(result.stdout.splitlines()[-1])
+        digests.add(found["digest"])
+        print(
+            f"{count} {kind}: {found['seconds']:.1f} s, {images / found['seconds']:,.0f} images per second", flush=True
+        )
+    if len(digests) > 1:
+        raise SystemExit("the datasets differ")
+
+
+@contextmanager
+def ray_nodes(count: int) -> Iterator[dict[str, str]]:
+    """Yield the environment variables for a cluster of nodes of one CPU each; none without nodes."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
+    start += ["--node-ip-address=127.0.0.1", "--object-store-memory=500000000"]
+    head = ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=0"]
+    variables = {"PIPELINE_RAY": address, "RAY_AUTH_MODE": "disabled"}
+    nodes = []
+    try:
+        for node in range(count):
+            options = [f"--address={address}"] if node else head
+            env, quiet = os.environ | variables, subprocess.DEVNULL
+            nodes.append(subprocess.Popen([*start, *options], env=env, stdout=quiet, stderr=quiet))
+            wait_for_nodes(address, node + 1)
+        yield variables if count else {}
+    finally:
+        for process in reversed(nodes):
+            process.terminate()
+            process.wait()
+
+
+def wait_for_nodes(address: str, count: int) -> None:
+    """Wait until the cluster has so many nodes."""
+    program = f"import ray; ray.init('{address}', log_to_driver=False); print(len(ray.nodes()))"
+    env = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    for _ in range(60):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+        if done.stdout.strip() == str(count):
+            return
+        time.sleep(1)
+    raise SystemExit(done.stderr)
+
+
 @app.command(hidden=True)
 def stage(count: int, photos: ZIP = None) -> None:
     """Run the stage once in the current folder, and print its time and memory as JSON."""
@@ -212,7 +273,11 @@ def stage(count: int, photos: ZIP = None) -> None:
     repeat_photos(photo_files(photos, Path("photos"), min(count, 100)), count)
     with watch_memory() as peak:
         seconds = _seconds(lambda: augment(views_params(0), 0, on_bad_image="error", on_leak="warn"))
-    print(json.dumps({"seconds": seconds, "peak": peak.bytes}))
+    digest = hashlib.blake2b()
+    for path in sorted(DATASET.iterdir()):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    print(json.dumps({"seconds": seconds, "peak": peak.bytes, "digest": digest.hexdigest()}))
 
 
 @app.command()

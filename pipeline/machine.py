@@ -6,7 +6,7 @@
 - ``PIPELINE_CHECKPOINT_MINUTES``: time between two checkpoints within an epoch (default: 10).
 - ``PIPELINE_CHECKPOINTS``: folder for checkpoints (default: ``.checkpoints`` in the repository).
 - ``PIPELINE_PROCESSES``: number of processes that train together on this machine (default: 1).
-- ``PIPELINE_RAY``: address of the Ray cluster for ``sweep``, ``seeds`` and ``folds``, or ``local`` (default: none).
+- ``PIPELINE_RAY``: address of a Ray cluster for experiments and ``augment``, or ``local`` (default: none).
 - ``PIPELINE_DEBUG``: any text prints the traceback of an error (default: only one line).
 - ``PIPELINE_TENSORBOARD``: folder for TensorBoard's files, relative to the repository (default: none are written).
 
