@@ -13,7 +13,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 WORKERS ?= 2
 PYTEST := pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: repro test test-all coverage lint types format generate hooks environment constraints clean
+.PHONY: repro test test-all record coverage lint types format generate hooks environment constraints clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)
@@ -25,6 +25,11 @@ test: $(READY)
 # With the long proofs: dozens of killed runs, thousands of mutated files, whole runs on two hosts.
 test-all: $(READY)
 	TEST_EXAMPLES_FACTOR=3 $(PYTEST)
+
+# The networks of benchmarks/RESULTS.md on Imagewoof: make record ARCHIVE=imagewoof2-160.tgz [EPOCHS=5] [SEEDS=5]
+record: $(READY)
+	python benchmarks/record.py run .record $(ARCHIVE) --epochs $(or $(EPOCHS),5) --seeds $(or $(SEEDS),5)
+	python benchmarks/record.py table
 
 # Without the long proofs 93 % of lines and branches are covered; less means that a new part has no tests.
 coverage: $(READY)

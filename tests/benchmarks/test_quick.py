@@ -18,6 +18,7 @@ LONG = {
     "label_errors",
     "pseudo_labels",
     "ray_trials",
+    "record",
     "tsne",
     "workflow",
 }
