@@ -5,7 +5,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.synchronize import Lock as LockType
@@ -86,7 +86,7 @@ def create_arrays(folder: Path, images: list[RawImage], params: AugmentParams) -
         if counts[split]
     }
     shards = {split: shard_count(math.prod(shape)) for split, shape in shapes.items()}
-    if max(shards.values()) > 1:
+    if max(shards.values(), default=1) > 1:
         images = sorted(images, key=lambda image: (SPLITS.index(image.split), _shard(image, shards)))
     names = {split: shard_names(split, count) for split, count in shards.items()}
     files, rows, lengths = [], [], Counter[str]()
@@ -182,16 +182,16 @@ class _Worker:
 
     def __init__(self, arrays: ArrayFiles, params: AugmentParams, seed: int, lock: LockType) -> None:
         self.arrays, self.lock, self.archive = arrays, lock, RawReader(RAW_ARCHIVE)
-        self.packer = _Packer(params, seed, arrays.shapes)
+        self.packer, self.opened = _Packer(params, seed, arrays.shapes), ExitStack()
+        self.write = self.opened.enter_context(arrays.writer())
 
     def pack(self, places: range) -> Packed:
         images = (self.arrays.images[place] for place in places)
-        with self.arrays.writer() as write:
-            return self.packer.pack(
-                ((image, self.archive.read(image)) for image in images),
-                self.lock,
-                lambda number, copies: write(places[number], copies),
-            )
+        return self.packer.pack(
+            ((image, self.archive.read(image)) for image in images),
+            self.lock,
+            lambda number, copies: self.write(places[number], copies),
+        )
 
 
 def pack_chunk(
