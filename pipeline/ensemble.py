@@ -16,7 +16,7 @@ from pipeline.common.dataset import PackedDataset, PackedSplit
 from pipeline.common.files import write_table
 from pipeline.common.paths import DATASET, RAW_ARCHIVE
 from pipeline.common.raw_archive import RawImage, RawReader, read_raw_archive
-from pipeline.common.revisions import copy_output
+from pipeline.common.runs import copy_output
 from pipeline.common.text import listed, shown_name
 from pipeline.errors import PipelineError
 from pipeline.evaluate.intervals import wilson

@@ -269,7 +269,8 @@ class TrainingProgress:
         """Say what is trained, where, and on how many images."""
         self._say(f"{model} with {parameters:,} parameters on {processes} × {device}, {precision}")
         place = "kept on the device" if resident else "streamed to the device"
-        self._say(f"{images:,} training images with {copies} copies each, {place}, {valid_images:,} validation images")
+        each = f" with {copies} copies each" if copies > 1 else ""
+        self._say(f"{images:,} training images{each}, {place}, {valid_images:,} validation images")
 
     def note(self, *lines: str) -> None:
         """A parameter is limited by another one, or has no effect."""

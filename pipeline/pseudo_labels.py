@@ -47,8 +47,8 @@ def pseudo_label(
     classes, images, _ = read_raw_archive(RAW_ARCHIVE)
     chosen = [image for image in images if image.split == split and image.label is None]
     if not chosen:
-        why = "a source has a folder unlabeled" if split == UNLABELLED else "it is missing, or labelled"
-        raise PipelineError(f"--split: {RAW_ARCHIVE} has no images without a label in {split} ({why}); choose another")
+        fix = "put them into a folder unlabeled of the source" if split == UNLABELLED else "choose unlabelled"
+        raise PipelineError(f"--split: got {split}, but {RAW_ARCHIVE} has no such images without a label; {fix}")
     models = load_models(model_files)
     if models[0][1].classes != classes:
         raise PipelineError(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.common.file_types import HEAD, IMAGE_ENDINGS, LARGEST_FILE, is_image, junk_reason, other_reason, reasons
 from pipeline.common.paths import MODEL, PARAMS
-from pipeline.common.revisions import RUN, copy_output
+from pipeline.common.runs import RUN, copy_output
 from pipeline.common.text import listed, shown_name
 from pipeline.errors import PipelineError
 from pipeline.images.decoding import one_large_image, photo_for_views, plain_photo

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.common.paths import MODEL, user_path
-from pipeline.common.revisions import RUN, copy_output
+from pipeline.common.runs import RUN, copy_output
 from pipeline.common.text import one_line
 from pipeline.errors import PipelineError
 from pipeline.network.models import TIMM

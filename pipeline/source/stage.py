@@ -56,7 +56,8 @@ def source(
         write_json(SOURCE, content)
     if place.location is not None:
         state = "unchanged" if content == before else (known and differences(known, files)) or "new"
-        say(f"source: {place.location} has {len(files):,} files, {content['bytes'] / 1e6:,.1f} MB: {state}")
+        number = "1 file" if len(files) == 1 else f"{len(files):,} files"
+        say(f"source: {place.location} has {number}, {content['bytes'] / 1e6:,.1f} MB: {state}")
 
 
 def list_label_files(files: Mapping[str, str | None]) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.common.paths import PRETRAINED_SOURCE, user_path
-from pipeline.common.revisions import RUN, model_md5
+from pipeline.common.runs import RUN, model_md5
 from pipeline.errors import PipelineError
 from pipeline.progress import say
 from pipeline.source.listing import Source, list_source, problem_of, read_summary, recall
