@@ -54,14 +54,20 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def run(
-    folder: Path, archive: Path, epochs: int = 5, seeds: int = 5, ablation: bool = False, lines: Path = LINES
+    folder: Path,
+    archive: Path,
+    epochs: int = 5,
+    seeds: int = 5,
+    first: int = 1,
+    ablation: bool = False,
+    lines: Path = LINES,
 ) -> None:
     """Train the missing networks of a row, or those of its ablation."""
     if not folder.exists():
         prepare(folder, archive, {})
     for name, changes in (ABLATION if ablation else {"recipe": {}}).items():
         settings = ROWS.get(epochs, {}) | {"train.epochs": epochs} | changes
-        for seed in range(1, seeds + 1):
+        for seed in range(first, first + seeds):
             found = read_lines(lines)
             if not ((found["epochs"] == epochs) & (found["name"] == name) & (found["seed"] == seed)).any():
                 line = {"epochs": epochs, "name": name, "seed": seed, **trained(folder, settings, seed)}
