@@ -118,10 +118,10 @@ def cluster_map(*packages: str) -> Iterator[Map]:
 
         try:
             yield run
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, PipelineError) else error) from None
         except ray.exceptions.RayError as error:
-            raise PipelineError(explained(str(error))) from error
+            if isinstance(cause := getattr(error, "cause", None), PipelineError):
+                raise cause from None
+            raise PipelineError(f"PIPELINE_RAY: a task: {explained(str(error))}") from error
 
 
 def run_item(versions: dict[str, str], function: Callable[[Item], Result], item: Item) -> Result:

@@ -27,6 +27,10 @@ def refused(number: int) -> int:
     raise PipelineError(f"{number}: not allowed")
 
 
+def lacking(number: int) -> int:
+    raise ModuleNotFoundError("No module named 'cv2'")
+
+
 @pytest.fixture
 def local(monkeypatch):
     pytest.importorskip("ray", reason="Ray is not installed")
@@ -66,6 +70,14 @@ def test_results_come_from_other_processes_in_the_order_of_the_items_and_a_kille
 def test_an_error_of_a_worker_is_the_error_of_the_command(local):
     with pytest.raises(PipelineError, match=r"^4: not allowed$"), cluster_map() as run:
         list(run(refused, [4]))
+
+
+def test_a_module_that_a_worker_lacks_is_one_line(local):
+    with (
+        pytest.raises(PipelineError, match="^PIPELINE_RAY: a task: a worker cannot import cv2"),
+        cluster_map() as run,
+    ):
+        list(run(lacking, [4]))
 
 
 def test_another_version_of_a_package_on_a_worker_is_one_line(local, monkeypatch):
