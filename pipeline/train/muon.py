@@ -14,34 +14,34 @@ def hidden_matrices(model: nn.Module) -> set[Tensor]:
 
 
 class FilterMuon(torch.optim.Muon):
-    """torch's Muon, which takes matrices only: the filters of a convolution are one, ``(out, in * height * width)``, as
-    Jordan et al. 2024 train them. It shares the memory of the weights; the order of its columns has no effect."""
+    """torch's Muon, which refuses what is no matrix, also for the filters of a convolution: they are one of the shape
+    ``(out, in * height * width)``, as Jordan et al. 2024 train them."""
 
     def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
-        self.weights: list[Tensor] = [weights for group in groups for weights in group["params"]]
-        matrices = [
-            [nn.Parameter(_matrix(weights.detach(), weights)) for weights in group["params"]] for group in groups
-        ]
-        self.matrices = [matrix for group in matrices for matrix in group]
+        matrices = [[_matrix(weights.detach(), weights) for weights in group["params"]] for group in groups]
         super().__init__([{**group, "params": own} for group, own in zip(groups, matrices, strict=True)], **options)
+        # Gradients are scaled, clipped and cleared through the weights themselves.
+        for own, group in zip(self.param_groups, groups, strict=True):
+            own["params"] = group["params"]
 
-    def step(self, closure: Any = None) -> Any:
-        """As of every optimizer."""
-        for weights, matrix in zip(self.weights, self.matrices, strict=True):
-            matrix.grad = None if weights.grad is None else _matrix(weights.grad, weights)
-        return super().step(closure)  # type: ignore[no-untyped-call]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of the weights."""
-        for weights in self.weights:
-            if set_to_none:
-                weights.grad = None
-            elif weights.grad is not None:
-                weights.grad.zero_()
+    def _init_group(
+        self, group: Any, params_with_grad: list[Tensor], grads: list[Tensor], muon_momentum_bufs: list[Tensor]
+    ) -> bool:
+        for weights in group["params"]:
+            if weights.grad is None:
+                continue
+            gradient, state = _matrix(weights.grad, weights), self.state[weights]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(gradient)
+            params_with_grad.append(_matrix(weights, weights))
+            grads.append(gradient)
+            muon_momentum_bufs.append(state["momentum_buffer"])
+        return False
 
 
 def _matrix(values: Tensor, weights: Tensor) -> Tensor:
-    """``values`` as a matrix, with the columns in the order in which ``weights`` are in the memory."""
+    """``values`` as a matrix whose columns are in the order of ``weights`` in the memory, so that the matrix of these is
+    a view; the order does not change what Muon does."""
     if weights.ndim == 2:
         return values
     last = weights.is_contiguous(memory_format=torch.channels_last)

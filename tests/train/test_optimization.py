@@ -108,8 +108,7 @@ def build(model: nn.Module, **changes) -> list[torch.optim.Optimizer]:
 def test_every_weight_is_in_one_group_of_one_optimizer(name):
     model = Classifier(width=2, dropout=0.0, image_size=32, outputs=3)
     optimized = [p for o in build(model, optimizer=name) for group in o.param_groups for p in group["params"]]
-    # Those of Muon share the memory of the network's.
-    assert sorted(p.data_ptr() for p in optimized) == sorted(p.data_ptr() for p in model.parameters())
+    assert sorted(map(id, optimized)) == sorted(map(id, model.parameters()))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -139,14 +138,13 @@ def test_norms_and_biases_have_their_own_weight_decay():
 
 
 def test_muon_trains_the_hidden_linear_layers_and_convolutions():
-    model = Classifier(width=2, dropout=0.0, image_size=32, outputs=3).to(memory_format=torch.channels_last)
+    model = Classifier(width=2, dropout=0.0, image_size=32, outputs=3)
     muon, adamw = build(model, optimizer="muon")
     assert isinstance(muon, torch.optim.Muon)
     assert isinstance(adamw, torch.optim.AdamW)
-    convolutions = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    shapes = [(len(weights), weights[0].numel()) for weights in convolutions[1:]] + [(32, 16), (16, 32)]
-    assert [p.shape for p in muon.param_groups[0]["params"]] == shapes
-    assert any(p is convolutions[0] for group in adamw.param_groups for p in group["params"])
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert len(layers) > 6
+    assert muon.param_groups[0]["params"] == [layer.weight for layer in layers[1:-1]]
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
@@ -165,8 +163,23 @@ def test_muon_changes_filters_by_an_orthogonal_matrix_as_it_changes_linear_layer
     values = torch.linalg.svdvals(change) / (0.1 * 0.2 * 36**0.5)
     assert 0.5 < values.min() < values.max() < 1.3
     assert (change * gradient.flatten(1)).sum() > 0
-    muon.zero_grad()
-    assert filters.grad is None
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_scaled_gradients_of_fp16_give_the_step_of_gradients_that_are_not_scaled(name):
+    stepped = []
+    for scale in (1.0, 1024.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(6, 2))
+        optimizers = build(model, optimizer=name, lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        scaler.scale(model(torch.rand(8, 3, 5, 5)).square().mean()).backward()
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+        stepped.append([weights.detach() for weights in model.parameters()])
+    for one, other in zip(*stepped, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_rmsprop_gives_each_new_squared_gradient_the_weight_0_1():
