@@ -40,8 +40,8 @@ class FilterMuon(torch.optim.Muon):
 
 
 def _matrix(values: Tensor, weights: Tensor) -> Tensor:
-    """``values`` as a matrix whose columns are in the order of ``weights`` in the memory, so that the matrix of these is
-    a view; the order does not change what Muon does."""
+    """``values`` as a matrix, its columns in the order of ``weights`` in the memory, so that the matrix of these is a
+    view; the order does not change what Muon does."""
     if weights.ndim == 2:
         return values
     last = weights.is_contiguous(memory_format=torch.channels_last)
