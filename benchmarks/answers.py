@@ -120,6 +120,8 @@ def draw_risk_coverage(labels: NDArray[np.int64], probabilities: NDArray[np.floa
         axis.fill_between(curve["coverage"], low, high, color=line.get_color(), alpha=0.2, lw=0)
         for level in LEVELS:
             reached = curve["coverage"][curve["accuracy"] >= level].max()
+            if np.isnan(reached):
+                continue
             axis.plot([reached], [level], "o", color=line.get_color())
             text = f"{reached:.0%} answered: {level:.0%} right"
             axis.annotate(text, (reached, level), (-12, -24), textcoords="offset points", ha="right")

@@ -219,7 +219,8 @@ def cluster(photos: ZIP = None, images: int = 50_000) -> None:
         with tempfile.TemporaryDirectory() as folder, ray_nodes(count if kind == "nodes" else 0) as variables:
             command = [sys.executable, str(Path(__file__).resolve()), "stage", str(images)]
             command += [str(photos.resolve())] if photos else []
-            env = os.environ | {"PIPELINE_WORKERS": str(count)} | variables
+            own = {key: value for key, value in os.environ.items() if key != "PIPELINE_RAY"}
+            env = own | {"PIPELINE_WORKERS": str(count)} | variables
             result = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True, env=env)
         found = json.loads(result.stdout.splitlines()[-1])
         digests.add(found["digest"])
@@ -267,7 +268,7 @@ def wait_for_nodes(address: str, count: int) -> None:
 
 @app.command(hidden=True)
 def stage(count: int, photos: ZIP = None) -> None:
-    """Run the stage once in the current folder, and print its time and memory as JSON."""
+    """Run the stage once in the current folder, and print its time, its memory and a hash of the dataset as JSON."""
     from pipeline.augment.stage import augment
 
     repeat_photos(photo_files(photos, Path("photos"), min(count, 100)), count)

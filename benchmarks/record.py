@@ -7,7 +7,8 @@
 The archive has ``train/{class}/`` and ``val/{class}/``, short side 160 px. *run* clones the last commit into a folder,
 unless it exists, applies the recipe imagewoof, and calls what ``python -m pipeline seeds`` calls: each network is a DVC
 experiment there. It appends one line of JSON per network to ``record.jsonl`` as it ends, and leaves out those that the
-file has, so that it can be stopped at any time. *table* writes RESULTS.md's section from that file.
+file has. It can be stopped at any time; of a training that is resumed, the minutes are those since then. *table* writes
+RESULTS.md's section from that file.
 
 The rules: random initial weights, no test-time augmentation, validation at no larger size than training, the accuracy
 of the last epoch (of the averaged weights, as all that the recipe validates and saves).
@@ -15,7 +16,6 @@ of the last epoch (of the averaged weights, as all that the recipe validates and
 
 import io
 import json
-import subprocess
 import tempfile
 import time
 from contextlib import chdir
@@ -27,9 +27,11 @@ import typer
 from inputs import ROOT, SMALL, call, clone_with_recipe, with_quick_mode, write_noise_archive
 from scipy.stats import ttest_ind
 
+from pipeline.common.files import replacing
 from pipeline.common.paths import DETAILS, LIVE
 from pipeline.experiments.revisions import read_results, read_text
 from pipeline.experiments.seeds import run_seeds
+from pipeline.git import git
 
 LINES, RESULTS = ROOT / "benchmarks/record.jsonl", ROOT / "benchmarks/RESULTS.md"
 CURVE = LIVE / "plots/metrics/valid/accuracy.tsv"
@@ -77,10 +79,11 @@ def run(
 
 def prepare(folder: Path, archive: Path, changes: dict[str, Any]) -> None:
     """Clone the last commit, and commit the recipe with the archive."""
-    clone_with_recipe(folder, "imagewoof", {"data.location": str(archive.resolve())} | changes)
-    author = ["-c", "user.name=record", "-c", "user.email=record@example.org"]
-    subprocess.run(["git", *author, "commit", "--quiet", "--all", "--message", "Recipe"], cwd=folder, check=True)
-    call(folder, "dvc", "repro", "download")
+    with replacing(folder) as temporary:
+        clone_with_recipe(temporary, "imagewoof", {"data.location": str(archive.resolve())} | changes)
+        author = ["-c", "user.name=record", "-c", "user.email=record@example.org"]
+        git(*author, "commit", "--quiet", "--all", "--message", "Recipe", folder=temporary)
+        call(temporary, "dvc", "repro", "download")
 
 
 def trained(folder: Path, settings: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -95,7 +98,8 @@ def trained(folder: Path, settings: dict[str, Any], seed: int) -> dict[str, Any]
         curve = pd.read_csv(io.StringIO(read_text(experiment, CURVE)), sep="\t")
         details = read_results(experiment, "train", DETAILS)
     minutes = (time.monotonic() - start) / 60
-    facts = {key: details[key] for key in ("device", "precision", "parameters")}
+    facts = {"device": details.get("gpu", details["device"]), "precision": details["precision"]}
+    facts |= {"parameters": details["parameters"], "commit": git("rev-parse", "HEAD~1", folder=folder)[:7]}
     return {"accuracy": round(float(curve["accuracy"].iloc[-1]), 6), "minutes": round(minutes, 1), **facts}
 
 
@@ -121,7 +125,12 @@ def rows(found: pd.DataFrame) -> list[str]:
     lines = [header, "| --- | --- | --- | --- | --- | --- |"]
     for epochs, published in PUBLISHED.items():
         own = found[(found["epochs"] == epochs) & (found["name"] == "recipe")]
-        cells = [described(own["accuracy"]), len(own), *own["device"].unique(), f"{own['minutes'].median():.0f}"]
+        cells = [
+            described(own["accuracy"]),
+            len(own),
+            ", ".join(own["device"].unique()),
+            f"{own['minutes'].median():.0f}",
+        ]
         shown = cells if len(own) else ["not measured", "", "", ""]
         lines.append(" | ".join(["| 128 / " + str(epochs), f"{published:.2%}", *map(str, shown)]) + " |")
     return lines

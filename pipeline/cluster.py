@@ -100,11 +100,17 @@ def cluster_map(*packages: str) -> Iterator[Map]:
         PipelineError: see :func:`connected`; or a worker has another version, or dies several times.
     """
     code = {"py_modules": [os.fspath(Path(__file__).parent)], "excludes": ["__pycache__"]}
-    with connected(ray_address() or "local", "PIPELINE_RAY", runtime_env=code) as ray:
-        cpus = int(ray.cluster_resources().get("CPU", 1))
+    address = ray_address()
+    assert address is not None
+    with connected(address, "PIPELINE_RAY", runtime_env=code) as ray:
+        machines, cpus = sum(node["Alive"] for node in ray.nodes()), int(ray.cluster_resources().get("CPU", 0))
+        if not cpus:
+            raise PipelineError(
+                f"PIPELINE_RAY: the cluster at {address} has no CPUs; add some with ray start --num-cpus"
+            )
         task = ray.remote(run_item).options(num_cpus=1, max_retries=RETRIES)
         versions = {package: version(package) for package in packages}
-        say(f"ray: {cpus} CPUs on {len(ray.nodes())} machines")
+        say(f"ray: machines: {machines}, CPUs: {cpus}")
 
         def run(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
             shared = ray.put(function)
@@ -119,9 +125,11 @@ def cluster_map(*packages: str) -> Iterator[Map]:
         try:
             yield run
         except ray.exceptions.RayError as error:
-            if isinstance(cause := getattr(error, "cause", None), PipelineError):
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, PipelineError):
                 raise cause from None
-            raise PipelineError(f"PIPELINE_RAY: a task: {explained(str(error))}") from error
+            text = f"{type(cause).__name__}: {cause}" if cause else str(error)
+            raise PipelineError(f"PIPELINE_RAY: a task has no result: {explained(text)}") from error
 
 
 def run_item(versions: dict[str, str], function: Callable[[Item], Result], item: Item) -> Result:
@@ -142,11 +150,11 @@ def run_item(versions: dict[str, str], function: Callable[[Item], Result], item:
 
 def explained(error: str) -> str:
     """Why a task failed, from the text of Ray's error, in one line."""
-    missing = re.search(r"No module named '([^']+)'", error)
+    missing = re.search(r"No (?:module named '|package metadata was found for )([\w.-]+)", error)
     if missing:
         return (
             f"a worker cannot import {missing[1]}; install the project in the Python of each machine of the cluster, "
             "with the same versions: pip install -c constraints.txt -e '.[ray]'"
         )
     plain = one_line(re.sub("\x1b\\[\\d+m", "", error))
-    return f"its worker or its machine died {RETRIES + 1} times, or Ray failed: {plain[-500:]}"
+    return f"it failed, or its worker or machine died {RETRIES + 1} times: {plain[-500:]}"

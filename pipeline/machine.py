@@ -161,7 +161,7 @@ def checkpoint_minutes() -> float:
 
 
 def ray_address() -> str | None:
-    """The address of the Ray cluster that experiments run on; None if they run in this process.
+    """The address of the Ray cluster for experiments and ``augment``; None if there is none.
 
     Raises:
         PipelineError: ``PIPELINE_RAY`` cannot be an address.

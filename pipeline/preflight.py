@@ -28,8 +28,8 @@ def check_ahead(params: "Params") -> None:
 
     Raises:
         PipelineError: the batch cannot be divided among the processes; a transform is invalid; or there is no
-            such network, or the network does not fit the image size, the stem, the layers of ``tsne.layers`` or the
-            optimizer. One line for each problem.
+            such network, or the network does not fit the image size, the stem or the layers of ``tsne.layers``.
+            One line for each problem.
     """
     from pipeline.images.transforms import augmented_view
 
@@ -126,10 +126,8 @@ def _refusals(function: Any, *args: Any) -> list[str]:
 
 def _network_problems(params: "Params") -> list[str]:
     """Build the network and run it on the device ``meta``, whose tensors have shapes but no data."""
-    import torch
 
     from pipeline.network.models import ModelSpec, default_layers
-    from pipeline.train.optimization import build_optimizers
 
     count = params.data.class_count or 2
     spec = ModelSpec(
@@ -145,7 +143,6 @@ def _network_problems(params: "Params") -> list[str]:
     problems, spec, model = _fitting_network(spec)
     if model is None:
         return problems
-    problems += _refusals(build_optimizers, model, params.train, torch.device("meta"))
     sizes = range(params.train.start_size or spec.image_size, spec.image_size, 32)
     problems += [
         line for size in sizes for line in _refusals(_run, model, replace(spec, image_size=size), "train.start_size")

@@ -48,7 +48,7 @@ def pseudo_label(
     chosen = [image for image in images if image.split == split and image.label is None]
     if not chosen:
         fix = "put them into a folder unlabeled of the source" if split == UNLABELLED else "choose unlabelled"
-        raise PipelineError(f"--split: got {split}, but {RAW_ARCHIVE} has no such images without a label; {fix}")
+        raise PipelineError(f"--split: got {split}, but {RAW_ARCHIVE} has no unlabelled images in it; {fix}")
     models = load_models(model_files)
     if models[0][1].classes != classes:
         raise PipelineError(

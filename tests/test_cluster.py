@@ -74,7 +74,7 @@ def test_an_error_of_a_worker_is_the_error_of_the_command(local):
 
 def test_a_module_that_a_worker_lacks_is_one_line(local):
     with (
-        pytest.raises(PipelineError, match=r"^PIPELINE_RAY: a task: a worker cannot import cv2; install"),
+        pytest.raises(PipelineError, match=r"^PIPELINE_RAY: a task has no result: a worker cannot import cv2; install"),
         cluster_map() as run,
     ):
         list(run(lacking, [4]))

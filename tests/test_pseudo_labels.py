@@ -62,7 +62,7 @@ def test_at_most_some_images_of_each_class_are_the_surest_ones(expected):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"split": "test"}, "--split: got test, but data/raw.zip has no such images without a label; "),
+        ({"split": "test"}, "--split: got test, but data/raw.zip has no unlabelled images in it; choose unlabelled"),
         ({"output": Path("pseudo.txt")}, "--output: got 'pseudo.txt', allowed is the name of a file that ends in .csv"),
         ({"confidence": 1.0}, "--confidence: none of the "),
     ],

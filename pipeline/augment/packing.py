@@ -3,17 +3,18 @@
 import hashlib
 import math
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.synchronize import Lock as LockType
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from pipeline.augment.audit import MEASURES, measure
@@ -31,7 +32,7 @@ from pipeline.progress import progress
 
 CHUNK = 64
 # On their versions the pixels depend.
-DECODERS = ("numpy", "pillow", "opencv-python-headless", "albumentations")
+DECODERS = ("numpy", "pillow", "pi-heif", "opencv-python-headless", "albumentations")
 
 
 @dataclass(frozen=True)
@@ -131,23 +132,24 @@ def pack(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Packed:
         augmented_view(stored)  # report an invalid transform once, not from every worker
     result = Packed(np.zeros(len(arrays.images), MEASURES), [], {})
     starts = range(0, len(arrays.images), CHUNK)
-    chunks = _packed_on_cluster(arrays, params, seed) if has_cluster() else _packed_here(arrays, params, seed)
-    chunks = progress(chunks, len(arrays.images), "augment", step=CHUNK)
-    for start, chunk in zip(starts, chunks, strict=True):
-        result.measures[start : start + CHUNK] = chunk.measures
-        result.digests += chunk.digests
-        result.bad |= {start + number: reason for number, reason in chunk.bad.items()}
+    packed = _packed_on_cluster if has_cluster() else _packed_here
+    with closing(packed(arrays, params, seed, starts)) as chunks:
+        shown = progress(chunks, len(arrays.images), "augment", step=CHUNK)
+        for start, chunk in zip(starts, shown, strict=True):
+            result.measures[start : start + CHUNK] = chunk.measures
+            result.digests += chunk.digests
+            result.bad |= {start + number: reason for number, reason in chunk.bad.items()}
     return result
 
 
-def _packed_here(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Iterator[Packed]:
+def _packed_here(arrays: ArrayFiles, params: AugmentParams, seed: int, starts: range) -> Generator[Packed]:
     with worker_processes(worker_count(), _start_worker, arrays, params, seed) as parallel_map:
-        yield from parallel_map(_pack_chunk, range(0, len(arrays.images), CHUNK))
+        yield from parallel_map(_pack_chunk, starts)
 
 
-def _packed_on_cluster(arrays: ArrayFiles, params: AugmentParams, seed: int) -> Iterator[Packed]:
+def _packed_on_cluster(arrays: ArrayFiles, params: AugmentParams, seed: int, starts: range) -> Generator[Packed]:
     """Send the files of each chunk to the cluster, and write what it returns."""
-    archive, starts = RawReader(RAW_ARCHIVE), range(0, len(arrays.images), CHUNK)
+    archive = RawReader(RAW_ARCHIVE)
     images = (arrays.images[start : start + CHUNK] for start in starts)
     chunks = ([(image, archive.read(image)) for image in chunk] for chunk in images)
     function = partial(pack_chunk, params, seed, arrays.shapes)
@@ -203,7 +205,9 @@ def pack_chunk(
         What was measured, and the copies of each image that can be decoded, ``uint8``, ``(copies, height, width, 3)``.
     """
     copies: dict[int, NDArray[np.uint8]] = {}
-    return _Packer(params, seed, shapes).pack(chunk, Lock(), copies.__setitem__), copies
+    # Of all workers of a machine, as among the processes of one.
+    lock = FileLock(Path(tempfile.gettempdir()) / f"pipeline-{os.getuid()}-large-image.lock")
+    return _Packer(params, seed, shapes).pack(chunk, lock, copies.__setitem__), copies
 
 
 class _Packer:

@@ -1,4 +1,4 @@
-"""``data/dataset/``: every split as one ``uint8`` array, with an index table and a manifest.
+"""``data/dataset/``: every split as one ``uint8`` array in one or more files, with an index table and a manifest.
 
 ``{split}.npy`` has the shape ``(images, copies, height, width, 3)``: copy 0 is the plain resized image, the others are
 augmented views. An array above ``SHARD_BYTES`` is in several files, ``{split}-00000-of-00002.npy`` and so on.
@@ -9,7 +9,6 @@ They are checked when a file is opened. Of an array above ``CHECKED_BYTES``, whi
 only type, shape and size are: DVC has compared its hash when it was checked out.
 """
 
-import itertools
 import json
 import math
 import os
@@ -64,7 +63,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``, after the other files of the folder."""
-        arrays = itertools.chain.from_iterable(sorted(folder.glob(f"{split}*.npy")) for split in self.shapes)
+        arrays = [path for split in self.shapes for path in sorted(folder.glob(f"{split}*.npy"))]
         paths = [folder / "index.csv", *arrays]
         files = {path.name: file_checksum(path) for path in paths if path.exists()}
         content = with_checksum({**vars(self), "files": files})
@@ -178,20 +177,20 @@ class PackedDataset:
     def _images(self, name: str) -> Part | ShardedArray:
         shape, files = self.manifest.shapes[name], self.manifest.files
         paths = [self.folder / file for file in files if re.fullmatch(rf"{name}(-\d+-of-\d+)?\.npy", file)]
-        parts = [self._part(path, math.prod(shape) <= CHECKED_BYTES) for path in paths]
+        parts = [self._part(path, shape[1:], math.prod(shape) <= CHECKED_BYTES) for path in paths]
         with reading(self.folder / f"{name}.npy" if len(parts) == 1 else self.folder / "manifest.json"):
             images = parts[0] if len(parts) == 1 else ShardedArray(parts)
             if images.shape != shape:
                 raise ValueError(f"contains an array of the shape {images.shape}, not {shape}")
         return images
 
-    def _part(self, path: Path, check: bool) -> Part:
+    def _part(self, path: Path, row: tuple[int, ...], check: bool) -> Part:
         with reading(path):
             if check:
                 require_checksum(file_checksum(path), self.manifest.files[path.name])
             part: Part = np.load(path, mmap_mode="r")
-            if part.dtype != np.uint8:
-                raise ValueError(f"contains {part.dtype} of the shape {part.shape}, not uint8")
+            if part.dtype != np.uint8 or part.shape[1:] != row:
+                raise ValueError(f"contains {part.dtype} of the shape {part.shape}, not uint8 with rows of {row}")
         return part
 
     def labelled_split(self, choice: str) -> PackedSplit:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # An array of at most this size is one file; of larger ones, half of it to all of it is in each file, on average.
-SHARD_BYTES = 2**31
+SHARD_BYTES = 2**32
 Part = np.memmap[Any, np.dtype[np.uint8]]
 
 

@@ -138,7 +138,12 @@ class RayRunner:
         self._origin = ray.put(origin)
         self._inputs: Files | None = None
         self._task = ray.remote(run_job).options(
-            num_cpus=cluster.cpus, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=True, name="experiment"
+            num_cpus=cluster.cpus,
+            num_gpus=gpus,
+            max_retries=RETRIES,
+            # Of git, which failed once on a machine that was overloaded; a job returns its own errors.
+            retry_exceptions=[subprocess.CalledProcessError],
+            name="experiment",
         )
         self._running: dict[Any, Job[Any]] = {}
         self._answers: dict[str, Answer] = {}

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.common.dataset import PackedSplit
-from pipeline.common.sharded_array import Part, ShardedArray, parts_of
+from pipeline.common.sharded_array import Part, parts_of
 from pipeline.errors import PipelineError
 
 Plan = Iterable[tuple[Tensor, Tensor]]
@@ -29,7 +29,9 @@ class Batches:
     """Loads the batches of a packed split to a device.
 
     A split that fits into the memory is copied to the device once, and a batch is one indexing operation there.
-    Otherwise threads read batches ahead from the file into pinned memory. Both return the same values.
+    Otherwise threads read batches ahead from the files into pinned memory. Both return the same values. On a CPU, a
+    split in one file is not copied but mapped, and one in several files is read ahead: a copy would be memory of each
+    process.
 
     Args:
         split: the images and labels.
@@ -54,16 +56,17 @@ class Batches:
         self.labels = torch.tensor(split.labels)
         self.scale = 1 / torch.tensor(std, device=device).view(1, 3, 1, 1)
         self.shift = -torch.tensor(mean, device=device).view(1, 3, 1, 1) * self.scale
-        self.resident = fits(split.images.nbytes, device) if resident is None else resident
+        self.parts = parts_of(split.images)
+        mapped = device.type != "cpu" or len(self.parts) == 1
+        self.resident = (mapped and fits(split.images.nbytes, device)) if resident is None else resident
         if self.resident:
             with warnings.catch_warnings():
                 # The memory map is read-only, and nothing writes to this tensor.
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
                 # One row per copy, so that a batch is an index of rows.
-                self.images = _on_device(split.images, device).flatten(0, 1)
+                self.images = _on_device(self.parts, device).flatten(0, 1)
             self.labels = self.labels.to(device)
         else:
-            self.parts = parts_of(split.images)
             self.starts = list(itertools.accumulate(map(len, self.parts), initial=0))
 
     def __len__(self) -> int:
@@ -150,15 +153,14 @@ class Batches:
         return batch, self.labels[rows]
 
 
-def _on_device(images: Part | ShardedArray, device: torch.device) -> Tensor:
-    """All images as one tensor; a single file stays mapped on the CPU."""
-    parts = [torch.from_numpy(part) for part in parts_of(images)]
-    if len(parts) == 1:
-        return parts[0].to(device)
-    whole, start = torch.empty(images.shape, dtype=torch.uint8, device=device), 0
-    for part in parts:
-        whole[start : start + len(part)] = part
-        start += len(part)
+def _on_device(parts: Sequence[Part], device: torch.device) -> Tensor:
+    """All images as one tensor, without two copies on the device at a time."""
+    tensors = [torch.from_numpy(part) for part in parts]
+    if len(tensors) == 1:
+        return tensors[0].to(device)
+    whole = torch.empty((sum(map(len, parts)), *parts[0].shape[1:]), dtype=torch.uint8, device=device)
+    for own, part in zip(whole.split([len(part) for part in parts]), tensors, strict=True):
+        own.copy_(part)
     return whole
 
 

@@ -333,7 +333,7 @@ class TrainParams(Section):
 
     lr: float = Field(gt=0, le=1e6, description="learning rate; the peak value if warm-up or a schedule changes it")
     optimizer: Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "muon"] = Field(
-        description="sgd, adagrad, rmsprop (alpha 0.9), adam, adamw, or muon (with adamw for the other weights)"
+        description="sgd, adagrad, rmsprop (alpha 0.9), adam, adamw, or muon (hidden layers; adamw for the rest)"
     )
     momentum: float = Field(ge=0, lt=1, description="momentum of sgd, rmsprop and muon")
     nesterov: bool = Field(description="Nesterov momentum for sgd and muon")

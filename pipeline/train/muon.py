@@ -5,12 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.network.models import find_heads
+
 
 def hidden_matrices(model: nn.Module) -> set[Tensor]:
-    """The weights for Muon: of linear layers and of convolutions without groups, except those of the first and the last
-    of all linear layers and convolutions."""
+    """The weights for Muon: of linear layers and of convolutions without groups, except those of the first one and of
+    the last layers."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    return {layer.weight for layer in layers[1:-1] if isinstance(layer, nn.Linear) or layer.groups == 1}
+    hidden = set(layers[1:]) - {layer for _, layer in find_heads(model)}
+    return {layer.weight for layer in hidden if isinstance(layer, nn.Linear) or layer.groups == 1}
 
 
 class FilterMuon(torch.optim.Muon):

@@ -70,7 +70,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(photos, monkeypatch):
     assert len(digests) == 1
 
 
-def test_bytes_of_a_cluster_are_those_of_one_machine(photos, monkeypatch):
+def test_bytes_of_a_cluster_are_those_of_one_machine(photos, monkeypatch, capsys):
     pytest.importorskip("ray", reason="Ray is not installed")
     break_two(photos)
     digests = set()
@@ -79,6 +79,7 @@ def test_bytes_of_a_cluster_are_those_of_one_machine(photos, monkeypatch):
             monkeypatch.setenv("PIPELINE_RAY", address)
         pack_photos(on_bad_image="skip")
         digests.add((digest(DATASET), AUDIT_TABLE.read_text()))
+        assert ("ray: machines: 1, CPUs: " in capsys.readouterr().out) == bool(address)
     assert len(digests) == 1
 
 

@@ -42,6 +42,44 @@ def test_the_images_are_mapped_and_read_only(dataset):
         images[0] = 0
 
 
+@pytest.fixture
+def sharded(dataset):
+    """The same with the training images in two files."""
+    images = np.load(dataset.folder / "train.npy")
+    (dataset.folder / "train.npy").unlink()
+    for number, part in enumerate(np.split(images, [3])):
+        np.save(dataset.folder / f"train-{number:05}-of-00002.npy", part)
+    dataset.manifest.write(dataset.folder)
+    return PackedDataset(dataset.folder), images
+
+
+def test_a_split_in_several_files_is_read_like_one_in_one_file(sharded):
+    dataset, images = sharded
+    split = dataset.split("train")
+    np.testing.assert_array_equal(split.images[:], images)
+    np.testing.assert_array_equal(split.sample(3), images[[0, 3, 6], 0])
+    assert len(dataset.split("valid")) == 4
+
+
+def test_a_missing_damaged_or_exchanged_file_of_several_is_one_line_that_names_it(sharded):
+    dataset, _ = sharded
+    first, second = (dataset.folder / f"train-0000{number}-of-00002.npy" for number in range(2))
+    content, other = first.read_bytes(), second.read_bytes()
+    second.unlink()
+    with pytest.raises(PipelineError, match=rf"^{second}: no such file; "):
+        dataset.split("train")
+    for damaged in (other[:-1], other[:-1] + bytes([other[-1] ^ 1]), content):
+        second.write_bytes(damaged)
+        with pytest.raises(PipelineError, match=rf"^{second}: cannot be used \("):
+            dataset.split("train")
+
+
+def test_an_array_of_which_no_row_is_kept_is_removed(tmp_path):
+    create_array(tmp_path / "train.npy", (2, 1, 4, 4, 3))
+    keep_rows(tmp_path / "train.npy", [])
+    assert not list(tmp_path.iterdir())
+
+
 def test_ids_are_never_parsed_as_numbers_or_missing_values(tmp_path):
     dataset = write_dataset(tmp_path, train=3)
     index = tmp_path / "index.csv"

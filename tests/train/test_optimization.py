@@ -147,6 +147,12 @@ def test_muon_trains_the_hidden_linear_layers_and_convolutions():
     assert muon.param_groups[0]["params"] == [layer.weight for layer in layers[1:-1]]
 
 
+def test_muon_does_not_train_convolutions_with_groups():
+    layers = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 2)]
+    muon, _ = build(nn.Sequential(*layers), optimizer="muon")
+    assert muon.param_groups[0]["params"] == [layers[2].weight]
+
+
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 def test_muon_changes_filters_by_an_orthogonal_matrix_as_it_changes_linear_layers(memory_format):
     torch.manual_seed(0)
