@@ -21,7 +21,7 @@ def parts(tmp_path):
 
 def test_the_number_of_files_is_a_power_of_two_that_keeps_them_below_the_limit_on_average():
     sizes = [1, SHARD_BYTES, SHARD_BYTES + 1, 2 * SHARD_BYTES, 2 * SHARD_BYTES + 1, 3 * SHARD_BYTES, 10**12]
-    assert [shard_count(size) for size in sizes] == [1, 1, 2, 2, 4, 4, 512]
+    assert [shard_count(size) for size in sizes] == [1, 1, 2, 2, 4, 4, 256]
 
 
 def test_one_file_has_the_name_of_the_split_and_several_have_numbers():
