@@ -83,7 +83,7 @@ def run(trials: int = 8, epochs: int = 20) -> None:
             ROOT,
             sys.executable,
             "-c",
-            "import ray; ray.init('local', include_dashboard=False); ray.get(ray.remote(int).remote())",
+            "import ray; ray.init('local', include_dashboard=False); ray.get(ray.remote(lambda: 0).remote())",
         )
         start_of_ray, workers = time.perf_counter() - start, os.cpu_count() or 1
         rows = {"one after the other": sweep(first, trials), "--ray local": sweep(second, trials, "--ray", "local")}
