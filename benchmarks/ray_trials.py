@@ -10,6 +10,9 @@ as many CPUs as this machine has. Both must have the same trials, values and has
 notes for a trial: ``dvc exp run``, and copying the experiment. *overhead* is what a trial costs beyond its stages on an
 idle machine: the whole time without Ray's start, times the workers, divided by the trials, minus *trial* of the first
 sweep. Ray gives its workers a niceness of 15: other processes on the machine slow them down more than the first sweep.
+
+Measured: 2 CPU cores, one run, load 1.8: 215.5 s one after the other, 119.4 s with Ray; a trial 26.1 and 26.9 s; Ray
+starts in 5.5 s; overhead 2.4 s per trial.
 """
 
 import os
