@@ -40,7 +40,6 @@ import io
 import itertools
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -236,36 +235,19 @@ def cluster(photos: ZIP = None, images: int = 50_000) -> None:
 @contextmanager
 def ray_nodes(count: int) -> Iterator[dict[str, str]]:
     """Yield the environment variables for a cluster of nodes of one CPU each; none without nodes."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
-    start += ["--node-ip-address=127.0.0.1", "--object-store-memory=500000000"]
-    head = ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=0"]
-    variables = {"PIPELINE_RAY": address, "RAY_AUTH_MODE": "disabled"}
-    nodes = []
+    if not count:
+        yield {}
+        return
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster()
     try:
-        for node in range(count):
-            options = [f"--address={address}"] if node else head
-            env, quiet = os.environ | variables, subprocess.DEVNULL
-            nodes.append(subprocess.Popen([*start, *options], env=env, stdout=quiet, stderr=quiet))
-            wait_for_nodes(address, node + 1)
-        yield variables if count else {}
+        for _ in range(count):
+            nodes.add_node(num_cpus=1, object_store_memory=500_000_000)
+        yield {"PIPELINE_RAY": nodes.address}
     finally:
-        for process in reversed(nodes):
-            process.terminate()
-            process.wait()
-
-
-def wait_for_nodes(address: str, count: int) -> None:
-    """Wait until the cluster has so many nodes."""
-    program = f"import ray; ray.init('{address}', log_to_driver=False); print(len(ray.nodes()))"
-    env = os.environ | {"RAY_AUTH_MODE": "disabled"}
-    for _ in range(60):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
-        if done.stdout.strip() == str(count):
-            return
-        time.sleep(1)
-    raise SystemExit(done.stderr)
+        nodes.shutdown()
 
 
 @app.command(hidden=True)

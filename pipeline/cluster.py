@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -132,20 +132,24 @@ def cluster_map(*packages: str) -> Iterator[Map]:
             raise PipelineError(f"PIPELINE_RAY: a task has no result: {explained(text)}") from error
 
 
-def run_item(versions: dict[str, str], function: Callable[[Item], Result], item: Item) -> Result:
-    """Call the function on a worker.
+def run_item(versions: Mapping[str, str], function: Callable[[Item], Result], item: Item) -> Result:
+    """Call the function on a worker; raises what :func:`require_versions` raises."""
+    require_versions(versions)
+    return function(item)
+
+
+def require_versions(versions: Mapping[str, str]) -> None:
+    """Check that the packages have the same versions on a worker.
 
     Raises:
-        PipelineError: a package has another version there.
+        PipelineError: one has another version.
     """
-    here = {package: version(package) for package in versions}
     for package, wanted in versions.items():
-        if here[package] != wanted:
+        if (here := version(package)) != wanted:
             raise PipelineError(
-                f"{socket.gethostname()} has {package} {here[package]}, and the machine that started this {wanted}: "
+                f"{socket.gethostname()} has {package} {here}, and the machine that started this {wanted}: "
                 "results would differ; install the same version"
             )
-    return function(item)
 
 
 def explained(error: str) -> str:

@@ -126,7 +126,6 @@ def _refusals(function: Any, *args: Any) -> list[str]:
 
 def _network_problems(params: "Params") -> list[str]:
     """Build the network and run it on the device ``meta``, whose tensors have shapes but no data."""
-
     from pipeline.network.models import ModelSpec, default_layers
 
     count = params.data.class_count or 2

@@ -87,24 +87,19 @@ def create_arrays(folder: Path, images: list[RawImage], params: AugmentParams) -
         if counts[split]
     }
     shards = {split: shard_count(math.prod(shape)) for split, shape in shapes.items()}
-    if max(shards.values(), default=1) > 1:
-        images = sorted(images, key=lambda image: (SPLITS.index(image.split), _shard(image, shards)))
     names = {split: shard_names(split, count) for split, count in shards.items()}
-    files, rows, lengths = [], [], Counter[str]()
-    for image in images:
-        name = names[image.split][_shard(image, shards)]
-        files.append(name)
-        rows.append(lengths[name])
-        lengths[name] += 1
-    split_of = {name: split for split in shapes for name in names[split]}
+    placed = [(SPLITS.index(image.split), shard_of(image.path, shards[image.split]), image) for image in images]
+    placed.sort(key=lambda place: place[:2])
+    files, rows, lengths = [], [], Counter[tuple[str, str]]()
+    for _, shard, image in placed:
+        file = image.split, names[image.split][shard]
+        files.append(file[1])
+        rows.append(lengths[file])
+        lengths[file] += 1
     offsets = {
-        name: create_array(folder / name, (length, *shapes[split_of[name]][1:])) for name, length in lengths.items()
+        name: create_array(folder / name, (length, *shapes[split][1:])) for (split, name), length in lengths.items()
     }
-    return ArrayFiles(folder, images, files, rows, shapes, offsets)
-
-
-def _shard(image: RawImage, counts: dict[str, int]) -> int:
-    return shard_of(image.path, counts[image.split])
+    return ArrayFiles(folder, [image for *_, image in placed], files, rows, shapes, offsets)
 
 
 @dataclass

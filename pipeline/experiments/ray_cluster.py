@@ -8,7 +8,6 @@ its experiments are copied to this repository as they end. Ray places the tasks,
 import importlib.metadata
 import json
 import os
-import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from pipeline.cluster import RETRIES, connected, explained
+from pipeline.cluster import RETRIES, connected, explained, require_versions
 from pipeline.common.files import replacing
 from pipeline.download.cache import cache_folder
 from pipeline.errors import PipelineError
@@ -220,14 +219,10 @@ def _fits(machine: Mapping[str, float], cpus: float, gpus: float) -> int:
 
 def run_job(origin: Origin, inputs: Files | None, job: Job[Any]) -> Answer:
     """Run a job in a sandbox of the repository of the driver, or of a replica."""
-    torch, host = importlib.metadata.version("torch"), socket.gethostname()
-    if torch != origin.torch:
-        return Answer(
-            error=PipelineError(
-                f"{host} has torch {torch}, and the machine that started this {origin.torch}: results would differ; "
-                "install the same version"
-            )
-        )
+    try:
+        require_versions({"torch": origin.torch})
+    except PipelineError as error:
+        return Answer(error=error)
     import ray
 
     # The stages of an experiment use no more than its share of the cluster.

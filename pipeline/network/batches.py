@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.common.dataset import PackedSplit
-from pipeline.common.sharded_array import Part, parts_of
+from pipeline.common.sharded_array import Part, ShardedArray, parts_of
 from pipeline.errors import PipelineError
 
 Plan = Iterable[tuple[Tensor, Tensor]]
@@ -67,7 +67,7 @@ class Batches:
                 self.images = _on_device(self.parts, device).flatten(0, 1)
             self.labels = self.labels.to(device)
         else:
-            self.starts = list(itertools.accumulate(map(len, self.parts), initial=0))
+            self.starts = ShardedArray(self.parts).starts
 
     def __len__(self) -> int:
         return self.shape[0]
