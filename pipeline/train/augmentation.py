@@ -8,12 +8,11 @@ import math
 import torch
 from torch import Tensor
 from torch.distributions import Beta
-from torch.nn import functional
 
 from pipeline.network.batches import Batches, resized
 from pipeline.params.schema import TrainParams
 from pipeline.train.phases import is_mixed
-from pipeline.train.trivial_augment import OPERATIONS, luma, placement, recolored
+from pipeline.train.trivial_augment import OPERATIONS, luma, moved, recolored
 
 CROP_RATIO = (3 / 4, 4 / 3)  # as in torchvision's RandomResizedCrop
 ERASED_AREA = (0.02, 1 / 3)  # as in torchvision's RandomErasing
@@ -47,13 +46,12 @@ def augment_pixels(images: Tensor, params: TrainParams, size: int) -> Tensor:
     if params.hflip:
         chosen = _uniform(images, 0, 1) < params.hflip
         images = torch.where(chosen, images.flip(3), images)
-    if params.trivial_augment:
-        operation = torch.randint(OPERATIONS, (len(images), 1, 1, 1), device=images.device), _uniform(images, -1, 1)
-        images = random_resized_crop(images, params.random_resized_crop, size, placement(*operation, size))
-        images = recolored(images, *operation)
-    elif params.random_resized_crop < 1:
+    if params.random_resized_crop < 1:
         images = random_resized_crop(images, params.random_resized_crop, size)
     images = resized(images, size)
+    if params.trivial_augment:
+        operation = torch.randint(OPERATIONS, (len(images), 1, 1, 1), device=images.device), _uniform(images, -1, 1)
+        images = recolored(moved(images, *operation), *operation)
     if params.color_jitter:
         images = color_jitter(images, params.color_jitter)
     if params.grayscale:
@@ -61,30 +59,33 @@ def augment_pixels(images: Tensor, params: TrainParams, size: int) -> Tensor:
     return images
 
 
-def random_resized_crop(images: Tensor, min_area: float, size: int, placed: Tensor | None = None) -> Tensor:
-    """Crop a random box with at least the share ``min_area`` of the area, and resize it bilinearly to ``size``.
+def random_resized_crop(images: Tensor, min_area: float, size: int) -> Tensor:
+    """Crop a random box with at least the share ``min_area`` of the area, and resize it to ``size``, with antialiasing
+    where it is larger than that: images ``(n, 3, h, w)`` to ``(n, 3, size, size)``.
 
-    Of images larger than that, so many points are sampled and averaged for each pixel that none is skipped.
+    Both axes are resized by a matrix product, which takes a fraction of the time of sampling points.
+    """
+    area = _uniform(images, min_area, 1)
+    ratio = torch.exp(_uniform(images, *map(math.log, CROP_RATIO)))
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    left, top = _uniform(images, 0, 1) * (1 - width), _uniform(images, 0, 1) * (1 - height)
+    rows = resampling(images.shape[2] * top, images.shape[2] * height, images.shape[2], size)
+    columns = resampling(images.shape[3] * left, images.shape[3] * width, images.shape[3], size)
+    return rows @ images @ columns.mT
+
+
+def resampling(start: Tensor, length: Tensor, pixels: int, size: int) -> Tensor:
+    """The weights of ``pixels`` in each of the ``size`` pixels of a resized interval, ``(n, 1, size, pixels)``: as in
+    Pillow's bilinear filter, those of a triangle around its centre.
 
     Args:
-        images: ``(n, 3, h, w)``.
-        min_area: 1 keeps the whole image.
-        size: height and width of the crops in pixels.
-        placed: what ``placement`` returns, applied to the crops.
+        start, length: of the interval in pixels, ``(n, 1, 1, 1)``.
     """
-    samples = math.ceil(images.shape[2] / size)
-    area = _uniform(images, min_area, 1).flatten()
-    ratio = torch.exp(_uniform(images, *map(math.log, CROP_RATIO if min_area < 1 else (1, 1)))).flatten()
-    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-    left = (_uniform(images, -1, 1)).flatten() * (1 - width)
-    top = (_uniform(images, -1, 1)).flatten() * (1 - height)
-    zero = torch.zeros_like(width)
-    boxes = torch.stack([torch.stack([width, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
-    if placed is not None:
-        boxes = torch.stack([width, height], 1).unsqueeze(2) * placed + functional.pad(boxes[:, :, 2:], (2, 0))
-    grid = functional.affine_grid(boxes, [len(images), 3, samples * size, samples * size], align_corners=False)
-    crops = functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return functional.avg_pool2d(crops, samples) if samples > 1 else crops
+    step = length / size
+    centres = start + step * (torch.arange(size, device=start.device) + 0.5).unsqueeze(1)
+    distances = (centres - (torch.arange(pixels, device=start.device) + 0.5)).abs()
+    weights = (1 - distances / step.clamp(min=1)).clamp(min=0)
+    return weights / weights.sum(3, keepdim=True)
 
 
 def color_jitter(images: Tensor, strength: float) -> Tensor:

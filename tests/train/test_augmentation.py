@@ -1,11 +1,13 @@
 """Augmentation of whole batches."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.network.batches import resized
 from pipeline.params.schema import TrainParams
-from pipeline.train.augmentation import augment_pixels, color_jitter, mix, random_erase, random_resized_crop
+from pipeline.train.augmentation import augment_pixels, color_jitter, mix, random_erase, random_resized_crop, resampling
 from tests.support.sections import TRAIN
 
 
@@ -38,11 +40,22 @@ def test_a_crop_of_the_full_area_differs_only_in_its_shape(images):
     torch.testing.assert_close(random_resized_crop(images, 1.0, 32).mean(), images.mean(), atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("box", [(0, 0, 64, 48), (3.2, 5.1, 20.7, 40.4), (10.5, 1.5, 63.9, 47.5)])
+def test_a_crop_is_resized_as_by_pillow(box):
+    pixels = torch.rand(48, 64)
+    left, top, right, bottom = (torch.tensor(side).view(1, 1, 1, 1) for side in box)
+    rows, columns = resampling(top, bottom - top, 48, 32), resampling(left, right - left, 64, 32)
+    expected = Image.fromarray(pixels.numpy()).resize((32, 32), Image.Resampling.BILINEAR, box)
+    torch.testing.assert_close(
+        (rows @ pixels @ columns.mT)[0, 0], torch.from_numpy(np.array(expected)), atol=1e-5, rtol=0
+    )
+
+
 def test_crops_lie_inside_the_image_and_differ_by_sample():
     columns = torch.linspace(0, 1, 32).expand(64, 3, 32, 32)
     crops = random_resized_crop(columns, 0.3, 32)
     assert crops.min() >= 0
-    assert crops.max() <= 1
+    assert crops.max() < 1 + 1e-6
     spans = crops[:, 0, 0, -1] - crops[:, 0, 0, 0]
     assert spans.std() > 0.05
     assert (spans > 0.4).all()

@@ -6,8 +6,8 @@ from torch.nn import functional
 from torchvision.transforms.autoaugment import InterpolationMode, _apply_op
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from pipeline.train.augmentation import augment_pixels, random_resized_crop
-from pipeline.train.trivial_augment import OPERATIONS, placement, recolored
+from pipeline.train.augmentation import augment_pixels
+from pipeline.train.trivial_augment import OPERATIONS, moved, recolored
 from tests.support.tiny_datasets import train_params
 
 # In the order of our numbers; torchvision's strength for ours, which is from -1 to 1.
@@ -43,8 +43,7 @@ def images():
 def applied(images, number, strengths):
     signed = strengths.view(-1, 1, 1, 1)
     chosen = torch.full_like(signed, number, dtype=torch.int64)
-    placed = random_resized_crop(images / 255, 1.0, SIZE, placement(chosen, signed, SIZE))
-    return 255 * recolored(placed, chosen, signed)
+    return 255 * recolored(moved(images / 255, chosen, signed), chosen, signed)
 
 
 @pytest.mark.parametrize("number", range(OPERATIONS), ids=list(NAMES))
