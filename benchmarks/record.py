@@ -43,8 +43,9 @@ ROWS[200] = ROWS[80] | {"model.drop_path_rate": 0.05}
 # What the recipe's parts bring: without each of them.
 ABLATION: dict[str, dict[str, Any]] = {
     "AdamW instead of Muon": {"train.optimizer": "adamw"},
-    "ReLU instead of Mish": {"model.activation": "default"},
-    "without the ResNet-D stem and shortcuts": {"model.name": "timm/resnet18"},
+    "ReLU instead of SiLU": {"model.activation": "default"},
+    "without the ResNet-D stem and shortcuts": {"model.name": "timm/resnet34"},
+    "ResNet-18-D instead of ResNet-34-D": {"model.name": "timm/resnet18d"},
     "without EMA": {"train.ema_decay": 0.0},
     "cosine instead of flat, then cosine": {"train.schedule": "cosine"},
     "without label smoothing": {"train.label_smoothing": 0.0},
