@@ -44,10 +44,9 @@ ROWS[200] = ROWS[80] | {"model.drop_path_rate": 0.05}
 ABLATION: dict[str, dict[str, Any]] = {
     "AdamW instead of Muon": {"train.optimizer": "adamw"},
     "ReLU instead of SiLU": {"model.activation": "default"},
-    "without the ResNet-D stem and shortcuts": {"model.name": "timm/resnet34"},
-    "ResNet-18-D instead of ResNet-34-D": {"model.name": "timm/resnet18d"},
+    "without the ResNet-D stem and shortcuts": {"model.name": "timm/resnet18"},
     "without EMA": {"train.ema_decay": 0.0},
-    "cosine instead of flat, then cosine": {"train.schedule": "cosine"},
+    "flat, then cosine instead of linear": {"train.schedule": "flat_cosine"},
     "without label smoothing": {"train.label_smoothing": 0.0},
     "stored at 128 px": {"augment.store_size": "null"},
 }

@@ -7,6 +7,10 @@ from torch import Tensor, nn
 
 from pipeline.network.models import find_heads
 
+# The root mean square of torch's updates, in units of lr: that of AdamW late in the training of a language model. Early
+# in a training AdamW's is about 1, and with its last layer at the same lr a network learned more slowly (RESULTS.md).
+RMS = 0.2
+
 
 def hidden_matrices(model: nn.Module) -> set[Tensor]:
     """The weights for Muon: of linear layers and of convolutions without groups, except those of the first one and of
@@ -18,11 +22,18 @@ def hidden_matrices(model: nn.Module) -> set[Tensor]:
 
 class FilterMuon(torch.optim.Muon):
     """torch's Muon, which refuses what is no matrix, also for the filters of a convolution: they are one of the shape
-    ``(out, in * height * width)``, as Jordan et al. 2024 train them."""
+    ``(out, in * height * width)``, as Jordan et al. 2024 train them.
+
+    Its updates have a root mean square of lr, so that learning rates for AdamW suit it.
+    """
 
     def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
         matrices = [[_matrix(weights.detach(), weights) for weights in group["params"]] for group in groups]
-        super().__init__([{**group, "params": own} for group, own in zip(groups, matrices, strict=True)], **options)
+        scaled = [
+            {"params": own, "lr": group["lr"] / RMS, "weight_decay": group["weight_decay"] * RMS}
+            for group, own in zip(groups, matrices, strict=True)
+        ]
+        super().__init__(scaled, adjust_lr_fn="match_rms_adamw", **options)
         # Gradients are scaled, clipped and cleared through the weights themselves.
         for own, group in zip(self.param_groups, groups, strict=True):
             own["params"] = group["params"]

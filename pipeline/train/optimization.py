@@ -95,10 +95,7 @@ _BUILDERS: dict[str, Callable[[list[ParamGroup], TrainParams, bool], Optimizer]]
     "rmsprop": lambda groups, p, fused: torch.optim.RMSprop(groups, lr=p.lr, alpha=0.9, momentum=p.momentum),
     "adam": lambda groups, p, fused: torch.optim.Adam(groups, lr=p.lr, fused=fused),
     "adamw": lambda groups, p, fused: torch.optim.AdamW(groups, lr=p.lr, fused=fused),
-    # So that one learning rate suits both optimizers (Liu et al. 2025, Muon is Scalable for LLM Training).
-    "muon": lambda groups, p, fused: FilterMuon(
-        groups, lr=p.lr, momentum=p.momentum, nesterov=p.nesterov, adjust_lr_fn="match_rms_adamw"
-    ),
+    "muon": lambda groups, p, fused: FilterMuon(groups, momentum=p.momentum, nesterov=p.nesterov),
 }
 
 
