@@ -46,7 +46,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "ReLU instead of SiLU": {"model.activation": "default"},
     "without the ResNet-D stem and shortcuts": {"model.name": "timm/resnet18"},
     "without EMA": {"train.ema_decay": 0.0},
-    "flat, then cosine instead of linear": {"train.schedule": "flat_cosine"},
+    "linear instead of flat, then cosine": {"train.schedule": "linear"},
     "without label smoothing": {"train.label_smoothing": 0.0},
     "stored at 128 px": {"augment.store_size": "null"},
 }
