@@ -71,7 +71,8 @@ def random_resized_crop(images: Tensor, min_area: float, size: int) -> Tensor:
     left, top = _uniform(images, 0, 1) * (1 - width), _uniform(images, 0, 1) * (1 - height)
     rows = resampling(images.shape[2] * top, images.shape[2] * height, images.shape[2], size)
     columns = resampling(images.shape[3] * left, images.shape[3] * width, images.shape[3], size)
-    return rows @ images @ columns.mT
+    # The rounded weights of a pixel may have a sum slightly above 1.
+    return (rows @ images @ columns.mT).clamp_(max=1)
 
 
 def resampling(start: Tensor, length: Tensor, pixels: int, size: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pipeline.network.models import find_heads
 
 # The root mean square of torch's updates, in units of lr: that of AdamW late in the training of a language model. Early
-# in a training AdamW's is about 1, and with its last layer at the same lr a network learned more slowly (RESULTS.md).
+# in a training AdamW's is about 1, so that the last layer would learn five times as fast as the others.
 RMS = 0.2
 
 

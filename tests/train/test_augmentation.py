@@ -46,16 +46,14 @@ def test_a_crop_is_resized_as_by_pillow(box):
     left, top, right, bottom = (torch.tensor(side).view(1, 1, 1, 1) for side in box)
     rows, columns = resampling(top, bottom - top, 48, 32), resampling(left, right - left, 64, 32)
     expected = Image.fromarray(pixels.numpy()).resize((32, 32), Image.Resampling.BILINEAR, box)
-    torch.testing.assert_close(
-        (rows @ pixels @ columns.mT)[0, 0], torch.from_numpy(np.array(expected)), atol=1e-5, rtol=0
-    )
+    np.testing.assert_allclose((rows @ pixels @ columns.mT)[0, 0], expected, atol=1e-5)
 
 
 def test_crops_lie_inside_the_image_and_differ_by_sample():
     columns = torch.linspace(0, 1, 32).expand(64, 3, 32, 32)
     crops = random_resized_crop(columns, 0.3, 32)
     assert crops.min() >= 0
-    assert crops.max() < 1 + 1e-6
+    assert crops.max() <= 1
     spans = crops[:, 0, 0, -1] - crops[:, 0, 0, 0]
     assert spans.std() > 0.05
     assert (spans > 0.4).all()
