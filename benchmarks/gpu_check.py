@@ -304,6 +304,15 @@ def layers(sizes: Sizes) -> Iterator[Figure]:
         yield Figure(f"{name}: of the machine's peak", 100 * max(flop / product, 2 * values / bandwidth) / taken, "%")
 
 
+def optimizers(sizes: Sizes) -> Iterator[Figure]:
+    """A network with short steps, which leave the host little time to launch the kernels of an optimizer."""
+    for name in ("adamw", "muon"):
+        engine = warm_engine(
+            sizes, sizes.batch(64), default_mode(sizes), network="resnet18", optimizer=name, **AVERAGED
+        )
+        yield from speed(sizes, f"resnet18, batch {sizes.batch(64)}, {name}", engine)
+
+
 def boundary(sizes: Sizes) -> Iterator[Figure]:
     """What comes between the last step of an epoch and the first of the next one."""
     changes = {"steps": FOOD11_STEPS, "epochs": 10**4, "patience": 0, **AVERAGED}
@@ -414,6 +423,7 @@ SECTIONS = [
     ],
     *[Section(f"best mode: batch {size}", 45, partial(launched, size=size)) for size in (64, 128, 1024)],
     Section("bits", 90, bits, DETERMINISTIC),
+    Section("optimizers", 40, optimizers),
     Section("layers", 40, layers),
     Section("epoch's boundary", 40, boundary),
     Section("usual loop", 60, photos),

@@ -1,66 +1,72 @@
 """A step as one CUDA graph: a GPU can be faster than Python launches its kernels one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Generic, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+Result = TypeVar("Result")
 WARM_UP = 3  # calls until cuDNN has chosen its algorithms, and torch.compile has compiled forward and backward
 
 
-class CudaGraph:
-    """Calls a function of a batch by replaying its kernels: the same bits, without Python in between.
+class CudaGraph(Generic[Result]):
+    """Calls a function of tensors by replaying its kernels: the same bits, without Python in between.
 
     Its first call records the function, which must not make the host wait for the device, and takes random numbers from
     torch's default generator only: a graph registers that one by itself, and each replay advances it. If the recording
     fails or would take more than half of the free memory, the function is called as it is from then on.
 
     Args:
-        function: computes the gradients of a network for a batch, always of the same shape, and returns a tensor. The
-            gradients have to be None before its backward pass, so that the graph owns them.
-        model: the network, whose buffers the function may change.
+        function: always gets tensors of the same shapes. Those that it creates and keeps, such as gradients, have to be
+            missing before it is recorded, so that the graph owns them.
+        state: the tensors that the function changes in place.
         report: gets a line if the function cannot be recorded.
+        forget: removes what the function has created and kept.
     """
 
     def __init__(
-        self, function: Callable[[Tensor, Tensor], Tensor], model: nn.Module, report: Callable[[str], None]
+        self,
+        function: Callable[..., Result],
+        state: Sequence[Tensor],
+        report: Callable[[str], None],
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
-        self.function, self.model, self.report = function, model, report
+        self.function, self.state, self.report, self.forget = function, state, report, forget
         self.replay: Callable[[], None] | None = None
-        self.batch: tuple[Tensor, Tensor] | None = None
-        self.result: Tensor | None = None
+        self.inputs: tuple[Tensor, ...] | None = None
+        self.result: Result | None = None
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The result of the function; the next call overwrites it, and the gradients."""
-        if self.batch is None:
-            self.batch = images.clone(), labels.clone()
-            self._record(*self.batch)
-        if self.replay is None or self.result is None:
-            return self.function(images, labels)
-        for static, new in zip(self.batch, (images, labels), strict=True):
-            static.copy_(new)
+    def __call__(self, *inputs: Tensor) -> Result:
+        """The result of the function; the next call overwrites it, and what the function has kept."""
+        if self.inputs is None:
+            self.inputs = tuple(tensor.clone() for tensor in inputs)
+            self._record(*self.inputs)
+        if self.replay is None:
+            return self.function(*inputs)
+        torch._foreach_copy_(self.inputs, inputs)
         self.replay()
-        return self.result
+        return cast(Result, self.result)
 
-    def _record(self, images: Tensor, labels: Tensor) -> None:
-        """Record the function, and undo the effects of the calls before that: on buffers and random state."""
-        device, buffers = images.device, list(self.model.buffers())
-        before, random = [buffer.clone() for buffer in buffers], torch.cuda.get_rng_state(device)
+    def _record(self, *inputs: Tensor) -> None:
+        """Record the function, and undo the effects of the calls before that: on its state and the random state."""
+        device, state = inputs[0].device, list(self.state)
+        before, random = [tensor.clone() for tensor in state], torch.cuda.get_rng_state(device)
         main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
             side.wait_stream(main)
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP):
-                    self.function(images, labels)
+                    self.function(*inputs)
             torch.cuda.synchronize(device)
-            self.model.zero_grad()
+            self.forget()
             torch.cuda.empty_cache()
             free, _ = torch.cuda.mem_get_info(device)
             # Other threads may use the device meanwhile: those that read batches ahead.
             with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
-                self.result = self.function(images, labels)
+                self.result = self.function(*inputs)
             if 2 * torch.cuda.mem_get_info(device)[0] < free:
                 raise MemoryError("it would take more than half of the free memory")
             self.replay = graph.replay
@@ -73,8 +79,8 @@ class CudaGraph:
         finally:
             torch.cuda.set_stream(main)
             torch.cuda.synchronize(device)
-            if buffers:
-                torch._foreach_copy_(buffers, before)
+            if state:
+                torch._foreach_copy_(state, before)
             torch.cuda.set_rng_state(random, device)
 
 

@@ -33,8 +33,9 @@ class MovingAverage:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages, weights = zip(*self.averaged, strict=True)
         torch._foreach_lerp_(averages, weights, 1 - decay)
-        for count, new in self.copied:
-            count.copy_(new)
+        if self.copied:
+            counts, new = zip(*self.copied, strict=True)
+            torch._foreach_copy_(counts, new)
 
     def state_dict(self) -> dict[str, Any]:
         """The average and the number of updates."""

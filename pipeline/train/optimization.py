@@ -71,9 +71,11 @@ def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(outputs[:, 0].float(), targets[:, 1], reduction="none")
 
 
-def build_optimizers(model: nn.Module, params: TrainParams, device: torch.device) -> list[Optimizer]:
+def build_optimizers(
+    model: nn.Module, params: TrainParams, device: torch.device, report: Callable[[str], None] = lambda line: None
+) -> list[Optimizer]:
     """Build the optimizer that ``train.optimizer`` names, for the weights that require a gradient; for ``muon``, Muon
-    and AdamW.
+    and AdamW. ``report`` gets a line if a GPU cannot take Muon's steps as one CUDA graph.
 
     Biases and the weights of normalisation layers have their own ``norm_weight_decay``, as in torchvision's references:
     decaying them does not regularise (He et al. 2019, Bag of Tricks).
@@ -83,7 +85,11 @@ def build_optimizers(model: nn.Module, params: TrainParams, device: torch.device
         matrices = hidden_matrices(model)
         chosen = {"muon": matrices, "adamw": chosen["muon"] - matrices}
     groups = {name: _param_groups(model, params, weights) for name, weights in chosen.items()}
-    return [_BUILDERS[name](group, params, _fused(device)) for name, group in groups.items() if group]
+    built = [_BUILDERS[name](group, params, _fused(device)) for name, group in groups.items() if group]
+    for optimizer in built:
+        if isinstance(optimizer, FilterMuon):
+            optimizer.report = report
+    return built
 
 
 _BUILDERS: dict[str, Callable[[list[ParamGroup], TrainParams, bool], Optimizer]] = {

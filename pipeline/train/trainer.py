@@ -117,7 +117,7 @@ class Trainer:
         heads = {weights for _, layer in find_heads(self.model) for weights in layer.parameters()}
         for weights in self.trainable:
             weights.requires_grad_(not self.phase.head_only or weights in heads)
-        self.optimizers = build_optimizers(self.model, self.params, self.device)
+        self.optimizers = build_optimizers(self.model, self.params, self.device, self.progress.note)
         params = schedule_params(self.params, self.phase.head_only)
         self.schedules = [build_schedule(optimizer, params, self.steps) for optimizer in self.optimizers]
         self._connect(self.model, self.evaluated_model, *self.splits)
@@ -133,7 +133,8 @@ class Trainer:
         """Record the steps of the phase in a CUDA graph, where there are any."""
         self.gradients: Gradients = self.compute_gradients
         if self.device.type == "cuda" and self.group.world == 1:
-            self.gradients = CudaGraph(self.compute_gradients, self.model, self.progress.note)
+            buffers = list(self.model.buffers())
+            self.gradients = CudaGraph(self.compute_gradients, buffers, self.progress.note, self.model.zero_grad)
 
     def _compute_features(self) -> None:
         """Train the last layer on its inputs, if they are always the same, instead of on images.

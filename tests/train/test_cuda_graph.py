@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ class CopiesBetweenDevices(TorchDispatchMode):
 def step_on_a_gpu_without_data(folder: Path) -> None:
     """Take a step with tensors that have a shape and a device but no data: reading a value of one is an error."""
     torch.Tensor.backward = lambda loss: None  # needs a driver
+    CudaGraph._record = lambda graph, *inputs: None  # likewise
     params, split = train_params(**EVERYTHING, precision="bf16"), write_split(folder, 24)
     with FakeTensorMode(allow_non_fake_inputs=True):
         with CUDA:
@@ -80,11 +82,19 @@ def test_the_cpu_and_several_processes_have_no_graph(tmp_path):
 
 def run(folder, graph=True, **changes) -> Trainer:
     set_up_torch(5, deterministic=True)
-    trainer = build(folder, device=CUDA, **{**EVERYTHING, **changes})
-    if not graph:
-        trainer.gradients = trainer.compute_gradients
-    fit(trainer)
+    with without_graphs(not graph):
+        trainer = build(folder, device=CUDA, **{**EVERYTHING, **changes})
+        fit(trainer)
     return trainer
+
+
+@contextmanager
+def without_graphs(really: bool = True):
+    """Launch the kernels one by one, those of Muon as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        if really:
+            patch.setattr(CudaGraph, "_record", lambda graph, *inputs: None)
+        yield
 
 
 def assert_same(left: Trainer, right: Trainer) -> None:
@@ -98,14 +108,27 @@ def assert_same(left: Trainer, right: Trainer) -> None:
 def test_replayed_steps_have_the_bits_of_eager_ones(tmp_path, precision, compiled):
     replayed, eager = (run(tmp_path, graph, precision=precision, compile=compiled) for graph in (True, False))
     assert replayed.gradients.replay is not None
+    assert eager.gradients.replay is None
     assert_same(replayed, eager)
 
 
 @needs_gpu
-def test_run_with_a_graph_resumes_to_the_same_bits(tmp_path):
-    whole, saved = run(tmp_path), io.BytesIO()
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_replayed_steps_of_muon_have_the_bits_of_eager_ones(tmp_path, precision):
+    settings = {"optimizer": "muon", "lr": 0.002, "precision": precision}
+    replayed, eager = (run(tmp_path, graph, **settings) for graph in (True, False))
+    assert replayed.optimizers[0].graph.replay is not None
+    assert eager.optimizers[0].graph.replay is None
+    assert_same(replayed, eager)
+
+
+@needs_gpu
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_run_with_a_graph_resumes_to_the_same_bits(tmp_path, optimizer):
+    settings = EVERYTHING | {"optimizer": optimizer}
+    whole, saved = run(tmp_path, **settings), io.BytesIO()
     set_up_torch(5, deterministic=True)
-    stopped = build(tmp_path, device=CUDA, **EVERYTHING)
+    stopped = build(tmp_path, device=CUDA, **settings)
     for images, labels in batches_of(stopped):
         stopped.log[stopped.step] = stopped.train_step(images, labels)
         stopped.rates[stopped.step] = stopped.schedules[0].get_last_lr()[0]
@@ -116,26 +139,26 @@ def test_run_with_a_graph_resumes_to_the_same_bits(tmp_path):
             break
     torch.save(stopped.state_dict(), saved)
     saved.seek(0)
-    resumed = build(tmp_path, device=CUDA, **EVERYTHING)
+    resumed = build(tmp_path, device=CUDA, **settings)
     resumed.load_state_dict(torch.load(saved, weights_only=True, map_location="cpu"))
     fit(resumed)
     assert_same(resumed, whole)
 
 
 @needs_gpu
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("graph", [False, True])
-def test_a_step_does_not_synchronise(tmp_path, graph):
-    trainer = build(tmp_path, device=CUDA, **EVERYTHING)
-    if not graph:
-        trainer.gradients = trainer.compute_gradients
-    batches = list(batches_of(trainer))
-    trainer.train_step(*batches[0])
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for batch in batches[1:]:
-            trainer.train_step(*batch)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+def test_a_step_does_not_synchronise(tmp_path, graph, optimizer):
+    with without_graphs(not graph):
+        trainer = build(tmp_path, device=CUDA, **EVERYTHING | {"optimizer": optimizer})
+        batches = list(batches_of(trainer))
+        trainer.train_step(*batches[0])
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for batch in batches[1:]:
+                trainer.train_step(*batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @needs_gpu
