@@ -117,7 +117,7 @@ def frozen_features(
         with chdir(clone):
             dataset, weights = PackedDataset(Path("data/dataset")), read_pretrained()
             manifest, section = dataset.manifest, read_yaml(Path("params.yaml"))["model"]
-            keys = ("name", "width", "dropout", "stem", "drop_path_rate")
+            keys = ("name", "width", "dropout", "stem", "drop_path_rate", "kwargs")
             spec = ModelSpec(
                 **{key: section[key] for key in keys},
                 **{key: getattr(manifest, key) for key in ("image_size", "resize", "interpolation", "classes")},

@@ -182,6 +182,7 @@ def pretrained() -> None:
         params.model.name,
         params.model.width,
         params.model.stem,
+        params.model.kwargs,
         params.model.pretrained,
         params.augment.image_size,
     )

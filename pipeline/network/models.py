@@ -1,10 +1,11 @@
 """The architectures by name."""
 
 import difflib
+import inspect
 import itertools
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -13,12 +14,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from pipeline.common.text import listed, one_line
+from pipeline.common.text import listed, one_line, shortened
 from pipeline.errors import PipelineError
 from pipeline.network.calibration import UNCALIBRATED, Calibration
 
 SHOWN_LAYERS = 12
 TIMM = "timm/"  # before the name of a network of timm
+# Of the networks' classes: what other parameters say, and what takes code or tensors.
+OTHER_ARGUMENTS = {
+    "num_classes": "data.classes",
+    "img_size": "augment.image_size",
+    "image_size": "augment.image_size",
+    "input_size": "augment.image_size",
+    "dropout": "model.dropout",
+    "drop_rate": "model.dropout",
+    "drop_path_rate": "model.drop_path_rate",
+    "stochastic_depth_prob": "model.drop_path_rate",
+    "act_layer": "model.activation",
+    "block": "model.name",
+    "in_chans": "",
+    "device": "",
+    "dtype": "",
+    "args": "",
+    "kwargs": "",
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +45,7 @@ class ModelSpec:
     """All that is needed to build a network and to prepare its input.
 
     Attributes:
-        name, width, dropout, stem, drop_path_rate, activation: as in the section ``model``.
+        name, width, dropout, stem, drop_path_rate, activation, kwargs: as in the section ``model``.
         outputs: number of outputs: one per class, or a single one for two classes.
         image_size: height and width of the input in pixels.
         resize: ``stretch``, ``crop`` or ``pad``: how a photo is made square.
@@ -49,6 +68,7 @@ class ModelSpec:
     std: tuple[float, float, float]
     drop_path_rate: float = 0.0
     activation: str = "default"
+    kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
     calibration: Calibration = UNCALIBRATED
 
 
@@ -187,7 +207,7 @@ def _timm_model(spec: ModelSpec) -> nn.Module:
     published = timm.get_pretrained_cfg(name)
     if published and published.fixed_input_size:
         options["img_size"] = spec.image_size
-    build = partial(timm.create_model, name, num_classes=spec.outputs)
+    build = _with_kwargs(partial(timm.create_model, name, num_classes=spec.outputs), spec)
     model = _with_options(build, options) if spec.activation == "default" else _with_activation(build, options, spec)
     if not hasattr(model, "get_classifier"):
         raise PipelineError(f"params.yaml: model.name: {spec.name} does not classify images; choose another")
@@ -225,12 +245,38 @@ def _torchvision_model(spec: ModelSpec) -> nn.Module:
         options["image_size"] = spec.image_size
     if spec.name.startswith("maxvit"):
         options["input_size"] = (spec.image_size, spec.image_size)
-    model = _with_options(partial(models.get_model, spec.name, weights=None, num_classes=spec.outputs), options)
+    build = partial(models.get_model, spec.name, weights=None, num_classes=spec.outputs)
+    model = _with_options(_with_kwargs(build, spec), options)
     depths: list[Any] = [module for module in model.modules() if type(module).__name__ == "StochasticDepth"]
     highest = max((module.p for module in depths), default=0.0)
     for module in depths:  # the probability of the last block; earlier ones keep their proportion to it
         module.p *= spec.drop_path_rate / highest
     return model
+
+
+def _with_kwargs(build: Callable[..., nn.Module], spec: ModelSpec) -> Callable[..., nn.Module]:
+    """The builder with ``model.kwargs``, after a check that the network's class has these arguments and takes them.
+
+    Arguments of the builder alone, of which some would read a file, are none of the class.
+    """
+    if not spec.kwargs:
+        return build
+    with torch.random.fork_rng(devices=[]):
+        known = [name for name in inspect.signature(type(build())).parameters if name not in OTHER_ARGUMENTS]
+        for name in spec.kwargs:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=3) or known
+                other = OTHER_ARGUMENTS.get(name)
+                fix = f"use {other} for it" if other else f"allowed for {spec.name} are {listed(close, 12)}"
+                raise PipelineError(f"params.yaml: model.kwargs: got {shortened(repr(name), 40)}; {fix}")
+        try:
+            build(**spec.kwargs)
+        except Exception as error:  # of any kind, deep in the network
+            raise PipelineError(
+                f"params.yaml: model.kwargs: {spec.name} refuses {shortened(str(spec.kwargs), 100)} "
+                f"({one_line(str(error)) or type(error).__name__})"
+            ) from None
+    return partial(build, **spec.kwargs)
 
 
 def _with_options(build: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:

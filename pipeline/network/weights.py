@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.network.calibration import UNCALIBRATED, Calibration
 from pipeline.network.models import ModelSpec, build_model, build_without_data, require_library
 from pipeline.network.tensors import Mean, Std, read_content, read_tensors, write_tensors
-from pipeline.params.schema import Section
+from pipeline.params.schema import Kwargs, Section
 
 SPEC = "spec"
 
@@ -43,6 +43,7 @@ class Metadata(Section):
     # Files of earlier versions do not have these.
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
     activation: Literal["default", "relu", "silu", "mish", "gelu"] = "default"
+    kwargs: Kwargs = Field(default={})
     calibration: Calibration = UNCALIBRATED
     weights: str
 

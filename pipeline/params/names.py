@@ -50,6 +50,7 @@ SYNONYMS = {
     "model.width": "channels base_channels width_mult hidden_size",
     "model.dropout": "drop drop_rate dropout_rate dropout_p drop_prob",
     "model.drop_path_rate": "drop_path stochastic_depth stochastic_depth_prob drop_connect drop_connect_rate",
+    "model.kwargs": "model_kwargs model_args network_kwargs",
     "model.activation": "act act_layer activation_function nonlinearity act_fn act_cls",
     "model.pretrained": "weights initial_checkpoint checkpoint_path finetune transfer_learning imagenet",
     "augment.image_size": "imgsz img_size input_size image_sz resolution crop_size size resize_to",

@@ -7,12 +7,14 @@ It validates and never changes a result. The descriptions are also the comments 
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.common.paths import is_url
 from pipeline.common.text import shortened
+
+MOST = 4096  # channels, blocks or pixels in model.kwargs
 
 
 class ContradictionError(ValueError):
@@ -272,6 +274,20 @@ class AugmentParams(Section):
         return self
 
 
+def _small_numbers(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Check that no number keeps the machine busy: they may come from anyone's file of weights."""
+    for name, value in kwargs.items():
+        nested = [value]
+        for item in nested:  # which grows
+            nested += [*item] if isinstance(item, list) else [*item.values()] if isinstance(item, dict) else []
+            if isinstance(item, int | float) and not abs(item) <= MOST:
+                raise ValueError(f"got {name}: {shortened(repr(item), 40)}, allowed are numbers to {MOST}")
+    return kwargs
+
+
+Kwargs = Annotated[dict[str, Any], AfterValidator(_small_numbers)]
+
+
 class ModelParams(Section):
     """The network that ``train`` builds."""
 
@@ -292,6 +308,9 @@ class ModelParams(Section):
     )
     activation: Literal["default", "relu", "silu", "mish", "gelu"] = Field(
         description="activation of a network of timm; default is the network's own"
+    )
+    kwargs: Kwargs = Field(
+        description="more arguments of a network of torchvision or timm, such as {output_stride: 16}; {} for none"
     )
     pretrained: bool | str = Field(
         description="initial weights: true (the library's), a .safetensors or .pth file, or run:NAME; false for none"
@@ -314,6 +333,10 @@ class ModelParams(Section):
         if self.name == "classifier" and self.pretrained is True:
             raise ContradictionError(
                 "pretrained", "got true, but classifier has no pretrained weights; set it to false"
+            )
+        if self.name == "classifier" and self.kwargs:
+            raise ContradictionError(
+                "kwargs", f"got {', '.join(self.kwargs)}, but classifier has no more arguments; set it to {{}}"
             )
         if self.activation != "default" and not self.name.startswith("timm/"):
             raise ContradictionError(

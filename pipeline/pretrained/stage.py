@@ -1,16 +1,18 @@
 """Stage ``pretrained``: bring the weights that training starts from into one file, in the names of our network."""
 
+from typing import Any
+
 from pipeline.common.paths import PRETRAINED
 from pipeline.common.text import listed
 from pipeline.network.pretrained import Origin, write_pretrained
 from pipeline.progress import say
 
 
-def pretrained(name: str, width: int, stem: str, weights: bool | str, image_size: int) -> None:
+def pretrained(name: str, width: int, stem: str, kwargs: dict[str, Any], weights: bool | str, image_size: int) -> None:
     """Write ``data/pretrained.safetensors``, without tensors if ``model.pretrained`` is false.
 
     Args:
-        name, width, stem: of the network, as in the section ``model``.
+        name, width, stem, kwargs: of the network, as in the section ``model``.
         weights: ``model.pretrained``.
         image_size: ``augment.image_size``, to which the positions of a transformer's patches are interpolated.
 
@@ -25,7 +27,8 @@ def pretrained(name: str, width: int, stem: str, weights: bool | str, image_size
     from pipeline.pretrained.sources import opened
 
     middle = (0.5, 0.5, 0.5)
-    spec = ModelSpec(name, width, 0.0, stem, 2, image_size, "stretch", "area", ("", ""), mean=middle, std=middle)
+    resizing = image_size, "stretch", "area"
+    spec = ModelSpec(name, width, 0.0, stem, 2, *resizing, ("", ""), mean=middle, std=middle, kwargs=kwargs)
     build_without_data(spec)  # refuses an unknown network before anything is downloaded
     with opened(name, weights) as (content, origin):
         tensors, missing, unexpected = fit(content, spec, str(origin.source))

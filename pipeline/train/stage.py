@@ -119,6 +119,7 @@ def open_trainer(
         std=(weights and weights.origin.std) or manifest.std,
         drop_path_rate=model_params.drop_path_rate,
         activation=model_params.activation,
+        kwargs=model_params.kwargs,
     )
     model = build_model(spec)
     lines = weights.load_into(model, spec.classes) + input_notes(weights.origin, spec) if weights else []

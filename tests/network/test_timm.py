@@ -122,6 +122,64 @@ def test_a_network_without_a_choice_of_the_activation_refuses_it_in_one_line(nam
         build_without_data(spec)
 
 
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("timm/resnet18d", {"output_stride": 16, "channels": [32, 64, 128, 256]}),
+        ("timm/test_vit", {"depth": 2}),
+        ("resnet50", {"width_per_group": 32}),
+    ],
+)
+def test_a_network_with_kwargs_is_saved_and_loaded(name, kwargs, tmp_path):
+    spec = replace(SPEC, name=name, image_size=SIZE, kwargs=kwargs)
+    model = build_model(spec).eval()
+    usual = build_without_data(replace(spec, kwargs={}))
+    assert sum(map(torch.numel, model.parameters())) < sum(map(torch.numel, usual.parameters()))
+    images = torch.randn(1, 3, SIZE, SIZE)
+    save_model(tmp_path / "model.safetensors", model.state_dict(), spec)
+    loaded, found = load_model(tmp_path / "model.safetensors")
+    assert found == spec
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model(images))
+
+
+def test_output_stride_keeps_the_last_features_of_a_resnet_larger():
+    sizes = []
+    for kwargs in ({}, {"output_stride": 16}):
+        model = build_without_data(replace(SPEC, name="timm/resnet18d", image_size=SIZE, kwargs=kwargs))
+        sizes.append(model.forward_features(torch.empty(1, 3, SIZE, SIZE, device="meta")).shape[2:])
+    assert sizes == [(2, 2), (4, 4)]
+
+
+def test_kwargs_do_not_change_the_random_weights_of_the_other_layers():
+    built = []
+    for kwargs in ({}, {"output_stride": 16}):
+        torch.manual_seed(0)
+        built.append(build_model(replace(SPEC, name="timm/resnet18d", image_size=SIZE, kwargs=kwargs)).state_dict())
+    torch.testing.assert_close(*built, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "line"),
+    [
+        ("timm/resnet18d", {"output_strid": 16}, "got 'output_strid'; allowed for timm/resnet18d are output_stride"),
+        ("timm/resnet18d", {"output_stride": 7}, r"timm/resnet18d refuses {'output_stride': 7} \(AssertionError\)"),
+        ("timm/resnet18d", {"drop_rate": 0.1}, "got 'drop_rate'; use model.dropout for it"),
+        (
+            "timm/resnet18d",
+            {"checkpoint_path": "a.pth"},
+            "got 'checkpoint_path'; allowed for timm/resnet18d are layers, ",
+        ),
+        ("resnet18", {"weights": "DEFAULT"}, "got 'weights'; allowed for resnet18 are layers, "),
+        ("regnet_y_400mf", {"foo": 1}, "got 'foo'; allowed for regnet_y_400mf are block_params, "),
+    ],
+)
+def test_wrong_kwargs_are_refused_in_one_line(name, kwargs, line):
+    for build in (build_model, build_without_data):
+        with pytest.raises(PipelineError, match="^params.yaml: model.kwargs: " + line):
+            build(replace(SPEC, name=name, image_size=SIZE, kwargs=kwargs))
+
+
 @pytest.mark.parametrize("name", ["convnext_tiny", "efficientnet_b0", "swin_t"])
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 def test_drop_path_rate_is_that_of_the_last_block_in_networks_of_torchvision(name, rate):

@@ -175,6 +175,14 @@ TENSORS = "its metadata do not fit its tensors: "
         ({"interpolation": "cubic"}, f"{WRONG}interpolation: Input should be 'area', 'bilinear' or 'bicubic'"),
         ({"width": 5000}, f"{WRONG}width: Input should be less than or equal to 512"),
         ({"width": "4"}, f"{WRONG}width: Input should be a valid integer"),
+        (
+            {"kwargs": {"layers": [2, 10**9]}},
+            f"{WRONG}kwargs: Value error, got layers: 1000000000, allowed are numbers to",
+        ),
+        (
+            {"name": "resnet18", "kwargs": {"a": 1}},
+            "its metadata are of no network: model.kwargs: got 'a'; allowed for ",
+        ),
         ({"image_size": 10**6}, f"{WRONG}image_size: Input should be less than or equal to 1024"),
         ({"image_size": 1024, "width": 512}, f"{TENSORS}blocks.0.0.weight is F32 [4, 3, 3, 3], classifier needs F32 "),
         ({"width": 8}, f"{TENSORS}blocks.0.0.weight is F32 [4, 3, 3, 3], classifier needs F32 [8, 3, 3, 3]"),

@@ -89,6 +89,15 @@ def check(changes):
             "model.stem: got small, which does not fit maxvit_t; set it to default",
         ),
         ({"model.activation": "mish"}, "model.activation: got mish, allowed is default, except for networks of timm;"),
+        ({"model.kwargs": {"depth": 3}}, "model.kwargs: got depth, but classifier has no more arguments; set it to {}"),
+        (
+            {"model.name": "resnet18", "model.kwargs": {"depth": 3}},
+            "model.kwargs: got 'depth'; allowed for resnet18 are ",
+        ),
+        (
+            {"model.name": "resnet18", "model.kwargs": {"layers": [9999]}},
+            "model.kwargs: got layers: 9999, allowed are num",
+        ),
         ({"model.pretrained": "resnet18"}, "model.pretrained: got 'resnet18', allowed are true, false, the path of a "),
         ({"model.pretrained": "run:"}, "model.pretrained: got 'run:', allowed are true, false, the path of a "),
     ],

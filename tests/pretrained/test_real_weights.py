@@ -54,7 +54,7 @@ def photos(size: int) -> tuple[torch.Tensor, list[int]]:
 @pytest.mark.skipif(not (WEIGHTS.exists() and PHOTOS.exists()), reason="no real weights and photos in ../shared/data")
 def test_imagenet_weights_recognise_dogs_with_their_own_last_layer_mean_and_deviation(workspace):
     pytest.importorskip("timm")
-    pretrained("timm/tf_efficientnet_lite0", 4, "default", str(WEIGHTS), 224)
+    pretrained("timm/tf_efficientnet_lite0", 4, "default", {}, str(WEIGHTS), 224)
     weights = read_pretrained()
     assert (weights.origin.mean, weights.origin.std) == ((0.5,) * 3, (0.5,) * 3)
     assert (weights.origin.image_size, weights.origin.interpolation) == (224, "bicubic")

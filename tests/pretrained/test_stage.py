@@ -20,7 +20,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 def bring(name="resnet18", weights=True, image_size=32, stem="default") -> Origin:
     """Run the stage, and return what it says about the weights."""
-    pretrained(name, 4, stem, weights, image_size)
+    pretrained(name, 4, stem, {}, weights, image_size)
     return read_pretrained().origin
 
 
@@ -40,7 +40,7 @@ def assert_refused(line: str, **arguments) -> str:
 
 
 def test_without_weights_the_file_has_no_tensors_and_train_refuses_it(workspace):
-    pretrained("classifier", 4, "default", False, 32)
+    pretrained("classifier", 4, "default", {}, False, 32)
     assert PRETRAINED.stat().st_size < 400
     with pytest.raises(PipelineError, match=r"it has no weights.*dvc repro --force pretrained"):
         read_pretrained()

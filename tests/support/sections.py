@@ -42,6 +42,7 @@ MODEL = {
     "stem": "default",
     "drop_path_rate": 0.0,
     "activation": "default",
+    "kwargs": {},
     "pretrained": False,
 }
 # Every parameter, with the options off; tests change those that they need.

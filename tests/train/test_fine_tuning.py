@@ -48,6 +48,7 @@ def network(name: str, device: str = "meta", image_size: int = 224) -> nn.Module
         "image_size": image_size,
         "drop_path_rate": 0.0,
         "activation": "default",
+        "kwargs": {},
     }
     extra = {key: None for key in ModelSpec.__dataclass_fields__ if key not in values}
     spec = ModelSpec(**{**extra, **values, "name": name, "classes": ("a", "b", "c")})
