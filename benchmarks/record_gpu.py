@@ -3,11 +3,12 @@
     python benchmarks/record_gpu.py pack FOLDER woof.zip          # FOLDER: where record.py trained; 52 MB
     python3 benchmarks/record_gpu.py run woof.zip --minutes 9     # there, in the repository
 
-*pack* re-encodes the prepared images as WebP, so that they can be carried there. *run* trains the 20-, 80- and
-200-epoch rows, or the jobs of a file: JSON lines such as ``{"epochs": 5, "seed": 1, "settings": {"train.lr": 0.001}}``.
-With ``"held_out": 0.2`` that fraction of the training images, instead of the validation images, is validated on. Each
-network's line is appended at once, in the format of ``record.jsonl``, with its accuracy after each epoch. The networks
-share the GPU, so their minutes are longer than those of a network alone.
+*pack* re-encodes the prepared images as WebP, so that they can be carried there; the packages to carry are those of
+``gpu_check.py`` and platformdirs. *run* trains the 20-, 80- and 200-epoch rows, or the jobs of a file: JSON lines such
+as ``{"name": "a", "epochs": 5, "seed": 1, "held_out": 0.2, "settings": {"train.lr": 0.001}}``. With ``held_out`` that
+fraction of the training images is validated on, instead of the validation images. Each network's line is appended at
+once, in the format of ``record.jsonl``, with its accuracy after each epoch; networks that the file has are left out.
+They share the GPU, so their minutes are longer than those of a network alone.
 """
 
 import io
@@ -30,9 +31,9 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import numpy as np
 import torch
 import typer
-from inputs import ROOT
+from inputs import ROOT, SMALL, call, with_quick_mode, write_noise_archive
 from PIL import Image
-from record import ROWS
+from record import ROWS, prepare, read_lines
 
 from pipeline.common.dataset import PackedDataset, PackedSplit, create_array
 from pipeline.common.yaml_file import read_yaml
@@ -43,6 +44,7 @@ from pipeline.train.distributed import ProcessGroup
 from pipeline.train.stage import open_trainer
 
 QUALITY = 76
+RECIPE = "recipe"
 SEEDS = {20: 5, 80: 3, 200: 1}
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -121,7 +123,7 @@ def trained(dataset: Any, job: dict[str, Any], device: torch.device) -> dict[str
     rows = trainer.fit(lambda: None, lambda row: ends.append(time.monotonic())).epochs
     return {
         "epochs": job["epochs"],
-        "name": job.get("name", "recipe"),
+        "name": job.get("name", RECIPE),
         "seed": job["seed"],
         "accuracy": round(rows[-1]["valid_accuracy"], 6),
         "minutes": round((ends[-1] - start) / 60, 3),
@@ -130,7 +132,7 @@ def trained(dataset: Any, job: dict[str, Any], device: torch.device) -> dict[str
         "parameters": sum(weights.numel() for weights in trainer.model.parameters()),
         "epoch_seconds": round((ends[-1] - ends[0]) / max(1, len(ends) - 1), 2),
         "first_epoch_seconds": round(ends[0] - start, 2),
-        "valid_accuracies": [round(row["valid_accuracy"], 4) for row in rows][-200:],
+        "valid_accuracies": [round(row["valid_accuracy"], 4) for row in rows],
         "valid_loss": round(rows[-1]["valid_cross_entropy"], 4),
         "train_loss": round(rows[-1]["train_loss"], 4),
     }
@@ -171,6 +173,8 @@ def run(
     else:
         rows = [(epochs, seed) for epochs in SEEDS for seed in range(1, SEEDS[epochs] + 1)]
         chosen = [{"epochs": epochs, "seed": seed, "settings": ROWS[epochs]} for epochs, seed in rows]
+    found = {(line.epochs, line.name, line.seed) for line in read_lines(out).itertuples(index=False)}
+    chosen = [job for job in chosen if (job["epochs"], job.get("name", RECIPE), job["seed"]) not in found]
     context = multiprocessing.get_context("spawn")
     todo, lines = context.Queue(), context.Queue()
     for job in [*chosen, *[None] * workers]:
@@ -194,5 +198,25 @@ def run(
             process.join()
 
 
+def quick() -> None:
+    """Two small networks of one epoch."""
+    with TemporaryDirectory() as temporary:
+        clone, archive, packed, out = (Path(temporary, name) for name in ("clone", "a.zip", "b.zip", "a.jsonl"))
+        write_noise_archive(archive, 8)
+        prepare(clone, archive, SMALL | {"augment.store_size": None})
+        call(clone, "pipeline", "augment")
+        pack(clone, packed)
+        settings = SMALL | {"model.name": "timm/resnet10t", "augment.store_size": None}
+        lines = [
+            {"name": "a", "epochs": 1, "seed": 1, "held_out": fraction, "settings": settings} for fraction in (0, 0.25)
+        ]
+        jobs = Path(temporary, "jobs")
+        jobs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        run(packed, jobs, out, device="cpu", workers=2, minutes=2)
+        if len(read_lines(out).dropna(subset="accuracy")) != len(lines):
+            raise SystemExit(out.with_suffix(".log").read_text())
+
+
+with_quick_mode(app, quick)
 if __name__ == "__main__":
     app()

@@ -19,6 +19,7 @@ LONG = {
     "pseudo_labels",
     "ray_trials",
     "record",
+    "record_gpu",
     "tsne",
     "workflow",
 }
