@@ -44,7 +44,13 @@ ROWS[200] = ROWS[80] | {"model.drop_path_rate": 0.05}
 ABLATION: dict[str, dict[str, Any]] = {
     "AdamW instead of Muon": {"train.optimizer": "adamw"},
     "ReLU instead of SiLU": {"model.activation": "default"},
-    "without the ResNet-D stem and shortcuts": {"model.name": "timm/resnet18"},
+    "without blurring before strides": {"model.name": "timm/resnet18"},
+    "output stride 32 instead of 16": {"model.kwargs.output_stride": 32},
+    "without the ResNet-D stem and shortcuts": {
+        "model.kwargs.stem_type": "''",
+        "model.kwargs.stem_width": 64,
+        "model.kwargs.avg_down": False,
+    },
     "without EMA": {"train.ema_decay": 0.0},
     "linear instead of flat, then cosine": {"train.schedule": "linear"},
     "without label smoothing": {"train.label_smoothing": 0.0},

@@ -21,6 +21,8 @@ import traceback
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -98,8 +100,8 @@ def params_of(settings: dict[str, Any]) -> Params:
     for section, values in recipe.items():
         content[section] = content[section] | values if isinstance(values, dict) else values
     for key, value in settings.items():
-        section, _, name = key.partition(".")
-        content[section][name] = value
+        *parents, name = key.split(".")
+        reduce(getitem, parents, content)[name] = value
     return check_params(content, ROOT / "params.yaml")
 
 

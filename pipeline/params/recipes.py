@@ -80,12 +80,14 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
 
 
 def _changes(content: dict[str, Any], recipe: dict[str, Any]) -> Iterator[tuple[Keys, Any, Any]]:
-    """The keys of each parameter that differs, or of a section that is missing, with the old and the new value."""
-    for key, value in recipe.items():
-        if isinstance(value, dict) and isinstance(content.get(key), dict):
-            yield from (((key, *keys), *values) for keys, *values in _changes(content[key], value))
-        elif key not in content or content[key] != value:
-            yield (key,), content.get(key), value
+    """The keys of each parameter that differs, or of a section that is missing, with the old and the new value; the
+    value of a parameter may be a mapping."""
+    for section, values in recipe.items():
+        inside = isinstance(values, dict) and isinstance(content.get(section), dict)
+        old, new = (content[section], values) if inside else (content, {section: values})
+        for key, value in new.items():
+            if key not in old or old[key] != value:
+                yield (section, key) if inside else (section,), old.get(key), value
 
 
 def _with_values(text: str, recipe: str, changed: list[Keys]) -> str:
