@@ -31,8 +31,8 @@ class FilterMuon(torch.optim.Optimizer):
     Its updates have a root mean square of lr, as AdamW's have early in a training, so that learning rates for AdamW
     suit it. With torch's scale, 0.2 lr, the layers that AdamW trains would learn five times as fast as the others.
 
-    torch's own Muon launches some twenty kernels for each matrix, which took the host of an H100 26 ms a step for a
-    ResNet-18. Here matrices of the same shape are one batch, and a GPU replays all kernels as a CUDA graph.
+    torch's own Muon launches some twenty kernels for each matrix, for which an H100 waited most of the time. Here
+    matrices of the same shape are one batch, and a GPU replays all kernels as a CUDA graph.
 
     Args:
         groups: with ``params``, ``lr`` and ``weight_decay``.
