@@ -1,4 +1,4 @@
-"""Rows of ``record.py`` on a GPU of a machine that has no DVC: several networks at a time, in the same processes.
+"""Rows of ``record.py`` on a GPU of a machine that has no DVC, in several processes that share it.
 
     python benchmarks/record_gpu.py pack FOLDER woof.zip          # FOLDER: where record.py trained; 52 MB
     python3 benchmarks/record_gpu.py run woof.zip --minutes 9     # there, in the repository
@@ -175,7 +175,8 @@ def run(
     else:
         rows = [(epochs, seed) for epochs in SEEDS for seed in range(1, SEEDS[epochs] + 1)]
         chosen = [{"epochs": epochs, "seed": seed, "settings": ROWS[epochs]} for epochs, seed in rows]
-    found = {(line.epochs, line.name, line.seed) for line in read_lines(out).itertuples(index=False)}
+    done = read_lines(out).dropna(subset="accuracy")
+    found = {(line.epochs, line.name, line.seed) for line in done.itertuples(index=False)}
     chosen = [job for job in chosen if (job["epochs"], job.get("name", RECIPE), job["seed"]) not in found]
     context = multiprocessing.get_context("spawn")
     todo, lines = context.Queue(), context.Queue()

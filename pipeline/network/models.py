@@ -4,7 +4,7 @@ import difflib
 import inspect
 import itertools
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from pipeline.network.calibration import UNCALIBRATED, Calibration
 
 SHOWN_LAYERS = 12
 TIMM = "timm/"  # before the name of a network of timm
-# Of the networks' classes: what other parameters say, and what takes code or tensors.
+# Of the networks' classes: what other parameters say, and what is no plain value or set by their builders.
 OTHER_ARGUMENTS = {
     "num_classes": "data.classes",
     "img_size": "augment.image_size",
@@ -32,6 +32,10 @@ OTHER_ARGUMENTS = {
     "stochastic_depth_prob": "model.drop_path_rate",
     "act_layer": "model.activation",
     "block": "model.name",
+    "aux_logits": "",
+    "init_weights": "",
+    "block_params": "",
+    "cfg": "",
     "in_chans": "",
     "device": "",
     "dtype": "",
@@ -207,7 +211,7 @@ def _timm_model(spec: ModelSpec) -> nn.Module:
     published = timm.get_pretrained_cfg(name)
     if published and published.fixed_input_size:
         options["img_size"] = spec.image_size
-    build = _with_kwargs(partial(timm.create_model, name, num_classes=spec.outputs), spec)
+    build = _with_kwargs(partial(timm.create_model, name, num_classes=spec.outputs), options, spec)
     model = _with_options(build, options) if spec.activation == "default" else _with_activation(build, options, spec)
     if not hasattr(model, "get_classifier"):
         raise PipelineError(f"params.yaml: model.name: {spec.name} does not classify images; choose another")
@@ -246,7 +250,7 @@ def _torchvision_model(spec: ModelSpec) -> nn.Module:
     if spec.name.startswith("maxvit"):
         options["input_size"] = (spec.image_size, spec.image_size)
     build = partial(models.get_model, spec.name, weights=None, num_classes=spec.outputs)
-    model = _with_options(_with_kwargs(build, spec), options)
+    model = _with_options(_with_kwargs(build, options, spec), options)
     depths: list[Any] = [module for module in model.modules() if type(module).__name__ == "StochasticDepth"]
     highest = max((module.p for module in depths), default=0.0)
     for module in depths:  # the probability of the last block; earlier ones keep their proportion to it
@@ -254,23 +258,24 @@ def _torchvision_model(spec: ModelSpec) -> nn.Module:
     return model
 
 
-def _with_kwargs(build: Callable[..., nn.Module], spec: ModelSpec) -> Callable[..., nn.Module]:
+def _with_kwargs(build: Callable[..., nn.Module], options: dict[str, Any], spec: ModelSpec) -> Callable[..., nn.Module]:
     """The builder with ``model.kwargs``, after a check that the network's class has these arguments and takes them.
 
     Arguments of the builder alone, of which some would read a file, are none of the class.
     """
     if not spec.kwargs:
         return build
-    with torch.random.fork_rng(devices=[]):
+    on_meta = torch.device("meta") if spec.name.startswith(TIMM) else nullcontext()  # as in build_without_data
+    with torch.random.fork_rng(devices=[]), on_meta:
         known = [name for name in inspect.signature(type(build())).parameters if name not in OTHER_ARGUMENTS]
         for name in spec.kwargs:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=3) or known
                 other = OTHER_ARGUMENTS.get(name)
-                fix = f"use {other} for it" if other else f"allowed for {spec.name} are {listed(close, 12)}"
+                fix = f"use {other} for it" if other else f"allowed for {spec.name} are {listed(close, 12) or 'none'}"
                 raise PipelineError(f"params.yaml: model.kwargs: got {shortened(repr(name), 40)}; {fix}")
         try:
-            build(**spec.kwargs)
+            _with_options(partial(build, **spec.kwargs), options)
         except Exception as error:  # of any kind, deep in the network
             raise PipelineError(
                 f"params.yaml: model.kwargs: {spec.name} refuses {shortened(str(spec.kwargs), 100)} "

@@ -1,6 +1,6 @@
 """A step as one CUDA graph: a GPU can be faster than Python launches its kernels one by one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar, cast
 
@@ -29,7 +29,7 @@ class CudaGraph(Generic[Result]):
     def __init__(
         self,
         function: Callable[..., Result],
-        state: Sequence[Tensor],
+        state: list[Tensor],
         report: Callable[[str], None],
         forget: Callable[[], None] = lambda: None,
     ) -> None:
@@ -41,46 +41,49 @@ class CudaGraph(Generic[Result]):
     def __call__(self, *inputs: Tensor) -> Result:
         """The result of the function; the next call overwrites it, and what the function has kept."""
         if self.inputs is None:
-            self.inputs = tuple(tensor.clone() for tensor in inputs)
-            self._record(*self.inputs)
+            self._record(inputs)
         if self.replay is None:
             return self.function(*inputs)
-        torch._foreach_copy_(self.inputs, inputs)
+        torch._foreach_copy_(cast(tuple[Tensor, ...], self.inputs), inputs)
         self.replay()
         return cast(Result, self.result)
 
-    def _record(self, *inputs: Tensor) -> None:
+    def _record(self, inputs: tuple[Tensor, ...]) -> None:
         """Record the function, and undo the effects of the calls before that: on its state and the random state."""
-        device, state = inputs[0].device, list(self.state)
-        before, random = [tensor.clone() for tensor in state], torch.cuda.get_rng_state(device)
+        device, random, recorded = inputs[0].device, torch.cuda.get_rng_state(inputs[0].device), False
+        before: list[Tensor] = []
         main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
+            before = [tensor.clone() for tensor in self.state]
+            self.inputs = tuple(tensor.clone() for tensor in inputs)
             side.wait_stream(main)
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP):
-                    self.function(*inputs)
+                    self.function(*self.inputs)
             torch.cuda.synchronize(device)
             self.forget()
             torch.cuda.empty_cache()
             free, _ = torch.cuda.mem_get_info(device)
             # Other threads may use the device meanwhile: those that read batches ahead.
             with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
-                self.result = self.function(*inputs)
+                self.result = self.function(*self.inputs)
+            recorded = True
             if 2 * torch.cuda.mem_get_info(device)[0] < free:
                 raise MemoryError("it would take more than half of the free memory")
             self.replay = graph.replay
         except Exception as error:  # whatever cannot be recorded can still be called
-            self.result = None
-            _clean_up(device, pool)
+            self.inputs, self.result = (), None
+            if not recorded:
+                _clean_up(device, pool)
             cause = error.__context__ or error  # an error within the recording is followed by one at its end
             reason = (str(cause) or type(cause).__name__).splitlines()[0]
             self.report(f"the kernels of a step are launched one by one, since no CUDA graph can be used ({reason})")
         finally:
             torch.cuda.set_stream(main)
             torch.cuda.synchronize(device)
-            if state:
-                torch._foreach_copy_(state, before)
+            if before:
+                torch._foreach_copy_(self.state, before)
             torch.cuda.set_rng_state(random, device)
 
 

@@ -54,6 +54,8 @@ class FilterMuon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Change the weights that have a gradient."""
         changed = [weights for group in self.param_groups for weights in group["params"] if weights.grad is not None]
+        if not changed:
+            return
         if [*map(id, changed)] != [*map(id, self.changed)]:
             self.changed, self.graph = changed, None
         for weights in changed:
@@ -61,7 +63,7 @@ class FilterMuon(torch.optim.Optimizer):
                 self.state[weights]["momentum_buffer"] = torch.zeros_like(weights)
         rates = [(group["lr"], group["lr"] * group["weight_decay"]) for group in self.param_groups]
         update = self._update
-        if changed and changed[0].device.type == "cuda":
+        if changed[0].device.type == "cuda":
             update = self.graph = self.graph or self._new_graph()
             for tensors, values in zip(self.rates, rates, strict=True):
                 for tensor, value in zip(tensors, values, strict=True):

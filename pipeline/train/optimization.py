@@ -88,7 +88,7 @@ def build_optimizers(
     built = [_BUILDERS[name](group, params, _fused(device)) for name, group in groups.items() if group]
     for optimizer in built:
         if isinstance(optimizer, FilterMuon):
-            optimizer.report = report
+            optimizer.report = lambda line: report(f"Muon: {line}")
     return built
 
 

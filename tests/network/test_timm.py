@@ -171,7 +171,7 @@ def test_kwargs_do_not_change_the_random_weights_of_the_other_layers():
             "got 'checkpoint_path'; allowed for timm/resnet18d are layers, ",
         ),
         ("resnet18", {"weights": "DEFAULT"}, "got 'weights'; allowed for resnet18 are layers, "),
-        ("regnet_y_400mf", {"foo": 1}, "got 'foo'; allowed for regnet_y_400mf are block_params, "),
+        ("regnet_y_400mf", {"foo": 1}, "got 'foo'; allowed for regnet_y_400mf are stem_width, "),
     ],
 )
 def test_wrong_kwargs_are_refused_in_one_line(name, kwargs, line):

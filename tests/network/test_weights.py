@@ -177,7 +177,7 @@ TENSORS = "its metadata do not fit its tensors: "
         ({"width": "4"}, f"{WRONG}width: Input should be a valid integer"),
         (
             {"kwargs": {"layers": [2, 10**9]}},
-            f"{WRONG}kwargs: Value error, got layers: 1000000000, allowed are numbers to",
+            f"{WRONG}kwargs: Value error, got layers: [2, 1000000000], allowed are numbers with a sum up to 10,000",
         ),
         (
             {"name": "resnet18", "kwargs": {"a": 1}},

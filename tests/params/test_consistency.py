@@ -95,8 +95,8 @@ def check(changes):
             "model.kwargs: got 'depth'; allowed for resnet18 are ",
         ),
         (
-            {"model.name": "resnet18", "model.kwargs": {"layers": [9999]}},
-            "model.kwargs: got layers: 9999, allowed are num",
+            {"model.name": "resnet18", "model.kwargs": {"layers": [9999, 2]}},
+            "model.kwargs: got layers: [9999, 2], allowed are num",
         ),
         ({"model.pretrained": "resnet18"}, "model.pretrained: got 'resnet18', allowed are true, false, the path of a "),
         ({"model.pretrained": "run:"}, "model.pretrained: got 'run:', allowed are true, false, the path of a "),
