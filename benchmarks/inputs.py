@@ -7,6 +7,8 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,17 @@ SMALL = {"augment.image_size": 32, "model.width": 2, "train.epochs": 1, "train.w
 SMALL |= {"train.ema_decay": 0.0, "evaluate.bootstrap": 0, "train.batch_size": 4}
 
 
+def params_with_recipe(recipe: str) -> dict[str, Any]:
+    """``params.yaml`` with the values of a recipe, so that it has every parameter of today."""
+    content = read_yaml(ROOT / "params.yaml")
+    for key, values in read_yaml(ROOT / "recipes" / f"{recipe}.yaml").items():
+        content[key] = content[key] | values if isinstance(values, dict) else values
+    return content
+
+
 def section(name: str) -> dict[str, Any]:
-    """A section of ``params.yaml`` with the values of the recipe food11, so that it has every parameter of today."""
-    files = (ROOT / "params.yaml", ROOT / "recipes" / "food11.yaml")
-    return {key: value for file in files for key, value in read_yaml(file)[name].items()}
+    """A section of ``params.yaml`` with the values of the recipe food11."""
+    return params_with_recipe("food11")[name]
 
 
 def augment_params(**changes: Any) -> AugmentParams:
@@ -61,13 +70,18 @@ def clone_with_recipe(folder: Path, recipe: str, changes: dict[str, Any]) -> Non
     set_parameters(folder, changes)
 
 
+def set_values(content: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Change the values at dotted keys, such as ``model.kwargs.output_stride``."""
+    for key, value in changes.items():
+        *parents, name = key.split(".")
+        reduce(getitem, parents, content)[name] = value
+
+
 def set_parameters(folder: Path, changes: dict[str, Any]) -> None:
     """Change parameters in the file ``params.yaml`` of a folder."""
     yaml, params = YAML(), folder / "params.yaml"
     content = yaml.load(params)
-    for key, value in changes.items():
-        section, _, name = key.rpartition(".")
-        (content[section] if section else content)[name] = value
+    set_values(content, changes)
     if content["train"].get("freeze_epochs") == "train.epochs":
         content["train"]["freeze_epochs"] = content["train"]["epochs"]
     yaml.dump(content, params)

@@ -21,8 +21,6 @@ import traceback
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -33,12 +31,11 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import numpy as np
 import torch
 import typer
-from inputs import ROOT, SMALL, call, with_quick_mode, write_noise_archive
+from inputs import ROOT, SMALL, call, params_with_recipe, set_values, with_quick_mode, write_noise_archive
 from PIL import Image
 from record import ROWS, prepare, read_lines
 
 from pipeline.common.dataset import PackedDataset, PackedSplit, create_array
-from pipeline.common.yaml_file import read_yaml
 from pipeline.network.device import describe_device
 from pipeline.params.file import check_params
 from pipeline.params.schema import Params
@@ -96,12 +93,8 @@ def unpack(file: Path, folder: Path) -> None:
 
 def params_of(settings: dict[str, Any]) -> Params:
     """``params.yaml`` with the recipe and some settings."""
-    content, recipe = read_yaml(ROOT / "params.yaml"), read_yaml(ROOT / "recipes/imagewoof.yaml")
-    for section, values in recipe.items():
-        content[section] = content[section] | values if isinstance(values, dict) else values
-    for key, value in settings.items():
-        *parents, name = key.split(".")
-        reduce(getitem, parents, content)[name] = value
+    content = params_with_recipe("imagewoof")
+    set_values(content, settings)
     return check_params(content, ROOT / "params.yaml")
 
 

@@ -80,14 +80,19 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
 
 
 def _changes(content: dict[str, Any], recipe: dict[str, Any]) -> Iterator[tuple[Keys, Any, Any]]:
-    """The keys of each parameter that differs, or of a section that is missing, with the old and the new value; the
-    value of a parameter may be a mapping."""
+    """The keys of each parameter that differs, or of a section that is missing, with the old and the new value."""
     for section, values in recipe.items():
-        inside = isinstance(values, dict) and isinstance(content.get(section), dict)
-        old, new = (content[section], values) if inside else (content, {section: values})
-        for key, value in new.items():
-            if key not in old or old[key] != value:
-                yield (section, key) if inside else (section,), old.get(key), value
+        if isinstance(values, dict) and isinstance(content.get(section), dict):
+            yield from (((section, key), old, new) for key, old, new in _different(content[section], values))
+        else:
+            yield from (((key,), old, new) for key, old, new in _different(content, {section: values}))
+
+
+def _different(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The keys whose values differ, which may be mappings, with both values."""
+    for key, value in after.items():
+        if key not in before or before[key] != value:
+            yield key, before.get(key), value
 
 
 def _with_values(text: str, recipe: str, changed: list[Keys]) -> str:

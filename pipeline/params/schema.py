@@ -14,8 +14,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, fi
 from pipeline.common.paths import is_url
 from pipeline.common.text import shortened
 
-MOST = 10_000  # channels, blocks and so on in one of model.kwargs
-
 
 class ContradictionError(ValueError):
     """A value that is allowed by itself, but not together with another one.
@@ -272,6 +270,9 @@ class AugmentParams(Section):
                 "or set it to null",
             )
         return self
+
+
+MOST = 10_000  # channels, blocks and so on in one of model.kwargs
 
 
 def _size(value: JsonValue) -> float:
