@@ -79,7 +79,7 @@ def main() -> None:
     set_up_output()
     try:
         try:
-            refuse_empty_arguments(sys.argv[1:])
+            refuse_arguments(sys.argv[1:])
             sys.exit(app(standalone_mode=False))
         except PipelineError as error:
             say("\n".join(f"error: {line}" for line in str(error).splitlines()), sys.stderr)
@@ -99,14 +99,16 @@ def main() -> None:
         sys.exit(1)
 
 
-def refuse_empty_arguments(arguments: list[str]) -> None:
-    """An empty path would be the current folder."""
+def refuse_arguments(arguments: list[str]) -> None:
+    """An empty path would be the current folder, and nan lies within all limits of a number."""
     for place, argument in enumerate(arguments, 1):
         if not argument or re.fullmatch("--[a-z-]+=", argument):
             raise PipelineError(
                 f"argument {place} is empty{f' ({argument})' if argument else ''}, perhaps because of a shell variable "
                 "that is not set; remove it, or give it a value"
             )
+        if re.fullmatch("(--[a-z-]+=)?[+-]?nan", argument.lower()):
+            raise PipelineError(f"argument {place}: got {argument}, allowed is a number; a file of that name is ./nan")
 
 
 def say_usage(error: typer.TyperException) -> None:

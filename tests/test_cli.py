@@ -209,6 +209,13 @@ def test_an_empty_argument_is_refused_since_it_would_be_the_current_folder(folde
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [("sweep", "--hours", "nan"), ("predict", "photos", "--abstain=-NaN")])
+def test_an_argument_that_is_not_a_number_is_refused_although_no_limit_excludes_it(folder, arguments):
+    result = run_command(*arguments)
+    assert result.code == 1
+    assert result.stderr.startswith(f"error: argument {len(arguments)}: got {arguments[-1]}, allowed is a number")
+
+
 def test_a_file_that_cannot_be_read_is_named(folder):
     (folder / "params.yaml").unlink()
     (folder / "params.yaml").mkdir()
