@@ -54,6 +54,8 @@ ABLATION: dict[str, dict[str, Any]] = {
     "without EMA": {"train.ema_decay": 0.0},
     "linear instead of flat, then cosine": {"train.schedule": "linear"},
     "without label smoothing": {"train.label_smoothing": 0.0},
+    "without squeeze and excitation": {"model.kwargs.block_args": {}},
+    "batches of 64 instead of 32": {"train.batch_size": 64, "train.lr": 0.002, "train.ema_decay": 0.99},
     "stored at 128 px": {"augment.store_size": "null"},
 }
 START, END = "<!-- record.py: -->\n", "<!-- record.py. -->\n"
