@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from inputs import ROOT, noise_photo
-from ruamel.yaml import YAML
+from inputs import clone_with_recipe, noise_photo, set_parameters
+
+from pipeline.common.yaml_file import read_yaml
 
 DROPOUT = 0.2
 STAGES = ("source", "download", "pretrained", "augment", "train")
@@ -68,24 +69,9 @@ def run(command: list[str], folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def set_up(clone: Path, changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Clone this repository, apply the recipe and change some parameters; return the section ``train``."""
-    run(["git", "clone", "--quiet", str(ROOT), str(clone)], ROOT)
-    run([sys.executable, "-m", "pipeline", "recipe", "apply", "finetune"], clone)
-    yaml, path = YAML(), clone / "params.yaml"
-    params = yaml.load(path)
-    for section, values in changes.items():
-        params[section].update(values)
-    yaml.dump(params, path)
-    return dict(params["train"])
-
-
 def ours(clone: Path, seed: int, done: set[str]) -> Run:
     """Run the stages of one seed; those before ``train`` only once."""
-    yaml, path = YAML(), clone / "params.yaml"
-    params = yaml.load(path)
-    params["seed"] = seed
-    yaml.dump(params, path)
+    set_parameters(clone, {"seed": seed})
     stages = [stage for stage in STAGES if stage not in done]
     seconds = sum(run([sys.executable, "-m", "pipeline", stage], clone) for stage in stages)
     done.update(STAGES[:-1])
@@ -158,15 +144,11 @@ def main(
             sys.exit("--photos and --weights are required, unless --quick is given")
         weights, counts = weights.resolve(), lay_out(photos, folder / "photos")
         print(f"{network}, {counts['train']} training and {counts['valid']} validation photos, {image_size} px")
-        train = set_up(
-            folder / "clone",
-            {
-                "data": {"source": "folder", "location": str(folder / "photos"), "test_fraction": 0.0},
-                "augment": {"image_size": image_size, "store_size": None},
-                "model": {"name": f"timm/{network}", "dropout": DROPOUT, "pretrained": str(weights)},
-                "train": {"epochs": epochs},
-            },
-        )
+        data = {"data.source": "folder", "data.location": str(folder / "photos"), "data.test_fraction": 0.0}
+        model = {"model.name": f"timm/{network}", "model.dropout": DROPOUT, "model.pretrained": str(weights)}
+        changes = {"augment.image_size": image_size, "augment.store_size": None, "train.epochs": epochs}
+        clone_with_recipe(folder / "clone", "finetune", data | model | changes)
+        train = read_yaml(folder / "clone/params.yaml")["train"]
         done: set[str] = set()
         runs: dict[str, list[Run]] = {"ours": [], **({"timm": []} if timm_script else {})}
         for seed in range(seeds):

@@ -26,10 +26,7 @@ from pathlib import Path
 
 import pandas as pd
 import typer
-from inputs import with_quick_mode
-from ruamel.yaml import YAML
-
-ROOT = Path(__file__).parents[1]
+from inputs import ROOT, set_parameters, with_quick_mode
 
 app = typer.Typer(add_completion=False)
 with_quick_mode(app, lambda: run(2, 1))
@@ -40,10 +37,7 @@ def clone(folder: Path, epochs: int, trials: int) -> Path:
     command(ROOT, "git", "clone", "--quiet", str(ROOT), str(folder))
     for key in ("name", "email"):
         command(folder, "git", "config", f"user.{key}", "benchmark")
-    yaml, path = YAML(), folder / "params.yaml"
-    params = yaml.load(path)
-    params["model"]["width"], params["train"]["epochs"], params["train"]["warmup_epochs"] = 8, epochs, 0.0
-    yaml.dump(params, path)
+    set_parameters(folder, {"model.width": 8, "train.epochs": epochs, "train.warmup_epochs": 0.0})
     rates = ", ".join(f"{0.0005 * (number + 1):.4f}" for number in range(max(trials, 2)))
     (folder / "sweeps/ray.yaml").write_text(f"sampler: grid\npruner: none\nspace:\n  train.lr: [{rates}]\n")
     command(folder, "dvc", "repro", "--quiet", "augment", "pretrained")

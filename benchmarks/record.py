@@ -113,8 +113,8 @@ def trained(folder: Path, settings: dict[str, Any], seed: int) -> dict[str, Any]
 
 def read_lines(lines: Path) -> pd.DataFrame:
     """All networks so far."""
-    empty = pd.DataFrame(columns=["epochs", "name", "seed", "accuracy", "minutes", "device"])
-    return pd.read_json(lines, lines=True) if lines.exists() else empty
+    found = pd.read_json(lines, lines=True) if lines.exists() else pd.DataFrame()
+    return found.reindex(columns=found.columns.union(["epochs", "name", "seed", "accuracy", "minutes", "device"]))
 
 
 @app.command()

@@ -5,14 +5,15 @@
 
 *pack* re-encodes the prepared images as WebP, so that they can be carried there; the packages to carry are those of
 ``gpu_check.py`` and platformdirs. *run* trains the 20-, 80- and 200-epoch rows, or the jobs of a file: JSON lines such
-as ``{"name": "a", "epochs": 5, "seed": 1, "held_out": 0.2, "settings": {"train.lr": 0.001}}``. With ``held_out`` that
-fraction of the training images is validated on, instead of the validation images. Each network's line is appended at
+as ``{"name": "a", "epochs": 5, "seed": 1, "held_out": 0.2, "settings": {"train.lr": 0.001}}``. With ``held_out``,
+1/2, 1/3 … of the training images are validated on instead of the validation images. Each network's line is appended at
 once, in the format of ``record.jsonl``, with its accuracy after each epoch; networks that the file has are left out.
 They share the GPU, so their minutes are longer than those of a network alone.
 """
 
 import io
 import json
+import math
 import multiprocessing
 import os
 import queue
@@ -99,8 +100,14 @@ def params_of(settings: dict[str, Any]) -> Params:
 
 
 def held_out(dataset: PackedDataset, fraction: float) -> Any:
-    """The dataset with every n-th training image as its validation images."""
+    """The dataset with every n-th training image as its validation images.
+
+    Raises:
+        ValueError: the fraction is not 1 / n.
+    """
     train, every = dataset.split("train"), round(1 / fraction)
+    if every < 2 or not math.isclose(every * fraction, 1, rel_tol=0.01):
+        raise ValueError(f"held_out: got {fraction}, allowed are 1/2, 1/3 …")
     chosen = np.arange(len(train)) % every == every - 1
     splits = {}
     for name, rows in (("train", ~chosen), ("valid", chosen)):
@@ -118,7 +125,7 @@ def trained(dataset: Any, job: dict[str, Any], device: torch.device) -> dict[str
     rows = trainer.fit(lambda: None, lambda row: ends.append(time.monotonic())).epochs
     return {
         "epochs": job["epochs"],
-        "name": job.get("name", RECIPE),
+        "name": name_of(job),
         "seed": job["seed"],
         "accuracy": round(rows[-1]["valid_accuracy"], 6),
         "minutes": round((ends[-1] - start) / 60, 3),
@@ -130,7 +137,13 @@ def trained(dataset: Any, job: dict[str, Any], device: torch.device) -> dict[str
         "valid_accuracies": [round(row["valid_accuracy"], 4) for row in rows],
         "valid_loss": round(rows[-1]["valid_cross_entropy"], 4),
         "train_loss": round(rows[-1]["train_loss"], 4),
+        **{key: job[key] for key in ("held_out", "settings") if key in job},
     }
+
+
+def name_of(job: dict[str, Any]) -> str:
+    """The name of a job; by default that of the rows, unless it is judged on other images than they are."""
+    return job.get("name") or (f"{RECIPE}, held out {job['held_out']:g}" if job.get("held_out") else RECIPE)
 
 
 def work(folder: Path, log: Path, device: str, jobs: Any, lines: Any) -> None:
@@ -148,7 +161,7 @@ def work(folder: Path, log: Path, device: str, jobs: Any, lines: Any) -> None:
             line = trained(parts[fraction], job, torch.device(device))
         except Exception as error:
             traceback.print_exc()
-            line = {**job, "error": f"{type(error).__name__}: {error}"}
+            line = {**job, "name": name_of(job), "error": f"{type(error).__name__}: {error}"}
         lines.put(line)
 
 
@@ -170,7 +183,7 @@ def run(
         chosen = [{"epochs": epochs, "seed": seed, "settings": ROWS[epochs]} for epochs, seed in rows]
     done = read_lines(out).dropna(subset="accuracy")
     found = {(line.epochs, line.name, line.seed) for line in done.itertuples(index=False)}
-    chosen = [job for job in chosen if (job["epochs"], job.get("name", RECIPE), job["seed"]) not in found]
+    chosen = [job for job in chosen if (job["epochs"], name_of(job), job["seed"]) not in found]
     context = multiprocessing.get_context("spawn")
     todo, lines = context.Queue(), context.Queue()
     for job in [*chosen, *[None] * workers]:
@@ -181,14 +194,23 @@ def run(
         processes = [context.Process(target=work, args=arguments, daemon=True) for _ in range(workers)]
         for process in processes:
             process.start()
-        try:
-            for _ in chosen:
-                line = lines.get(timeout=max(0.0, end - time.monotonic()))
-                with out.open("a") as target:
-                    print(json.dumps(line), file=target)
-                print(json.dumps(line), flush=True)
-        except queue.Empty:
-            print("the time is over", flush=True)
+        missing = len(chosen)
+        while missing and time.monotonic() < end:
+            alive = any(process.is_alive() for process in processes)
+            try:
+                line = lines.get(timeout=1)
+            except queue.Empty:
+                if alive:
+                    continue
+                break
+            missing -= 1
+            with out.open("a") as target:
+                print(json.dumps(line), file=target)
+            print(json.dumps(line), flush=True)
+        if missing:
+            print(
+                f"{missing} networks are missing: the time is over, or {out.with_suffix('.log')} says why", flush=True
+            )
         for process in processes:
             process.kill()
             process.join()

@@ -42,13 +42,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from inputs import CLASSES, ROOT, with_quick_mode
-from ruamel.yaml import YAML
+from inputs import CLASSES, ROOT, set_parameters, with_quick_mode
 
 # Of Food-11's 16,643 images.
 SHARES = {"train": 9866, "valid": 3430, "test": 3347}
 PHOTO_SIZE, QUALITY = 256, 92
-SMALL = {"model": {"width": 2, "dropout": 0.0}, "train": {"epochs": 1, "warmup_epochs": 0.0, "ema_decay": 0.0}}
+SMALL = {"model.width": 2, "model.dropout": 0.0, "train.epochs": 1, "train.warmup_epochs": 0.0, "train.ema_decay": 0.0}
 # Logs the start and the end of a stage's command, and its CPU time: of the shell, and of its children.
 SHIM = """#!/bin/sh
 begin=$(date +%s.%N)
@@ -127,15 +126,6 @@ def new_repository(folder: Path, tools: Path) -> Repository:
     for key, value in {"name": "benchmark", "email": "benchmark@localhost"}.items():
         subprocess.run(["git", "config", f"user.{key}", value], cwd=folder, check=True)
     return Repository(folder, tools)
-
-
-def change(repository: Repository, changes: dict[str, dict[str, object]]) -> None:
-    """Set parameters."""
-    yaml, path = YAML(), repository.folder / "params.yaml"
-    params = yaml.load(path)
-    for section, values in changes.items():
-        params[section].update(values)
-    yaml.dump(params, path)
 
 
 def write_photos(folder: Path, images: int) -> None:
@@ -241,7 +231,7 @@ def digits(rounds: int = 3) -> None:
     """Measure the default run of this repository."""
     with tempfile.TemporaryDirectory() as folder:
         repository = new_repository(Path(folder) / "digits", Path(folder) / "tools")
-        change(repository, SMALL)
+        set_parameters(repository.folder, SMALL)
         repository.run("dvc", "repro")
         repository.commit()
         print(f"digits, load {os.getloadavg()[0]:.1f}")
@@ -255,8 +245,9 @@ def food(images: int = 16643, rounds: int = 3) -> None:
         folder = Path(name)
         write_photos(folder / "photos", images)
         repository = new_repository(folder / "food", folder / "tools")
-        data = {"source": "folder", "location": str(folder / "photos")}
-        change(repository, {**SMALL, "data": data, "augment": {"image_size": 128, "views": 0, "transforms": []}})
+        data = {"data.source": "folder", "data.location": str(folder / "photos")}
+        plain = {"augment.image_size": 128, "augment.views": 0, "augment.transforms": []}
+        set_parameters(repository.folder, {**SMALL, **data, **plain})
         repository.run("dvc", "repro", "train")
         repository.commit()
         print(f"{images:,} images, load {os.getloadavg()[0]:.1f}")

@@ -101,6 +101,8 @@ def predict_split(
     """
     for option, path in (("--submission", submission), ("--output", output)):
         require_csv(option, path)
+    if submission is not None and output is not None and submission.resolve() == output.resolve():
+        raise PipelineError(f"--submission: got {shown_name(submission)}, as for --output, allowed is another file")
     if fit and len(model_files) < 2:
         raise PipelineError("--fit-weights: got one model, allowed are two or more; add --model, or leave it out")
     dataset = PackedDataset(DATASET)

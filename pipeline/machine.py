@@ -63,7 +63,7 @@ def variable_problems() -> Iterator[str]:
         try:
             folder = folder_variable(name)
             if folder is not None:
-                _check_writable(repository_root() / folder, name)
+                _check_writable(folder, name)
         except PipelineError as error:
             yield str(error)
 
@@ -190,7 +190,7 @@ def check_device_name() -> None:
 
 
 def folder_variable(name: str) -> Path | None:
-    """The folder that a variable names; None if it is not set.
+    """The folder that a variable names, relative to the repository of the user; None if it is not set.
 
     Raises:
         PipelineError: it is empty, or in a home folder that does not exist.
@@ -198,7 +198,7 @@ def folder_variable(name: str) -> Path | None:
     value = os.environ.get(name)
     if value == "":
         raise PipelineError(f"{name}: got '', allowed is a folder; unset it for the default")
-    return None if value is None else expanded(value, name)
+    return None if value is None else repository_root() / expanded(value, name)
 
 
 def _check_writable(folder: Path, name: str) -> None:
@@ -232,8 +232,7 @@ def checkpoint_folder(root: Path) -> Path:
     Raises:
         PipelineError: see :func:`folder_variable`.
     """
-    folder = folder_variable("PIPELINE_CHECKPOINTS")
-    return root / ".checkpoints" if folder is None else folder.absolute()
+    return folder_variable("PIPELINE_CHECKPOINTS") or root / ".checkpoints"
 
 
 def tensorboard_folder(run: str) -> Path | None:
@@ -246,4 +245,4 @@ def tensorboard_folder(run: str) -> Path | None:
         PipelineError: see :func:`folder_variable`.
     """
     folder = folder_variable("PIPELINE_TENSORBOARD")
-    return None if folder is None else repository_root() / folder / os.environ.get("DVC_EXP_NAME", run)
+    return None if folder is None else folder / os.environ.get("DVC_EXP_NAME", run)

@@ -245,6 +245,10 @@ def test_options_that_do_not_go_together_are_one_line(workspace, arguments, line
         ({"name": "tset"}, "--split: got 'tset', allowed are the splits of data/dataset: train, valid, test"),
         ({"fit": True}, "--fit-weights: got one model, allowed are two or more"),
         ({"submission": Path("a.txt")}, "--submission: got 'a.txt', allowed is the name of a file that ends in .csv"),
+        (
+            {"submission": Path("a.csv"), "output": Path("new/../a.csv")},
+            "--submission: got a.csv, as for --output, allowed is another file",
+        ),
         ({"model_files": [Path("none.safetensors")]}, "none.safetensors: no such file"),
     ],
 )

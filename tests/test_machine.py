@@ -108,6 +108,15 @@ def test_a_folder_may_be_in_a_home_folder_and_one_that_does_not_exist_is_one_lin
         FOLDERS[name]()
 
 
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_relative_folder_is_in_the_repository_of_the_user_also_in_a_temporary_workspace(monkeypatch, tmp_path, name):
+    workspace = tmp_path / ".dvc/tmp/seeds/name"
+    workspace.mkdir(parents=True)
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv(name, "folder")
+    assert FOLDERS[name]() == tmp_path / "folder"
+
+
 def test_a_user_without_a_home_folder_has_to_name_that_of_downloads(monkeypatch):
     monkeypatch.delenv("PIPELINE_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

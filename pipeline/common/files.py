@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clean_up(path.parent, path)
-    temporary = _hidden(path, "part")
+    temporary = hidden_path(path, "part")
     try:
         yield temporary
         temporary.stat()  # if nothing was written, the old content stays
@@ -57,7 +57,7 @@ def restoring(path: Path) -> Iterator[None]:
     if not path.exists():
         yield
         return
-    old, temporary = _hidden(path, "old"), _hidden(path, "part")
+    old, temporary = hidden_path(path, "old"), hidden_path(path, "part")
     try:
         (shutil.copytree if path.is_dir() else shutil.copy2)(path, temporary)
         temporary.rename(old)
@@ -88,7 +88,7 @@ def clean_up(folder: Path, path: Path | None = None) -> None:
                         _restore(leftover, changed)
 
 
-def _hidden(path: Path, kind: str) -> Path:
+def hidden_path(path: Path, kind: str) -> Path:
     """The temporary path of this process in the folder of ``path``; ``old`` content is to be restored."""
     # The suffix stays last: matplotlib and pandas choose the format by it.
     return path.with_name(f".{path.stem}.{_host()}-{os.getpid()}-{_start_time(os.getpid())}.{kind}{path.suffix}")
@@ -126,7 +126,7 @@ def _move(source: Path, target: Path) -> None:
     if not os.path.lexists(target) or not (source.is_dir() or target.is_dir()):
         source.replace(target)
     elif not _exchange(source, target):
-        old = _hidden(target, "old")
+        old = hidden_path(target, "old")
         target.rename(old)
         try:
             source.rename(target)
@@ -139,7 +139,7 @@ def _move(source: Path, target: Path) -> None:
 def _restore(old: Path, path: Path) -> None:
     """Give a path its old content back, if there is any."""
     if old.exists():
-        temporary = _hidden(path, "part")
+        temporary = hidden_path(path, "part")
         with suppress(FileNotFoundError):
             path.rename(temporary)
         old.rename(path)

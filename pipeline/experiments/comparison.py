@@ -262,7 +262,7 @@ def _class_lines(table: pd.DataFrame, most: int) -> list[str]:
     formats = {"images": "{:,}", "recall A": "{:.1%}", "recall B": "{:.1%}", "points": "{:+.1f}"}
     hidden, same = len(changed) - len(shown), len(table) - len(changed)
     rest = [f"{hidden:,} more changed"] * (hidden > 0) + [f"{same:,} did not change"] * (same > 0)
-    lines = table_lines(shown.assign(change=100 * shown["change"]).rename(columns=names), formats)
+    lines = table_lines(shown.assign(change=100 * shown["change"]).rename(columns=names), formats) if most else []
     return lines + [", ".join(rest)] * bool(rest)
 
 

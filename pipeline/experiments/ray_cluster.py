@@ -11,7 +11,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -234,7 +234,14 @@ def run_job(origin: Origin, inputs: Files | None, job: Job[Any]) -> Answer:
     root = origin.root if shared else cache_folder().absolute() / "ray" / origin.snapshot.head[:12]
     if not shared and not open_replica(root, origin, inputs, ray):
         return Answer(lacks_inputs=True)
-    os.chdir(root)
+    with chdir(root):  # the next job of this process may have another one, relative to the same folder
+        return _answer(job, origin, inputs, shared)
+
+
+def _answer(job: Job[Any], origin: Origin, inputs: Files | None, shared: bool) -> Answer:
+    """Run a job in a sandbox of the repository that is the current folder."""
+    import ray
+
     try:
         with open_sandbox(SANDBOXES / "ray" / job.name, origin.snapshot, f"the experiment {job.name}") as sandbox:
             result = job(sandbox)
@@ -243,7 +250,7 @@ def run_job(origin: Origin, inputs: Files | None, job: Job[Any]) -> Answer:
     experiment = None if shared else sandbox.find(job.pattern)
     if experiment is None:
         return Answer(result)
-    commit, cache = git("rev-parse", experiment.reference), _cache(root)
+    commit, cache = git("rev-parse", experiment.reference), _cache(Path())
     paths = set(outputs(git("show", f"{commit}:dvc.lock"), cache, STAGES)) - set(inputs or ())
     files = {path: _put(ray, cache / path) for path in sorted(paths)}
     pack = _pack(commit, "--not", origin.snapshot.head)

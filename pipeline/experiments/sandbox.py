@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from pipeline.common.code import code_folders
-from pipeline.common.files import replacing
+from pipeline.common.files import hidden_path, replacing
 from pipeline.common.label_files import COLUMNS, dvc_file
 from pipeline.common.paths import PARAMS, SOURCE
 from pipeline.common.text import listed
@@ -203,7 +203,8 @@ def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[San
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(f"{folder}.lock").acquire(timeout=0)
+        # Another process that looks for what is left holds it for a moment.
+        lock = FileLock(f"{folder}.lock").acquire(timeout=1)
     except Timeout as error:
         raise PipelineError(f"another process runs {subject}; wait for it") from error
     with lock:
@@ -227,12 +228,15 @@ def open_sandbox(folder: Path, snapshot: Snapshot, subject: str) -> Iterator[San
 
 def _remove_left_sandbox(folder: Path) -> None:
     """Remove another sandbox, if the process that used it was killed, and its experiment has ended."""
+    left = hidden_path(folder, "part")
     with (
-        suppress(Timeout),
+        suppress(Timeout, FileNotFoundError),
         FileLock(f"{folder}.lock").acquire(timeout=0),
         FileLock(f"{folder}.running").acquire(timeout=0),
     ):
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.rename(left)
+    # Without the locks, for which another process would not wait so long.
+    shutil.rmtree(left, ignore_errors=True)
 
 
 def _clone(folder: Path) -> None:

@@ -102,7 +102,7 @@ class Batches:
         Copy 0 is the plain image, the others are its augmented views.
         """
         batches = torch.arange(len(self))[rank::world].split(batch_size)
-        for images, labels in self.load((rows, torch.full_like(rows, copy)) for rows in batches):
+        for images, labels in self.load((rows, torch.full_like(rows, copy)) for rows in batches if len(rows)):
             yield self.as_input(images), labels
 
     def _take(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:

@@ -110,8 +110,7 @@ def make_app(model: OnnxModel, classifying: Classifying, limits: Limits, answeri
     async def explain(request: Request) -> Response:
         """A picture of one image, in which the parts that speak for its class are bright."""
         with slots.taken():
-            images = await _results(request, classifying.explain, limits)
-        found = images[0][1] if len(images) == 1 else f"got {len(images):,} images, allowed is one"
+            [(_, found)] = await _results(request, classifying.explain, limits, only_one=True)
         if isinstance(found, str):
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, found)
         return Response(found, media_type="image/png")
@@ -177,7 +176,7 @@ def _busy(reason: str) -> HTTPException:
 
 
 async def _results(
-    request: Request, submit: Callable[[BinaryIO], "Future[Result | str]"], limits: Limits
+    request: Request, submit: Callable[[BinaryIO], "Future[Result | str]"], limits: Limits, only_one: bool = False
 ) -> list[tuple[str | None, Result | str]]:
     """The name of each image of a request, and what became of it, or the reason why it cannot be decoded."""
     read = False
@@ -186,6 +185,8 @@ async def _results(
             read = True
             if not images:
                 raise HTTPException(HTTPStatus.BAD_REQUEST, "the form has no file")
+            if only_one and len(images) > 1:
+                raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"got {len(images):,} images, allowed is one")
             futures = [asyncio.wrap_future(submit(file)) for _, file in images]
             found = await asyncio.gather(*futures)
             return [(name, result) for (name, _), result in zip(images, found, strict=True)]

@@ -74,8 +74,8 @@ def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:
             *fine_tuning.notes(params, trainer.model, bool(model_params.pretrained)),
             *unused_parameters(trainer.model, spec),
         )
-        if len(trainer.train) < params.batch_size:
-            trainer.progress.note(f"train.batch_size is {len(trainer.train)}, the number of training images")
+        if trainer.progress.images < params.batch_size:
+            trainer.progress.note(f"train.batch_size is {trainer.progress.images}, the number of training images")
         if device.type == "cpu" and (line := crowded(torch.get_num_threads())):
             trainer.progress.note(line)
         with exclusive(path, group, trainer.progress):

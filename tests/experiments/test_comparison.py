@@ -276,3 +276,11 @@ def test_a_report_fits_a_terminal_and_json_holds_the_figures():
     figures = comparison_facts(("main", "exp-1"), "test", result)
     assert (figures["a"], figures["images"], figures["p_value"]) == ("main", 600, result.p_value)
     assert figures["accuracy"]["low"] == result.accuracy.low
+
+
+def test_without_rows_a_report_has_the_counts_alone():
+    tables = [predictions(right) for right in drawn(600, 0.1, 0.12, np.random.default_rng(0))]
+    pairs = pair(*tables)
+    report = "\n".join(comparison_lines(("main", "exp-1"), "test", compare(pairs), pairs, most=0))
+    assert "Empty" not in report
+    assert "more changed" in report

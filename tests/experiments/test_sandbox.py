@@ -1,6 +1,7 @@
 """What experiments start from, which code decides their results, and which of them exist."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -139,6 +140,24 @@ def test_a_sandbox_is_for_one_process(repository):
         pass
     with open_sandbox(folder, snapshot, "the second") as sandbox:
         assert sandbox.folder == folder.absolute()
+
+
+def test_while_what_a_killed_process_left_is_removed_its_sandbox_can_be_opened(repository, monkeypatch):
+    snapshot, left = take_snapshot(), Path(".dvc/tmp/seeds/left")
+    (left / "inside").mkdir(parents=True)
+    opened = []
+
+    def remove(path, **options):
+        if path.name.startswith(".left"):
+            with open_sandbox(left, snapshot, "the second"):
+                opened.append(path)
+        rmtree(path, **options)
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr("pipeline.experiments.sandbox.shutil.rmtree", remove)
+    with open_sandbox(left.with_name("first"), snapshot, "the first"):
+        assert len(opened) == 1
+    assert {path.suffix for path in left.parent.iterdir()} == {".lock", ".running"}
 
 
 def test_dvc_applies_an_experiment_of_another_commit_by_its_name(repository):

@@ -105,6 +105,12 @@ def test_in_order_divides_the_images_among_the_processes(split):
         assert torch.equal(share, whole[rank::3])
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_processes_beyond_the_number_of_images_have_no_batch(split, resident):
+    batches = open_split(split, resident)
+    assert [len(list(batches.in_order(4, rank, world=25))) for rank in (0, 22, 23, 24)] == [1, 1, 0, 0]
+
+
 def test_split_larger_than_half_of_the_free_memory_is_streamed():
     assert fits(1_000, CPU)
     assert not fits(10**15, CPU)

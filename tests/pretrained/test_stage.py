@@ -101,6 +101,26 @@ def test_weights_in_the_hub_cache_are_loaded_with_a_new_last_layer(workspace, mo
     assert outputs.shape == (2, 3)
 
 
+def test_weights_of_another_network_whose_last_layer_has_the_same_name_are_one_line(workspace, monkeypatch):
+    from torchvision import models
+
+    path = workspace / "weights.pth"
+    torch.save(models.efficientnet_b0().state_dict(), path)
+    bring("efficientnet_b0", weights=str(path))
+    with pytest.raises(PipelineError, match="it is for another network: classifier"):
+        started("timm/tf_efficientnet_lite0")
+
+
+def test_a_file_with_more_tensors_of_the_first_layer_than_a_small_stem_has_is_read(workspace):
+    from torchvision import models
+
+    path = workspace / "weights.pth"
+    torch.save(models.resnet18().state_dict() | {"conv1.bias": torch.zeros(64)}, path)
+    bring(weights=str(path), stem="small")
+    model, _ = started(stem="small")
+    assert model.conv1.bias is None
+
+
 class Program:
     """Runs a program when it is unpickled."""
 

@@ -48,6 +48,14 @@ def test_a_run_of_the_last_layer_on_its_inputs_writes_everything_and_the_same_by
     assert len(pd.read_csv(PLOTS / "steps.csv")) == 9
 
 
+@pytest.mark.parametrize(("steps", "said"), [(0, True), (4, False)])
+def test_a_batch_size_above_the_number_of_images_is_said_unless_each_image_is_in_a_batch_again(
+    dataset, capsys, steps, said
+):
+    run(epochs=1, batch_size=64, min_steps_per_epoch=steps)
+    assert ("train.batch_size is 24, the number of training images" in capsys.readouterr().out) == said
+
+
 def test_best_epoch_is_kept_and_training_stops_when_patience_ends(dataset):
     run(epochs=40, patience=2)
     metrics = read_results("train")
