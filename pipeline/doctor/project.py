@@ -121,6 +121,9 @@ def parameters() -> Iterator[Finding]:
         return
     network = f"{params.model.name}, {params.augment.image_size} pixels, {params.train.epochs} epochs"
     yield Finding(OK, f"{PARAMS} is valid: {params.data.source}, {network}")
+    if params.model.name.startswith("timm/") and not importlib.util.find_spec("timm"):
+        fix = installing("-c constraints.txt -e .[timm]")
+        yield Finding(ERROR, f"model.name: {params.model.name} needs the package timm", fix)
     yield _source(params.data)
 
 

@@ -96,6 +96,15 @@ def test_a_data_source_in_a_home_folder_that_does_not_exist_is_an_error(project)
     assert found.found.startswith("data.location: got ~nobody-here/photos, but there is no home folder ~nobody-here on")
 
 
+def test_a_network_of_a_library_that_is_not_installed_is_an_error(project, monkeypatch):
+    text = Path("params.yaml").read_text("utf-8").replace("name: classifier", "name: timm/resnet18d")
+    Path("params.yaml").write_text(text, "utf-8")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = problem(checks.parameters)
+    assert found.found == "model.name: timm/resnet18d needs the package timm"
+    assert ".[timm]" in found.fix
+
+
 def test_a_data_source_that_is_missing_empty_or_of_another_kind_is_an_error(project, monkeypatch):
     text = Path("params.yaml").read_text("utf-8").replace("location: null", "location: photos")
     Path("params.yaml").write_text(text.replace("source: digits", "source: folder"), "utf-8")
