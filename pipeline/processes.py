@@ -1,4 +1,5 @@
-"""Signals that stop a command, and processes that end with the one that started them. Nothing here changes a result."""
+"""Signals that stop a command, processes that end with the one that started them, and their memory. Nothing here
+changes a result."""
 
 import ctypes
 import errno
