@@ -257,7 +257,8 @@ class TrialJob:
                     self._report_epochs((sandbox.folder / curve).read_text("utf-8"))
             return trial.pruned
 
-        overrides = [*self.overrides, *(f"{key}={_in_hydra(value)}" for key, value in trial.parameters.items())]
+        # "++" also adds a key, to a parameter that is a mapping.
+        overrides = [*self.overrides, *(f"++{key}={_in_hydra(value)}" for key, value in trial.parameters.items())]
         variables = {"PIPELINE_CHECKPOINTS": str(checkpoints)}
         # Before these stages, the curves may be those of the commit.
         complete = sandbox.run(

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_origin
 
 from pydantic import Field, SkipValidation, ValidationError
 
@@ -150,6 +150,8 @@ def with_parameters(content: Mapping[str, Any], parameters: Mapping[str, Value])
         *sections, key = name.split(".")
         section = changed
         for part in sections:
+            if not isinstance(section.get(part), dict):  # in a parameter that is a mapping, such as model.kwargs
+                section[part] = {}
             section = section[part]
         section[key] = value
     return changed
@@ -244,7 +246,9 @@ def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
             f"allowed are {', '.join(SECTIONS)}"
         )
     if isinstance(content, dict):
-        return _range(keys, content, base, whole=field.annotation is int)
+        in_mapping = get_origin(field.annotation) is dict
+        whole = isinstance(content.get("low"), int) if in_mapping else field.annotation is int
+        return _range(keys, content, base, whole)
     if not isinstance(content, list) or len(content) < 2:
         raise PipelineError(f"{key}: got {content!r}, allowed is {{low: ..., high: ...}} or a list of values")
     if len(content) > MAX_VALUES:

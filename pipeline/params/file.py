@@ -3,7 +3,7 @@
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -50,11 +50,13 @@ def check_params(content: Any, path: Path) -> Params:
 
 
 def refusal(content: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    """Why the value of the parameter at ``keys`` is not allowed by itself; None if it is."""
+    """Why the value of the parameter at ``keys``, or of a mapping that contains it, is not allowed; None if it is."""
     try:
         Params.model_validate(content)
     except ValidationError as error:
-        return error_lines(error, content).get(keys)
+        lines = error_lines(error, content)
+        parameters = (keys[:end] for end in range(len(keys), 0, -1) if find_field(keys[:end]))
+        return next((lines[parameter] for parameter in parameters if parameter in lines), None)
     return None
 
 
@@ -116,9 +118,13 @@ _short.maxlevel = 3
 
 
 def find_field(keys: tuple[str, ...]) -> FieldInfo | None:
-    """The schema's field for a parameter such as ``("train", "lr")``; None if there is no such parameter."""
+    """The schema's field for a parameter such as ``("train", "lr")``, or for a key in one that is a mapping, such as
+    ``("model", "kwargs", "output_stride")``; None if there is no such parameter."""
     section = _section(keys[:-1], Params)
-    return section.model_fields.get(keys[-1]) if section and not _section(keys, Params) else None
+    if section:
+        return section.model_fields.get(keys[-1]) if not _section(keys, Params) else None
+    mapping = find_field(keys[:-1])
+    return mapping if mapping and get_origin(mapping.annotation) is dict else None
 
 
 def _section(keys: tuple[int | str, ...], schema: type[BaseModel]) -> type[BaseModel] | None:

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import overridden_params
-from pipeline.experiments.sweep_file import Range, read_sweep
+from pipeline.experiments.sweep_file import Range, read_sweep, with_parameters
 
 ROOT = Path(__file__).parents[2]
 LR = "  train.lr: {low: 1e-4, high: 1e-1, log: true}\n"
@@ -43,6 +43,24 @@ def test_what_is_left_out_has_its_default_and_numbers_have_their_parameter_s_typ
     assert sweep.space["train.lr"] == Range(low=1e-4, high=0.1, log=True)
     assert sweep.space["model.width"].values == list(range(4, 65))
     assert [type(value) for value in sweep.space["train.warmup_epochs"].values] == [float] * 4
+
+
+def test_arguments_of_the_network_can_be_searched_also_those_in_others(read):
+    base = ("model.name=timm/resnet18d",)
+    names = ("model.kwargs.output_stride", "model.kwargs.stem_width", "model.kwargs.block_args.attn_layer")
+    text = f"space:\n  {names[0]}: [16, 32]\n  {names[1]}: {{low: 16, high: 64, step: 16}}\n  {names[2]}: [null, se]\n"
+    sweep = read(text, *base)
+    assert sweep.space[names[0]] == (16, 32)
+    assert sweep.space[names[1]].values == [16, 32, 48, 64]
+    assert {type(value) for value in sweep.space[names[1]].values} == {int}
+    trial = dict(zip(names, (16, 48, "se"), strict=True))
+    expected = with_parameters(overridden_params(base), trial)
+    assert expected["model"]["kwargs"] == {"output_stride": 16, "stem_width": 48, "block_args": {"attn_layer": "se"}}
+    assert overridden_params([*base, *(f"++{name}={value}" for name, value in trial.items())]) == expected
+    with pytest.raises(PipelineError, match=r"space.model.kwargs.stem_width.1: .*10,000"):
+        read("space:\n  model.kwargs.stem_width: [64, 100000]\n", *base)
+    with pytest.raises(PipelineError, match=r"space.train.lr.low: no parameter of params.yaml"):
+        read("space:\n  train.lr.low: [0.1, 0.2]\n")
 
 
 def test_a_metric_of_the_evaluation_needs_the_valid_split_and_is_not_pruned(read):
