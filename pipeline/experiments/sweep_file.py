@@ -24,6 +24,7 @@ Value = bool | int | float | str | None
 SECTIONS = ("seed", "augment", "model", "train")
 # Most trials of a sweep, as in ``cli``, and so most points of a grid; most values of a list.
 MAX_TRIALS, MAX_VALUES = 100_000, 1_000
+MAX_KEYS = 8  # in the dotted name of a parameter
 # The files of DVCLive with the value of each epoch.
 CURVES = LIVE / "plots/metrics"
 
@@ -235,7 +236,7 @@ def _named(schemas: Mapping[str, type[Section]], content: Any, key: str) -> Any:
 
 def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
     keys, key = tuple(str(name).split(".")), f"space.{name}"
-    field = find_field(keys)
+    field = find_field(keys) if len(keys) <= MAX_KEYS else None
     if field is None:
         searched = [full for full in parameter_names() if full.partition(".")[0] in SECTIONS]
         hint = suggestion(str(name), searched)

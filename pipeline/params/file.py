@@ -120,11 +120,16 @@ _short.maxlevel = 3
 def find_field(keys: tuple[str, ...]) -> FieldInfo | None:
     """The schema's field for a parameter such as ``("train", "lr")``, or for a key in one that is a mapping, such as
     ``("model", "kwargs", "output_stride")``; None if there is no such parameter."""
-    section = _section(keys[:-1], Params)
-    if section:
-        return section.model_fields.get(keys[-1]) if not _section(keys, Params) else None
-    mapping = find_field(keys[:-1])
-    return mapping if mapping and get_origin(mapping.annotation) is dict else None
+    section: type[BaseModel] = Params
+    for position, key in enumerate(keys, 1):
+        field = section.model_fields.get(key)
+        if field is None:
+            return None
+        kind = field.annotation
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return field if position == len(keys) or get_origin(kind) is dict else None
+        section = kind
+    return None
 
 
 def _section(keys: tuple[int | str, ...], schema: type[BaseModel]) -> type[BaseModel] | None:
