@@ -1,7 +1,5 @@
-"""Signals that stop a command, processes that end with the one that started them, and their memory. Nothing here
-changes a result."""
+"""Signals that stop a command, and processes that end with the one that started them. Nothing here changes a result."""
 
-import ctypes
 import errno
 import multiprocessing
 import os
@@ -11,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
@@ -20,8 +18,6 @@ from pipeline.errors import NO_SPACE
 # Ctrl-C, kill, and the end of the terminal.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_BETWEEN_CHECKS = 0.5
-# Of glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -139,14 +135,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def keep_freed_memory() -> None:
-    """Let the C library reuse the memory of a freed tensor instead of returning it, and clearing new memory, each time.
-
-    Needs glibc, as on most Linux systems; elsewhere, nothing changes.
-    """
-    with suppress(AttributeError):
-        set_option = ctypes.CDLL(None).mallopt
-        set_option(M_MMAP_MAX, 0)
-        set_option(M_TRIM_THRESHOLD, 2**31 - 1)

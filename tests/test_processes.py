@@ -1,6 +1,5 @@
 """Signals stop a command and its workers, and what a killed process started ends too."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -147,23 +146,3 @@ def test_the_end_of_the_terminal_is_ignored_under_nohup():
             assert not arrived()
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-PAGE_FAULTS = """
-import resource, sys, torch
-from pipeline.processes import keep_freed_memory
-
-if sys.argv[1] == "kept":
-    keep_freed_memory()
-for _ in range(4):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.zeros(64 << 20, dtype=torch.uint8).fill_(1)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
-def test_freed_memory_is_used_again_without_asking_the_system_for_its_pages():
-    faults = [int(start(PAGE_FAULTS, argument).communicate(timeout=60)[0]) for argument in ("returned", "kept")]
-    assert faults[0] > 10_000
-    assert faults[1] < 100
