@@ -303,7 +303,7 @@ def test_a_folder_of_the_cache_that_is_a_link_is_not_written_through(cache, work
 @needs_root
 def test_the_list_of_files_of_another_user_is_not_believed(cache, workspace, publish, images):
     pytest.importorskip("modelscope_hub")
-    commit = publish()
+    commit = publish(())
     with Hub(workspace / "hub") as hub:
         assert images(endpoint=hub.url) == WANTED
         record = cache / "modelscope" / DATASET / f"{commit}.json"
