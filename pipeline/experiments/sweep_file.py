@@ -247,8 +247,9 @@ def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
             f"allowed are {', '.join(SECTIONS)}"
         )
     if isinstance(content, dict):
+        numbers = (content.get(key, 0) for key in ("low", "high", "step"))
         in_mapping = get_origin(field.annotation) is dict
-        whole = isinstance(content.get("low"), int) if in_mapping else field.annotation is int
+        whole = all(isinstance(number, int) for number in numbers) if in_mapping else field.annotation is int
         return _range(keys, content, base, whole)
     if not isinstance(content, list) or len(content) < 2:
         raise PipelineError(f"{key}: got {content!r}, allowed is {{low: ..., high: ...}} or a list of values")

@@ -53,6 +53,8 @@ def test_arguments_of_the_network_can_be_searched_also_those_in_others(read):
     assert sweep.space[names[0]] == (16, 32)
     assert sweep.space[names[1]].values == [16, 32, 48, 64]
     assert {type(value) for value in sweep.space[names[1]].values} == {int}
+    halves = read("space:\n  model.kwargs.drop_block_rate: {low: 0, high: 1.5, step: 0.5}\n", *base)
+    assert halves.space["model.kwargs.drop_block_rate"].values == [0, 0.5, 1, 1.5]
     trial = dict(zip(names, (16, 48, "se"), strict=True))
     expected = with_parameters(overridden_params(base), trial)
     assert expected["model"]["kwargs"] == {"output_stride": 16, "stem_width": 48, "block_args": {"attn_layer": "se"}}
