@@ -21,6 +21,7 @@ import time
 import traceback
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -195,18 +196,18 @@ def run(
         for process in processes:
             process.start()
         missing = len(chosen)
-        while missing and time.monotonic() < end:
-            alive = any(process.is_alive() for process in processes)
-            try:
+        # A process that has ended has sent all of its lines.
+        while (
+            missing
+            and time.monotonic() < end
+            and (any(process.is_alive() for process in processes) or not lines.empty())
+        ):
+            with suppress(queue.Empty):
                 line = lines.get(timeout=1)
-            except queue.Empty:
-                if alive:
-                    continue
-                break
-            missing -= 1
-            with out.open("a") as target:
-                print(json.dumps(line), file=target)
-            print(json.dumps(line), flush=True)
+                missing -= 1
+                with out.open("a") as target:
+                    print(json.dumps(line), file=target)
+                print(json.dumps(line), flush=True)
         if missing:
             print(
                 f"{missing} networks are missing: the time is over, or {out.with_suffix('.log')} says why", flush=True

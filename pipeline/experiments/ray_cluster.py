@@ -250,7 +250,7 @@ def _answer(job: Job[Any], origin: Origin, inputs: Files | None, shared: bool) -
     experiment = None if shared else sandbox.find(job.pattern)
     if experiment is None:
         return Answer(result)
-    commit, cache = git("rev-parse", experiment.reference), _cache(Path())
+    commit, cache = git("rev-parse", experiment.reference), _cache(Path.cwd())
     paths = set(outputs(git("show", f"{commit}:dvc.lock"), cache, STAGES)) - set(inputs or ())
     files = {path: _put(ray, cache / path) for path in sorted(paths)}
     pack = _pack(commit, "--not", origin.snapshot.head)

@@ -75,8 +75,7 @@ class PretrainedWeights:
         head = tuple(f"{name}." for name, _ in heads)
         outputs = {len(kept[name]) for name in kept if name.startswith(head)}
         other = self.origin.classes not in (None, classes)
-        of_head = [name for name in kept if name.startswith(head) and name in own]
-        if other or any(kept[name].shape != own[name].shape for name in of_head):
+        if other or any(own.get(name, kept[name]).shape != kept[name].shape for name in kept if name.startswith(head)):
             kept = {name: values for name, values in kept.items() if not name.startswith(head)}
             for _, layer in heads:
                 # Zeros, as in Big Transfer (Kolesnikov et al. 2020): with 5 photos per class random weights cost two

@@ -39,8 +39,7 @@ def fit(content: Mapping[str, Any], spec: ModelSpec, source: str) -> tuple[Array
     own = model.state_dict()
     if spec.stem == "small":  # another first convolution than that of the published network
         start = find_stem(model)[0] + "."
-        other = {key for key in own if key.startswith(start) and key in state and state[key].shape != own[key].shape}
-        state = {key: tensor for key, tensor in state.items() if key not in other}
+        state = {key: t for key, t in state.items() if not key.startswith(start) or t.shape == own.get(key, t).shape}
     parameters = {key for key, _ in model.named_parameters()}
     unexpected = _load(model, state, source, spec.name)
     loaded = {key: tensor for key, tensor in model.state_dict().items() if not tensor.is_meta}

@@ -101,7 +101,7 @@ def test_weights_in_the_hub_cache_are_loaded_with_a_new_last_layer(workspace, mo
     assert outputs.shape == (2, 3)
 
 
-def test_weights_of_another_network_whose_last_layer_has_the_same_name_are_one_line(workspace, monkeypatch):
+def test_weights_of_another_network_whose_last_layer_has_the_same_name_are_one_line(workspace):
     from torchvision import models
 
     path = workspace / "weights.pth"
