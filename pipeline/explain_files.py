@@ -3,7 +3,6 @@
 It is no part of the stage ``explain``, which needs neither files of images nor pictures.
 """
 
-import difflib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.common.file_types import reasons
-from pipeline.common.text import listed, shown_name
+from pipeline.common.text import shown_name, similar
 from pipeline.errors import PipelineError
 from pipeline.explain.saliency import Saliency, as_maps
 from pipeline.network.device import forward_batch_size
@@ -82,8 +81,8 @@ def explain_paths(
 
 def _index_of(name: str, classes: Sequence[str]) -> int:
     if name not in classes:
-        close = listed(difflib.get_close_matches(name, classes, n=3) or classes)
-        raise PipelineError(f"--class: got {name!r}, allowed are the classes of the model: {close}")
+        some = similar(name, classes)
+        raise PipelineError(f"--class: got {name!r}, allowed are the classes of the model: {some}")
     return classes.index(name)
 
 

@@ -1,10 +1,9 @@
 """Earlier runs by name: experiments, branches, tags and commits of the repository that the user works in."""
 
-import difflib
 from pathlib import Path
 
 from pipeline.common.paths import MODEL, repository_root
-from pipeline.common.text import listed, one_line
+from pipeline.common.text import one_line, similar
 from pipeline.common.yaml_file import parse_yaml
 from pipeline.errors import PipelineError
 from pipeline.git import git
@@ -34,9 +33,8 @@ def find_commit(run: str, option: str) -> str:
         )
     branches = git("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", folder=folder).splitlines()
     names = list(dict.fromkeys([*(experiment for _, experiment in experiments), *branches]))
-    close = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names
     raise PipelineError(
-        f"{option}: got {run}, but no commit, branch, tag or experiment has this name; there are {listed(close)}"
+        f"{option}: got {run}, but no commit, branch, tag or experiment has this name; there are {similar(name, names)}"
     )
 
 

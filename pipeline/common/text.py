@@ -1,6 +1,7 @@
 """Text for people. Whatever it contains, such as the name of a file or the error of a library, :func:`shown` makes it
 fit for a terminal, a log file and a public bug report: it cannot change the terminal, and its secrets are ``***``."""
 
+import difflib
 import os
 import re
 from collections.abc import Iterable
@@ -108,6 +109,12 @@ def listed(items: Iterable[object], limit: int = 5) -> str:
     names = [str(item) for item in items]
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def similar(name: str, names: Iterable[str]) -> str:
+    """List the names most similar to one that is none of them; the first ones if none is similar."""
+    allowed = list(names)
+    return listed(difflib.get_close_matches(name, allowed) or allowed, 12)
 
 
 def shortened(text: str, most: int = 400) -> str:

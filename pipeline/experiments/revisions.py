@@ -1,6 +1,5 @@
 """Reads the results of other revisions and experiments through DVC, and compares two of them."""
 
-import difflib
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 
 from pipeline.common.paths import DETAILS, EVALUATION, METRICS
 from pipeline.common.reading import checksum, json_object
-from pipeline.common.text import listed, one_line
+from pipeline.common.text import one_line, similar
 from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import OWN_COLUMNS, SHARED_COLUMNS, Comparison, compare, pair
 from pipeline.git import git
@@ -150,8 +149,8 @@ def _unknown_revision(revision: str, error: Exception) -> str:
     with Repo() as repo:
         experiments = [name for found in repo.experiments.ls(all_commits=True).values() for name, _ in found]
         names = [WORKSPACE[0], "HEAD", *experiments, *repo.scm.list_branches(), *repo.scm.list_tags()]
-    close = difflib.get_close_matches(revision, names, n=5, cutoff=0.4) or names
-    return f"{revision}: no commit, branch, tag or experiment has this name; there are {listed(dict.fromkeys(close))}"
+    some = similar(revision, dict.fromkeys(names))
+    return f"{revision}: no commit, branch, tag or experiment has this name; there are {some}"
 
 
 def read_predictions(revision: str) -> pd.DataFrame:

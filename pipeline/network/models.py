@@ -1,6 +1,5 @@
 """The architectures by name."""
 
-import difflib
 import inspect
 import itertools
 from collections.abc import Callable
@@ -14,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from pipeline.common.text import listed, one_line, shortened
+from pipeline.common.text import one_line, shortened, similar
 from pipeline.errors import PipelineError
 from pipeline.network.calibration import UNCALIBRATED, Calibration
 
-SHOWN_LAYERS = 12
 TIMM = "timm/"  # before the name of a network of timm
 # Of the networks' classes: what other parameters say, and what is no plain value or set by their builders.
 OTHER_ARGUMENTS = {
@@ -202,10 +200,9 @@ def _timm_model(spec: ModelSpec) -> nn.Module:
     names, (architecture, _, tag) = timm.list_models(), name.partition(".")
     if architecture not in names or (tag and name not in timm.list_pretrained(architecture + ".*")):
         names = timm.list_pretrained(architecture + ".*") if architecture in names else names
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
         raise PipelineError(
             f"params.yaml: model.name: got {spec.name!r}, allowed after {TIMM} are {len(names):,} networks of timm "
-            f"{timm.__version__}, such as {listed((TIMM + found for found in close), 3)}"
+            f"{timm.__version__}, such as {similar(spec.name, (TIMM + found for found in names))}"
         )
     options: dict[str, Any] = {"drop_rate": spec.dropout, "drop_path_rate": spec.drop_path_rate}
     published = timm.get_pretrained_cfg(name)
@@ -237,10 +234,10 @@ def _torchvision_model(spec: ModelSpec) -> nn.Module:
 
     names = models.list_models(module=models)
     if spec.name not in names:
-        close = difflib.get_close_matches(spec.name, ["classifier", *names], n=3) or ["classifier", *names]
+        close = similar(spec.name, ["classifier", *names])
         raise PipelineError(
             f"params.yaml: model.name: got {spec.name!r}, allowed are classifier and torchvision's {len(names)} "
-            f"classification models, such as {listed(close, 3)}; those of timm begin with {TIMM}"
+            f"classification models, such as {close}; those of timm begin with {TIMM}"
         )
     options: dict[str, Any] = {"dropout": spec.dropout}
     if spec.name in ("googlenet", "inception_v3"):
@@ -270,9 +267,9 @@ def _with_kwargs(build: Callable[..., nn.Module], options: dict[str, Any], spec:
         known = [name for name in inspect.signature(type(build())).parameters if name not in OTHER_ARGUMENTS]
         for name in spec.kwargs:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=3) or known
                 other = OTHER_ARGUMENTS.get(name)
-                fix = f"use {other} for it" if other else f"allowed for {spec.name} are {listed(close, 12) or 'none'}"
+                allowed = f"allowed for {spec.name} are {similar(name, known) or 'none'}"
+                fix = f"use {other} for it" if other else allowed
                 raise PipelineError(f"params.yaml: model.kwargs: got {shortened(repr(name), 40)}; {fix}")
         try:
             _with_options(partial(build, **spec.kwargs), options)
@@ -404,8 +401,7 @@ def find_layer(model: nn.Module, name: str, key: str) -> nn.Module:
     """
     layers: dict[str, nn.Module] = {layer: module for layer, module in model.named_modules() if layer}
     if name not in layers:
-        close = difflib.get_close_matches(name, layers, n=3)
-        some = listed(close or layers, SHOWN_LAYERS)
+        some = similar(name, layers)
         raise PipelineError(
             f"params.yaml: {key}: got {name!r}, allowed are auto and the layers of the network, such as {some}"
         )

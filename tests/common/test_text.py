@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.common import text as module
-from pipeline.common.text import hide, listed, one_line, shown, shown_name
+from pipeline.common.text import hide, listed, one_line, shown, shown_name, similar
 
 VISIBLE = string.ascii_letters + string.digits + string.punctuation
 # Both ends are marked with a text that occurs nowhere else.
@@ -164,3 +164,9 @@ def test_a_long_text_takes_no_longer_per_character_than_a_short_one(part, ends):
     start = time.perf_counter()
     shown(ends.format(part * (100_000 // len(part))))
     assert time.perf_counter() - start < 2
+
+
+def test_similar_lists_the_closest_names_or_without_any_the_first_twelve() -> None:
+    assert similar("rsnet18", ["vit_b_16", "resnet18", "resnet34"]) == "resnet18, resnet34"
+    assert similar("x", [f"layer{number}" for number in range(14)]).endswith("layer11 and 2 more")
+    assert similar("x", []) == ""
