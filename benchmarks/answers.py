@@ -27,8 +27,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 from pipeline.common.dataset import PackedDataset, evenly_spaced
+from pipeline.common.shares import wilson
 from pipeline.evaluate.calibration import abstention, cross_fitted_probabilities, risk_coverage
-from pipeline.evaluate.intervals import wilson
 from pipeline.evaluate.metrics import calibration_metrics
 from pipeline.images.decoding import plain_photo
 from pipeline.images.transforms import plain_copy

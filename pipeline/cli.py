@@ -102,13 +102,14 @@ def main() -> None:
 
 def refuse_arguments(arguments: list[str]) -> None:
     """An empty path would be the current folder, and nan lies within all limits of a number."""
-    for place, argument in enumerate(arguments, 1):
+    for place, (before, argument) in enumerate(zip(["", *arguments], arguments, strict=False), 1):
         if not argument or re.fullmatch("--[a-z-]+=", argument):
             raise PipelineError(
                 f"argument {place} is empty{f' ({argument})' if argument else ''}, perhaps because of a shell variable "
                 "that is not set; remove it, or give it a value"
             )
-        if re.fullmatch("(--[a-z-]+=)?[+-]?nan", argument.lower()):
+        of_class = before == "--class" or argument.startswith("--class=")  # which may have that name
+        if not of_class and re.fullmatch("(--[a-z-]+=)?[+-]?nan", argument.lower()):
             raise PipelineError(f"argument {place}: got {argument}, allowed is a number; a file of that name is ./nan")
 
 

@@ -17,9 +17,9 @@ from pipeline.common.files import write_table
 from pipeline.common.paths import DATASET, RAW_ARCHIVE
 from pipeline.common.raw_archive import RawImage, RawReader, read_raw_archive
 from pipeline.common.runs import copy_output
+from pipeline.common.shares import wilson
 from pipeline.common.text import listed, shown_name
 from pipeline.errors import PipelineError
-from pipeline.evaluate.intervals import wilson
 from pipeline.evaluate.metrics import compute_metrics, image_scores, largest_top_k
 from pipeline.experiments.comparison import (
     FEWEST_IMAGES,

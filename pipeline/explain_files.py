@@ -65,6 +65,7 @@ def explain_paths(
     if saliency.layer:
         say(f"explain: {method} of {saliency.layer}, {saliency.side}×{saliency.side} cells")
     size = forward_batch_size(network.scale.device, spec.image_size, MAX_BATCH_SIZE)
+    files = _outside(files, paths, output)
     names = picture_names(files)
     rows = []
     decoded = progress(decode_ahead(files, read_file, [spec], None, 0, 2 * size), len(files), "explain")
@@ -77,6 +78,17 @@ def explain_paths(
             rows.append(f"{shown_name(file)}: {shown_name(title)}, {output / names[file]}{note}")
     say("\n".join(rows))
     refuse_failures(failures, len(rows), "explain", "explained")
+
+
+def _outside(files: Sequence[Path], paths: Sequence[Path], output: Path) -> list[Path]:
+    """The files without the pictures of an earlier run that a folder in ``paths`` contains."""
+    here = output.resolve()
+    outside = [file for file in files if not file.resolve().is_relative_to(here)]
+    if inside := len(files) - len(outside):
+        if not outside or any(path.resolve().is_relative_to(here) for path in paths):
+            raise PipelineError(f"--output: {output} has images to explain, which pictures could replace; use another")
+        say(f"explain: left out {inside:,} images in {output}, the folder of the pictures")
+    return outside
 
 
 def _index_of(name: str, classes: Sequence[str]) -> int:

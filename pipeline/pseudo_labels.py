@@ -14,9 +14,9 @@ from pipeline.common.files import write_table
 from pipeline.common.label_files import COLUMNS
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import UNLABELLED, RawImage, RawReader, read_raw_archive
+from pipeline.common.shares import wilson
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
-from pipeline.evaluate.intervals import wilson
 from pipeline.experiments.comparison import table_lines
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import ModelSpec

@@ -216,6 +216,11 @@ def test_an_argument_that_is_not_a_number_is_refused_although_no_limit_excludes_
     assert result.stderr.startswith(f"error: argument {len(arguments)}: got {arguments[-1]}, allowed is a number")
 
 
+@pytest.mark.parametrize("option", [("--class", "nan"), ("--class=nan",)])
+def test_a_class_may_be_called_nan(folder, option):
+    assert "argument" not in run_command("explain", "photos", *option).stderr
+
+
 def test_a_file_that_cannot_be_read_is_named(folder):
     (folder / "params.yaml").unlink()
     (folder / "params.yaml").mkdir()

@@ -86,6 +86,19 @@ def test_a_file_is_no_folder_for_pictures():
         explain_paths([Path("a.png")], MODEL, Path("a.png"))
 
 
+def test_images_are_never_replaced_by_pictures_and_pictures_are_not_explained(capsys):
+    files = [write_image("photos/a.jpg"), write_image("photos/a.png", 1)]
+    contents = [file.read_bytes() for file in files]
+    for paths in ([Path("photos")], files):
+        with pytest.raises(PipelineError, match=r"^--output: photos has images to explain, which pictures could"):
+            explain_paths(paths, MODEL, Path("photos"))
+    assert [file.read_bytes() for file in files] == contents
+    explain_paths([Path("photos")], MODEL, Path("photos/explained"))
+    explain_paths([Path("photos")], MODEL, Path("photos/explained"))
+    assert sorted(path.name for path in Path("photos/explained").iterdir()) == ["a-2.png", "a.png"]
+    assert "left out 2 images in photos/explained, the folder of the pictures" in capsys.readouterr().out
+
+
 def test_an_onnx_file_is_refused():
     with pytest.raises(PipelineError, match=r"^model\.onnx: an ONNX file has no gradients; name the weights file"):
         explain_paths([Path("photos")], Path("model.onnx"), Path("maps"))

@@ -233,8 +233,8 @@ def experiments() -> Iterator[Finding]:
         yield Finding(NOTE, f"{line}; {output.strip().splitlines()[-1]}", fix)
     else:
         yield Finding(OK, "the queue is empty")
-    names = ("exps/tmp*", "exps/standalone/tmp*", "seeds/*", "sweeps/*")
-    folders = [path for name in names for path in TEMPORARY.glob(name)]
+    names = ("exps/tmp*", "exps/standalone/tmp*", "seeds/*", "folds/*", "sweeps/*", "ray/*")
+    folders = [path for name in names for path in TEMPORARY.glob(name) if path.is_dir()]  # not the locks
     if folders:
         line = f"temporary workspaces of experiments that are running or were killed: {len(folders)}"
         yield Finding(NOTE, line, f"if none is running: `rm -r {' '.join(map(shell_path, folders[:3]))}`")

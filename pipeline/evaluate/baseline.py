@@ -12,7 +12,7 @@ from sklearn.preprocessing import normalize
 from pipeline.common.dataset import PackedDataset, PackedSplit
 from pipeline.common.paths import PRETRAINED
 from pipeline.common.reading import reading
-from pipeline.evaluate.intervals import wilson
+from pipeline.common.shares import wilson
 from pipeline.network.inference import extract_features
 from pipeline.network.models import ModelSpec, build_model, default_layers, find_layer
 from pipeline.network.pretrained import read_pretrained

@@ -7,7 +7,7 @@ from scipy.special import softmax
 from scipy.stats import binned_statistic
 
 from pipeline.common.dataset import evenly_spaced
-from pipeline.evaluate.intervals import wilson
+from pipeline.common.shares import wilson
 from pipeline.evaluate.metrics import BINS
 from pipeline.network.calibrating import fit_temperature
 from pipeline.network.calibration import PRECISIONS

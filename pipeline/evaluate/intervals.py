@@ -1,8 +1,7 @@
 """Confidence intervals of the metrics: how uncertain they are because the images are a sample.
 
-Shares of images have Wilson's interval (1927), all other metrics the percentile interval of the bootstrap (Efron &
-Tibshirani 1993). For a share close to 1 that one is too narrow: with 100 images and an accuracy of 0.98 it contains the
-true accuracy in 87 % of the samples instead of 95 %, Wilson's in 95 %.
+Shares of images have the intervals of ``pipeline.common.shares``, all other metrics the percentile interval of the
+bootstrap (Efron & Tibshirani 1993).
 """
 
 import warnings
@@ -10,12 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy.stats import DegenerateDataWarning, bootstrap, norm
+from numpy.typing import NDArray
+from scipy.stats import DegenerateDataWarning, bootstrap
 
+from pipeline.common.shares import LEVEL, bonett_price, wilson
 from pipeline.evaluate.metrics import BY_CLASS, image_scores
 
-LEVEL = 0.95
 # Images of all resamples in one batch: 16 MB per array.
 BATCH_IMAGES = 2_000_000
 
@@ -75,15 +74,6 @@ def paired_differences(
     return {name: {"difference": float(change.mean()), **named.get(name, {})} for name, change in changes.items()}
 
 
-def bonett_price(gained: ArrayLike, lost: ArrayLike, images: int) -> NDArray[np.float64]:
-    """Bonett & Price's 95 % interval of the share that is gained minus the share that is lost, ``(2, ...)``, of images
-    that are judged twice."""
-    more, less = (np.asarray(gained) + 1) / (images + 2), (np.asarray(lost) + 1) / (images + 2)
-    half = norm.ppf((1 + LEVEL) / 2) * np.sqrt((more + less - (more - less) ** 2) / (images + 2))
-    ends: NDArray[np.float64] = np.clip([more - less - half, more - less + half], -1, 1)
-    return ends
-
-
 def intervals_by_class(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> pd.DataFrame:
     """Wilson's intervals of each class's precision, recall and F1, given the number of images that they count.
 
@@ -103,17 +93,6 @@ def intervals_by_class(labels: NDArray[np.int64], predicted: NDArray[np.int64], 
     return pd.DataFrame(
         {f"{name}_{end}": ends[name][row] for name in BY_CLASS for row, end in enumerate(("low", "high"))}
     )
-
-
-def wilson(hits: ArrayLike, images: ArrayLike) -> NDArray[np.float64]:
-    """Wilson's 95 % interval of the shares ``hits / images``, ``(2, ...)``; NaN without images."""
-    n, z = np.asarray(images, float), norm.ppf((1 + LEVEL) / 2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = hits / n
-        centre, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-        ends: NDArray[np.float64] = np.stack([centre - half, centre + half]) / (1 + z**2 / n)
-    # The low end of no hits is exactly 0 (not -0), and the high end of only hits 1.
-    return ends.round(12) + 0
 
 
 def class_means(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.float64]:

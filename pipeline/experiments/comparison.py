@@ -6,7 +6,7 @@ unknown (Dietterich 1998); ``seeds.py`` measures it.
 
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, bootstrap
 from sklearn.metrics import recall_score
 
+from pipeline.common.shares import LEVEL, bonett_price
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
 
-LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 9_999
 # Fewer changed images are not significant even if all favour one network: 2 · 0.5⁵ = 0.06.
@@ -98,16 +98,13 @@ def compare(pairs: pd.DataFrame, left_out: int = 0) -> Comparison:
     """Compute all figures of a comparison of ``pairs``, the result of :func:`pair`."""
     images = len(pairs)
     only_a, only_b = (int((pairs[f"right_{x}"] & ~pairs[f"right_{y}"]).sum()) for x, y in ("ab", "ba"))
-    accuracy = _difference(pairs, "right")
-    if only_a + only_b == 0:
-        # All resamples are equal; an exact binomial interval bounds the share of images that could have changed.
-        bound = binomtest(0, images).proportion_ci(LEVEL, "exact").high
-        accuracy = replace(accuracy, low=-bound, high=bound)
+    a, b = (float(pairs[f"right_{name}"].mean()) for name in "ab")
+    low, high = bonett_price(only_b, only_a, images).tolist()
     return Comparison(
         images=images,
         left_out=left_out,
-        accuracy=accuracy,
-        log_loss=_difference(pairs, "loss"),
+        accuracy=Difference(a, b, b - a, low, high),
+        log_loss=_difference(pairs["loss_a"], pairs["loss_b"]),
         only_a_right=only_a,
         only_b_right=only_b,
         p_value=mcnemar(only_a, only_b),
@@ -116,11 +113,10 @@ def compare(pairs: pd.DataFrame, left_out: int = 0) -> Comparison:
     )
 
 
-def _difference(pairs: pd.DataFrame, column: str) -> Difference:
-    """The means of a column for A and B, and the percentile interval of their difference from a paired bootstrap (Efron
+def _difference(a: pd.Series, b: pd.Series) -> Difference:
+    """The means of two columns, and the percentile interval of their difference from a paired bootstrap (Efron
     & Tibshirani 1993), which resamples images with both values; the same resamples in every call."""
-    a, b = (pairs[f"{column}_{name}"].to_numpy(float) for name in "ab")
-    changes = b - a
+    changes = (b - a).to_numpy(float)
     low = high = changes.mean()
     if np.ptp(changes) > 0:
         low, high = bootstrap(

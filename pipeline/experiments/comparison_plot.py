@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.common.paths import LIVE
 from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import class_changes
 from pipeline.experiments.revisions import read_text
+from pipeline.plots.fonts import shortened
 from pipeline.plots.style import saved_figure
 
 MEASURES = ("loss", "accuracy")
-CLASSES_SHOWN = 25
+CLASSES_SHOWN, SHOWN_CHARACTERS = 25, 30
 
 
 def plot_comparison(path: Path, names: tuple[str, str], pairs: pd.DataFrame) -> None:
@@ -33,16 +35,19 @@ def plot_comparison(path: Path, names: tuple[str, str], pairs: pd.DataFrame) -> 
     changes = class_changes(pairs)
     shown = changes.reindex(changes["change"].abs().sort_values(ascending=False, kind="stable").index)
     shown = shown.head(CLASSES_SHOWN).sort_values("change", kind="stable")
-    texts = [*names, *shown["class"]]
+    shown["class"] = [shortened(name, SHOWN_CHARACTERS) for name in shown["class"]]
+    titles = [shortened(name, SHOWN_CHARACTERS) for name in names]
+    texts = [*titles, *shown["class"]]
     with saved_figure(path, 15, max(4.5, 1.5 + 0.25 * len(shown)), texts) as figure:
         *by_epoch, recall = figure.subplots(1, 3)
         for axis, measure in zip(by_epoch, MEASURES, strict=True):
-            for number, (name, table) in enumerate(zip(names, curves, strict=True)):
+            for number, (name, table) in enumerate(zip(titles, curves, strict=True)):
                 for split, line in (("train", ":"), ("valid", "-")):
                     axis.plot(
-                        table["epoch"], table[f"{split}_{measure}"], line, color=f"C{number}", label=f"{name}, {split}"
+                        table["epoch"], table[f"{split}_{measure}"], line, color=f"C{number}", label=f"{split}: {name}"
                     )
             axis.set(xlabel="epoch", title=measure)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         by_epoch[0].legend(frameon=False)
         _draw_recall(recall, shown, len(changes))
 

@@ -61,12 +61,13 @@ def overridden_params(overrides: Sequence[str]) -> dict[str, Any]:
         return content
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
+    from ruamel.yaml.error import YAMLError
 
     with TemporaryDirectory() as folder:
         path = Path(shutil.copy(PARAMS, folder))
         try:
             apply_overrides(path, [override.removeprefix(f"{PARAMS.name}:") for override in overrides])
-        except DvcException as error:
+        except (DvcException, YAMLError) as error:
             reason = one_line(str(error.__cause__ or error))
             raise PipelineError(f"-S: DVC rejects {listed(overrides)} ({reason}); fix it") from error
         content = read_yaml(path)

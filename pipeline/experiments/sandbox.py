@@ -51,9 +51,9 @@ class Snapshot:
 
         Returns:
             The id of the git tree of each folder of code that the stages list in ``dvc.yaml``, the hash of
-            ``data/raw.zip`` if ``dvc.lock`` has one, the ids of the files ``data.corrections`` and
-            ``data.pseudo_labels``, and a hash of the source and of the pretrained weights as they are now. The commit
-            and all other files do not count.
+            ``data/raw.zip`` in ``dvc.lock`` if no revision of the hub's dataset is given, the ids of the files
+            ``data.corrections`` and ``data.pseudo_labels``, and a hash of the source and of the pretrained weights as
+            they are now. The commit and all other files do not count.
 
         Raises:
             PipelineError: neither git nor DVC tracks one of these files, so that experiments would not have it.
@@ -66,7 +66,9 @@ class Snapshot:
         ids = {path: facts.split()[2] for facts, _, path in columns}
         lock = Path("dvc.lock")
         stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
-        archives = {out["path"]: out["md5"] for out in stages.get("download", {}).get("outs", ())}
+        # All other images are pinned by the parameters or by the listing of the source.
+        unpinned = data["source"] == "modelscope" and not data.get("revision")
+        archives = {out["path"]: out["md5"] for out in stages.get("download", {}).get("outs", ()) if unpinned}
         for name, file in labels.items():
             pointer = dvc_file(file)
             if ids.keys().isdisjoint((file, pointer.as_posix())):

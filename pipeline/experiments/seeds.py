@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
+from pipeline.common.shares import LEVEL
 from pipeline.errors import PipelineError
-from pipeline.experiments.comparison import LEVEL, wrapped
+from pipeline.experiments.comparison import wrapped
 from pipeline.experiments.dvc_command import overridden_params, override_key
 from pipeline.experiments.ray_cluster import Cluster
 from pipeline.experiments.sandbox import take_snapshot

@@ -39,9 +39,8 @@ def explain(params: ExplainParams) -> None:
     evaluated = read_results("evaluate")
     with reading(PREDICTIONS):
         content = checked_bytes(PREDICTIONS, evaluated["files"].get(PREDICTIONS.as_posix()))
-        images = pd.read_csv(
-            BytesIO(content), usecols=["id", "label", "predicted", "correct", "confidence"], dtype={"id": str}
-        )
+        columns = ["id", "label", "predicted", "correct", "confidence"]
+        images = pd.read_csv(BytesIO(content), usecols=columns, dtype={"id": str}, keep_default_na=False)
     split = dataset.split(evaluated["split"])
     if images["id"].tolist() != list(split.ids):
         raise PipelineError(f"{PREDICTIONS}: has other images than {DATASET}; run dvc repro evaluate")

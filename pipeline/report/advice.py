@@ -18,6 +18,8 @@ GAP, LOW, RISE, WIDE = 0.05, 0.9, 0.005, 0.1
 FEW, FEW_SHARE = 20, 0.25
 # Of a pair of classes: the share of the class, and images.
 CONFUSED, CONFUSED_IMAGES = 0.1, 5
+# What to try next against overfitting.
+STRONGER, MIXUP = {"none": "medium", "light": "medium", "medium": "strong"}, 0.2
 
 
 class Advice(NamedTuple):
@@ -35,10 +37,10 @@ def advise(inputs: Inputs, params: dict[str, Any]) -> list[Advice]:
     interval = evaluate.get("interval", {}).get("accuracy", {"low": evaluate["accuracy"], "high": evaluate["accuracy"]})
     ends = interval["low"], interval["high"]
     rules = (
-        leaks(audit["leaks"], audit.get("leaks_of_near_duplicates", 0)),
+        leaks(audit["leaks"], audit.get("leaks_of_near_duplicates", 0), params.get("data.groups") == "near_duplicates"),
         contradictory_labels(audit.get("contradictory_labels", 0), audit.get("near_duplicates_with_two_labels", 0)),
-        overfitting(*accuracy, bool(params.get("model.pretrained"))),
-        underfitting(*accuracy, train["epochs"]),
+        overfitting(*accuracy, params),
+        underfitting(*accuracy, train["epochs"], params["train.epochs"]),
         not_better_than_before(
             evaluate["accuracy"], evaluate.get("baseline"), params["train.epochs"], params["train.lr"]
         ),
@@ -51,11 +53,14 @@ def advise(inputs: Inputs, params: dict[str, Any]) -> list[Advice]:
     return [advice for advice in rules if advice]
 
 
-def leaks(count: int, near: int) -> Advice | None:
-    """Images of valid and test that are in an earlier split, too; ``near`` of them as near-duplicates."""
+def leaks(count: int, near: int, grouped: bool) -> Advice | None:
+    """Images of valid and test that are in an earlier split, too; ``near`` of them as near-duplicates, which are
+    ``grouped`` where this project draws the splits."""
     if not count:
         return None
     evidence = f"Images of valid and test that are in an earlier split, too: {count:,}. The accuracy may be too high."
+    if near and grouped:
+        return Advice(evidence, "Move near-duplicates into one split of the source; audit.html shows the images.")
     if near:
         return Advice(evidence, "Keep near-duplicates in one split.", "dvc exp run -S data.groups=near_duplicates")
     return Advice(evidence, "Leave out the copies in the earlier split.", "dvc exp run -S data.on_leak=drop")
@@ -69,31 +74,36 @@ def contradictory_labels(identical: int, near: int) -> Advice | None:
     return Advice(evidence, "Correct the labels; audit.html shows the images.")
 
 
-def overfitting(train: float, valid: float, pretrained: bool) -> Advice | None:
+def overfitting(train: float, valid: float, params: dict[str, Any]) -> Advice | None:
     """The accuracy on the training images is far higher than on the validation images."""
     if train - valid <= GAP:
         return None
     evidence = f"Overfitting: the accuracy is {train:.1%} on the training images and {valid:.1%} on the valid split."
     action = "Add augmentation (augment.preset, train.random_resized_crop, train.mixup_alpha) or training images"
-    action += "." if pretrained else ", or start from pretrained weights (model.pretrained)."
-    return Advice(evidence, action, "dvc exp run -S augment.preset=medium -S train.mixup_alpha=0.2")
+    action += "." if params.get("model.pretrained") else ", or start from pretrained weights (model.pretrained)."
+    stronger = STRONGER.get(params["augment.preset"]) if params["augment.views"] else None
+    settings = [f" -S augment.preset={stronger}"] * bool(stronger)
+    settings += [f" -S train.mixup_alpha={MIXUP}"] * (params["train.mixup_alpha"] < MIXUP)
+    return Advice(evidence, action, f"dvc exp run{''.join(settings)}" if settings else "")
 
 
-def underfitting(train: float, valid: float, epochs: int) -> Advice | None:
-    """Both accuracies are low."""
+def underfitting(train: float, valid: float, epochs: int, planned: int) -> Advice | None:
+    """Both accuracies are low; ``epochs`` ran of ``train.epochs``, which are ``planned``."""
     if train >= LOW or train - valid > GAP:
         return None
     evidence = (
         f"Underfitting: the accuracy is only {train:.1%} on the training images, and {valid:.1%} on the valid split."
     )
-    action = "Train for more epochs, with a larger network or larger images, or with less augmentation."
-    return Advice(evidence, action, f"dvc exp run -S train.epochs={2 * epochs}")
+    others = "with a larger network or larger images, or with less augmentation."
+    if epochs < planned:
+        return Advice(evidence, f"It stopped after {epochs} of {planned} epochs. Train {others}")
+    return Advice(evidence, f"Train for more epochs, {others}", f"dvc exp run -S train.epochs={2 * planned}")
 
 
 def not_better_than_before(accuracy: float, baseline: dict[str, Any] | None, epochs: int, lr: float) -> Advice | None:
-    """Logistic regression on the features of the pretrained network is at least as accurate as the fine-tuned network;
+    """Logistic regression on the features of the pretrained network is more accurate than the fine-tuned network;
     ``baseline`` is that of ``evaluate``, None without one."""
-    if not baseline or accuracy > baseline["logistic_regression"]["accuracy"]:
+    if not baseline or accuracy >= baseline["logistic_regression"]["accuracy"]:
         return None
     evidence = (
         f"Fine-tuning did not help: the accuracy is {accuracy:.1%}, and that of logistic regression on the features of "

@@ -27,7 +27,7 @@ def report() -> None:
         raise PipelineError(
             f"{EVALUATION / 'predictions.csv'}: has other images than {DATASET}; run dvc repro evaluate"
         )
-    photos = {image.path: image for image in read_raw_archive(RAW_ARCHIVE)[1] if image.split == split.name}
+    photos = {image.path: image for image in read_raw_archive(RAW_ARCHIVE)[1]}
     if not set(split.sources) <= photos.keys():
         raise PipelineError(f"{DATASET}: has other images than {RAW_ARCHIVE}; run dvc repro augment")
     plot_curves(PLOTS / "curves.png", inputs.epochs, inputs.steps, inputs.results["train"]["best_epoch"])

@@ -198,6 +198,8 @@ async def _results(
         ) from None
     except ClientDisconnect:
         raise HTTPException(HTTPStatus.BAD_REQUEST, "the connection ended before the request did") from None
+    except UnicodeError:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the charset of the form cannot be read; use utf-8") from None
     except StarletteHTTPException:
         raise
     except Exception as error:
@@ -226,7 +228,8 @@ async def _images(request: Request, limits: Limits) -> AsyncIterator[Sequence[tu
 def _upload(field: str, value: UploadFile | str) -> tuple[str | None, BinaryIO]:
     if isinstance(value, str):
         raise HTTPException(HTTPStatus.BAD_REQUEST, f"the field {field!r} of the form is text, allowed are files")
-    return value.filename, value.file
+    # The form's charset can give characters that UTF-8, and so the answer, cannot have.
+    return value.filename and value.filename.encode("utf-8", "replace").decode(), value.file
 
 
 def _limited(request: Request, most: int) -> Request:

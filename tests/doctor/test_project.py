@@ -210,10 +210,13 @@ def test_a_damaged_lock_is_removed(repository, text):
 
 def test_experiments_in_the_queue_and_leftover_workspaces_are_noted(repository):
     repository.dvc("exp", "run", "-q", "--queue", "-S", "train.lr=0.5,0.6")
-    repository.write(".dvc/tmp/exps/tmpabc/params.yaml", "")
+    for name in ("exps/tmpabc", "folds/abc"):
+        repository.write(f".dvc/tmp/{name}/params.yaml", "")
+    for name in ("folds/abc.lock", "seeds/abc.running"):  # stay after each run
+        repository.write(f".dvc/tmp/{name}", "")
     queued, leftover = run_check(checks.experiments)
     assert queued.found == "2 queued; Worker status: 0 active, 0 idle"
-    assert leftover.found.endswith("were killed: 1")
+    assert leftover.found.endswith("were killed: 2")
     apply_fix(leftover)
     assert problem(checks.experiments) == queued
 

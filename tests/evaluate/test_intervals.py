@@ -8,16 +8,15 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest, multinomial
+from scipy.stats import binom
 from sklearn.metrics import precision_recall_fscore_support, recall_score
 
+from pipeline.common.shares import wilson
 from pipeline.evaluate.intervals import (
-    bonett_price,
     class_means,
     confidence_intervals,
     intervals_by_class,
     paired_differences,
-    wilson,
 )
 from pipeline.evaluate.metrics import compute_metrics, metrics_by_class
 from tests.support.examples import examples
@@ -50,14 +49,6 @@ def test_the_metrics_of_a_sample_equal_scikit_learns(classes, images, seed):
         macro = precision_recall_fscore_support(true, guess, average="macro", zero_division=0)[:3]
         balanced = recall_score(true, guess, labels=np.unique(true), average="macro")
         np.testing.assert_allclose(found[:, sample], [balanced, *macro])
-
-
-def test_wilsons_interval_equals_scipys():
-    images = np.repeat([1, 7, 359], 3)
-    hits = np.array([0, 1, 1, 0, 3, 7, 0, 356, 359])
-    expected = [binomtest(*pair).proportion_ci(0.95, "wilson") for pair in zip(hits, images, strict=True)]
-    np.testing.assert_allclose(wilson(hits, images).T, expected, atol=1e-12)
-    assert np.isnan(wilson(0, 0)).all()
 
 
 def bootstrapped(images: int) -> np.ndarray:
@@ -188,21 +179,6 @@ def test_a_thousand_resamples_of_food_11_take_seconds():
     start = time.monotonic()
     confidence_intervals(labels, probabilities, 3, 1000)
     assert time.monotonic() - start < 10
-
-
-@pytest.mark.parametrize(
-    ("images", "gained", "lost", "coverage"),
-    [(100, 0.02, 0.02, 0.995), (359, 0.01, 0.003, 0.975), (620, 0.05, 0.03, 0.953), (620, 0.002, 0.002, 0.999)],
-)
-def test_coverage_of_bonett_and_prices_interval_over_all_possible_samples(images, gained, lost, coverage):
-    more, less = (counts.ravel() for counts in np.indices((60, 60)))
-    more, less = more[more + less <= images], less[more + less <= images]
-    probability = multinomial.pmf(
-        np.stack([more, less, images - more - less], 1), images, [gained, lost, 1 - gained - lost]
-    )
-    low, high = bonett_price(more, less, images)
-    assert probability.sum() == pytest.approx(1, abs=1e-3)
-    assert probability[(low <= gained - lost) & (gained - lost <= high)].sum() == pytest.approx(coverage, abs=0.001)
 
 
 def test_paired_differences_are_those_of_the_metrics_and_narrower_than_the_intervals_of_each():

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
 from pipeline.errors import PipelineError
-from pipeline.experiments import comparison
 from pipeline.experiments.comparison import (
     changed_images,
     class_changes,
@@ -134,8 +134,8 @@ def test_the_same_network_twice_is_no_difference():
     result = compare(pair(table, table))
     assert (result.p_value, result.accuracy.difference) == (1.0, 0.0)
     assert (result.log_loss.low, result.log_loss.high) == (0.0, 0.0)
-    # What a share can be of which none in n was seen: 1 − (α/2)^(1/n).
-    most = 1 - 0.025 ** (1 / 100)
+    # Bonett and Price add one image that only A has right, and one that only B has.
+    most = norm.ppf(0.975) * 2**0.5 / 102
     assert (result.accuracy.low, result.accuracy.high) == pytest.approx((-most, most))
     assert changed_images(pair(table, table)).empty
     assert "No difference: A and B are right on the same images, of 100." in " ".join(verdict_lines(result))
@@ -181,21 +181,28 @@ def test_more_images_or_less_disagreement_show_smaller_differences():
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(6, 400))
-def test_the_interval_holds_the_difference_and_agrees_with_a_bootstrap_by_hand(seed, images):
+def test_the_interval_of_the_log_loss_agrees_with_a_bootstrap_by_hand(seed, images):
     random = np.random.default_rng(seed)
-    a, b = drawn(images, 0.2, 0.25, random)
-    result = compare(pair(predictions(a), predictions(b))).accuracy
+    pairs = pair(*(predictions(right) for right in drawn(images, 0.2, 0.25, random)))
+    result = compare(pairs).log_loss
     assert result.low <= result.difference <= result.high
-    changes = b.astype(int) - a.astype(int)
+    changes = (pairs["loss_b"] - pairs["loss_a"]).to_numpy()
     if np.ptp(changes):
         by_hand = np.quantile(random.choice(changes, size=(4000, images)).mean(axis=1), [0.025, 0.975])
         # A step of the mean, and the error of quantiles of so few resamples.
-        tolerance = 2 / images + 0.15 * changes.std() / math.sqrt(images)
+        tolerance = (2 / images + 0.15 / math.sqrt(images)) * max(np.abs(changes))
         assert (result.low, result.high) == pytest.approx(tuple(by_hand), abs=tolerance)
 
 
-def test_the_interval_holds_the_truth_in_about_19_of_20_samples(monkeypatch):
-    monkeypatch.setattr(comparison, "RESAMPLES", 499)
+@pytest.mark.parametrize(("only_a", "only_b", "images"), [(0, 4, 359), (0, 5, 359), (1, 7, 359), (0, 4, 1000)])
+def test_few_changed_images_are_no_difference_by_the_interval_as_by_mcnemars_test(only_a, only_b, images):
+    a, b = np.arange(images) >= only_b, np.arange(images) < images - only_a
+    result = compare(pair(predictions(a), predictions(b)))
+    assert result.p_value > 0.05
+    assert result.accuracy.low < 0 < result.accuracy.high
+
+
+def test_the_interval_holds_the_truth_in_about_19_of_20_samples():
     random, held = np.random.default_rng(0), 0
     for _ in range(150):
         tables = [predictions(right) for right in drawn(359, 0.03, 0.05, random)]

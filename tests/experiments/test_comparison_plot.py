@@ -43,7 +43,7 @@ def test_the_curves_and_the_recalls_of_both_are_drawn(curves, monkeypatch, class
     monkeypatch.setattr(Axes, "plot", spy_plot)
     monkeypatch.setattr(Axes, "set", spy_set)
     plot_comparison(Path("both.png"), ("workspace", "."), pairs_of(classes))
-    assert drawn["., valid", "valid_loss"] == drawn["workspace, train", "train_loss"] == ([1, 2], [2.0, 1.0])
+    assert drawn["valid: .", "valid_loss"] == drawn["train: workspace", "train_loss"] == ([1, 2], [2.0, 1.0])
     assert len(drawn) == 8
     assert titles == ["loss", "accuracy", title]
     with Image.open("both.png") as picture:

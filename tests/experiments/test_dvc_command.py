@@ -34,6 +34,7 @@ def test_overrides_change_the_content_of_params_yaml_as_dvc_does(repository):
         ("train.epochs=abc", "-S: train.epochs: got 'abc', allowed is an integer"),
         ("train.epoch=3", "-S: train.epoch: unknown key; did you mean train.epochs?"),
         ("train.epochs=3,4", "-S: "),
+        ("train.epochs=range(1,3)", "-S: DVC rejects train.epochs=range(1,3) ("),
         ("train.epochs={", "-S: DVC rejects train.epochs={ ("),
     ],
 )

@@ -62,7 +62,11 @@ def test_a_new_file_counts_once_git_tracks_it(repository, capsys):
 def test_other_images_count(repository):
     before = take_snapshot().inputs(PARAMETERS)
     repository.write("dvc.lock", LOCK)
-    assert take_snapshot().inputs(PARAMETERS) == before | {"data/raw.zip": "0abc"}
+    assert take_snapshot().inputs(PARAMETERS) == before  # its images are pinned already
+    hub = {**PARAMETERS, "data": {**PARAMETERS["data"], "source": "modelscope", "location": "owner/name"}}
+    assert take_snapshot().inputs(hub)["data/raw.zip"] == "0abc"
+    pinned = {**hub, "data": {**hub["data"], "revision": "v1"}}
+    assert "data/raw.zip" not in take_snapshot().inputs(pinned)
 
 
 def test_corrections_count_and_have_to_be_tracked_by_git(repository):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.common.dataset import PackedDataset
+from pipeline.common.dataset import Manifest, PackedDataset
 from pipeline.common.paths import DATASET, EVALUATION, MODEL, SALIENCY
 from pipeline.common.reading import checked
 from pipeline.errors import PipelineError
@@ -59,6 +59,18 @@ def test_each_image_has_the_map_of_its_predicted_class_and_a_mistake_also_that_o
         assert np.abs(maps_of(found["true"], found["side"]) - expected).max() <= 1
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"explain: {method}")]
     assert f"cells, for {len(split)} of the {len(split)} images of the test split" in lines[-1]
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_photo_whose_name_pandas_takes_for_a_missing_value_is_explained(monkeypatch):
+    monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
+    index = pd.read_csv(DATASET / "index.csv", dtype=str, keep_default_na=False)
+    index.loc[(index["split"] == "test") & (index["row"] == "0"), "id"] = "NA"
+    index.to_csv(DATASET / "index.csv", index=False)
+    Manifest.read(DATASET).write(DATASET)
+    evaluate(EvaluateParams(**EVALUATE))
+    explain(ExplainParams(method="grad_cam", max_images=100))
+    assert "NA" in read()["predicted"]
 
 
 @pytest.mark.usefixtures("evaluated")

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from pipeline.common.dataset import Manifest
-from pipeline.common.paths import DETAILS, METRICS, PLOTS, REPORT
+from pipeline.common.paths import DETAILS, METRICS, PLOTS, RAW_ARCHIVE, REPORT
+from pipeline.common.raw_archive import RawReader, read_raw_archive, write_raw_archive
 from pipeline.common.results import write_results
 from pipeline.errors import PipelineError
 from pipeline.evaluate.stage import evaluate
@@ -88,6 +89,15 @@ def test_a_changed_file_is_reported_with_the_commands_that_restore_it(results, p
     assert str(caught.value).startswith(f"{named}: cannot be used (its checksum is wrong")
     assert str(caught.value).endswith(f", or dvc repro --force {stage}")
     assert not REPORT.exists()
+
+
+def test_a_pseudo_labelled_image_of_the_split_is_found_in_its_folder_of_the_archive(results):
+    classes, images, _ = read_raw_archive(RAW_ARCHIVE)
+    content = {image.path: RawReader(RAW_ARCHIVE).read(image) for image in images}
+    entries = {image.entry: image.path for image in images[1:]}
+    write_raw_archive(RAW_ARCHIVE, classes, entries | {"unlabelled/00.png": images[0].path}, content.__getitem__)
+    report()
+    assert REPORT.exists()
 
 
 def test_predictions_of_another_dataset_are_rejected(results):

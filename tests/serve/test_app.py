@@ -176,6 +176,15 @@ def test_a_wrong_request_is_refused_with_the_reason(server, options, status, rea
     assert re.search(reason, response.json()["error"])
 
 
+@pytest.mark.parametrize(("charset", "status"), [("unicode_escape", 200), ("undefined", 400)])
+def test_a_name_in_any_charset_is_answered_in_json(server, charset, status):
+    body = b'--x\r\nContent-Disposition: form-data; name="a"; filename="\\ud800.png"\r\n\r\n' + PHOTO + b"\r\n--x--\r\n"
+    kind = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    response = requests.post(f"{server.url}/predict", data=body, headers=kind, timeout=20)
+    assert response.status_code == status
+    assert next(iter(response.json())) == ("images" if status == 200 else "error")
+
+
 def test_unknown_paths_and_methods_are_json_errors(server):
     assert requests.get(f"{server.url}/../../etc/passwd", timeout=20).status_code == 404
     assert requests.get(f"{server.url}/nothing", timeout=20).json() == {"error": "Not Found"}
