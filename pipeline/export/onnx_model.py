@@ -104,14 +104,17 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 @torch.inference_mode()
-def check_onnx(path: Path, network: PhotoClassifier, pixels: NDArray[np.uint8]) -> dict[str, float]:
-    """Compare an ONNX file with the network in torch, both in fp32 on the CPU: all images at once, one alone, and one
-    in two other sizes.
+def check_onnx(
+    path: Path, network: PhotoClassifier, pixels: NDArray[np.uint8], batch_size: int = 64
+) -> dict[str, float]:
+    """Compare an ONNX file with the network in torch, both in fp32 on the CPU: all images in batches, one alone, and
+    one in two other sizes.
 
     Args:
         path: the ONNX file.
         network: on the CPU.
         pixels: ``uint8``, ``(n, image_size, image_size, 3)``.
+        batch_size: images at once.
 
     Returns:
         The largest absolute difference for each of ``OUTPUTS``.
@@ -125,7 +128,8 @@ def check_onnx(path: Path, network: PhotoClassifier, pixels: NDArray[np.uint8]) 
     one = pixels[:1]
     # Their resized pixels are whole numbers without rounding, so that no last bit decides between two of them.
     larger, smaller = one.repeat(3, axis=1).repeat(3, axis=2), one[:, :1, :1]
-    for batch in (pixels, one, larger, smaller):
+    batches = [pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size)]
+    for batch in (*batches, one, larger, smaller):
         expected = [output.numpy() for output in network(torch.tensor(batch))]
         for name, ours, theirs in zip(OUTPUTS, expected, session.run(OUTPUTS, {INPUT: batch}), strict=True):
             difference = float(np.abs(ours - theirs).max())

@@ -264,7 +264,9 @@ def _with_kwargs(build: Callable[..., nn.Module], options: dict[str, Any], spec:
         return build
     on_meta = torch.device("meta") if spec.name.startswith(TIMM) else nullcontext()  # as in build_without_data
     with torch.random.fork_rng(devices=[]), on_meta:
-        known = [name for name in inspect.signature(type(build())).parameters if name not in OTHER_ARGUMENTS]
+        # model.dropout is drop_rate in timm, but not in torchvision's DenseNet.
+        others = OTHER_ARGUMENTS if spec.name.startswith(TIMM) else OTHER_ARGUMENTS.keys() - {"drop_rate"}
+        known = [name for name in inspect.signature(type(build())).parameters if name not in others]
         for name in spec.kwargs:
             if name not in known:
                 other = OTHER_ARGUMENTS.get(name)

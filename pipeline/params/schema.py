@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from pipeline.common.paths import is_url
 from pipeline.common.text import shortened
@@ -282,7 +282,7 @@ def _size(value: JsonValue) -> float:
     return abs(value) if isinstance(value, int | float) else 0
 
 
-def refuse_large(kwargs: dict[str, JsonValue]) -> None:
+def _small(kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Refuse ``model.kwargs`` that build a network that keeps the machine busy: they may be those of anyone's weights.
 
     Raises:
@@ -291,6 +291,10 @@ def refuse_large(kwargs: dict[str, JsonValue]) -> None:
     for name, value in kwargs.items():
         if not _size(value) <= MOST:
             raise ValueError(f"got {name}: {shortened(repr(value), 40)}, allowed are numbers with a sum up to {MOST:,}")
+    return kwargs
+
+
+Kwargs = Annotated[dict[str, JsonValue], AfterValidator(_small)]
 
 
 class ModelParams(Section):
@@ -306,7 +310,7 @@ class ModelParams(Section):
         description="dropout probability before the linear layers of classifier, or of a network with dropout",
     )
     stem: Literal["default", "small"] = Field(
-        description="small adapts the stem of a torchvision model to small images: 3×3, stride 1, no pooling"
+        description="small adapts the stem of a torchvision model to small images: 3×3, stride 1, without maxpool"
     )
     drop_path_rate: float = Field(
         ge=0, lt=1, description="stochastic depth: probability of skipping the last block, lower for earlier ones"
@@ -314,18 +318,12 @@ class ModelParams(Section):
     activation: Literal["default", "relu", "silu", "mish", "gelu"] = Field(
         description="activation of a network of timm; default is the network's own"
     )
-    kwargs: dict[str, JsonValue] = Field(
+    kwargs: Kwargs = Field(
         description="more arguments of a network of torchvision or timm, such as {output_stride: 16}; {} for none"
     )
     pretrained: bool | str = Field(
         description="initial weights: true (the library's), a .safetensors or .pth file, or run:NAME; false for none"
     )
-
-    @field_validator("kwargs")
-    @classmethod
-    def _kwargs_are_small(cls, kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        refuse_large(kwargs)
-        return kwargs
 
     @field_validator("pretrained")
     @classmethod
@@ -415,7 +413,9 @@ class TrainParams(Section):
 
     hflip: float = Field(ge=0, le=1, description="probability of a random horizontal flip, drawn at each step")
     random_resized_crop: float = Field(
-        gt=0, le=1, description="minimum fraction of the area that a random crop keeps; 1 disables cropping"
+        gt=0,
+        le=1,
+        description="minimum area of a random crop, as a fraction; up to 14 % less near 1; 1 disables it",
     )
     color_jitter: float = Field(
         ge=0, le=1, description="maximum relative change of brightness, contrast and saturation; 0 disables it"
@@ -434,7 +434,7 @@ class TrainParams(Section):
     mix_probability: float = Field(ge=0, le=1, description="probability that an image is mixed by mixup or cutmix")
     unmixed_epochs: int = Field(ge=0, description="epochs at the end without mixup and cutmix; 0 disables it")
     start_size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] | None = Field(
-        description="size of the training images in the first epoch; rises to image_size by 32; null is image_size"
+        description="training size in the first epoch, rises by 32 up to full_size_epochs; null is image_size"
     )
     full_size_epochs: int = Field(ge=0, description="epochs at the end at full size, if train.start_size is set")
     ema_decay: float = Field(

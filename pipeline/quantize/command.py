@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from pipeline.common.dataset import PackedDataset, PackedSplit
@@ -14,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import Comparison, compare, pair, summary_lines, verdict_lines
 from pipeline.export.onnx_model import median_seconds
 from pipeline.machine import worker_count
+from pipeline.network.device import forward_batch_size
 from pipeline.network.inference import check_fits
 from pipeline.network.onnx_file import OnnxModel, open_onnx
 from pipeline.progress import progress, say
@@ -21,7 +23,6 @@ from pipeline.quantize.quantizing import write_quantized
 
 CALIBRATION_IMAGES = 256
 BATCH_SIZE = 64
-TIMED_BATCHES = (1, 64)
 
 
 def quantize(source: Path) -> None:
@@ -48,7 +49,7 @@ def quantize(source: Path) -> None:
     say(f"quantize: {target}: {sizes[1]:.2f} MB instead of {sizes[0]:.2f}, calibrated on {len(pixels):,} valid images")
     lines = [f"A is {source}, B is {target}: {len(split):,} images of the {split.name} split"]
     say("\n".join([*lines, *summary_lines(comparison), *verdict_lines(comparison)]))
-    for size in TIMED_BATCHES:
+    for size in (1, _batch_size(split)):
         batch = np.resize(pixels, (size, *pixels.shape[1:]))
         old, new = (1000 * _seconds(each, batch) for each in (model, small))
         times = f"fp32 {old:.2f} ms, int8 {new:.2f} ms, {old / new:.2f} times as fast"
@@ -56,6 +57,10 @@ def quantize(source: Path) -> None:
     card = target.with_suffix(".md")
     write_text(card, _card(source, target, sizes, len(pixels), split, comparison))
     say(f"quantize: {card} describes it; predict and serve take it as --model {target}")
+
+
+def _batch_size(split: PackedSplit) -> int:
+    return forward_batch_size(torch.device("cpu"), split.images.shape[2], BATCH_SIZE)
 
 
 def _seconds(model: OnnxModel, batch: NDArray[np.uint8]) -> float:
@@ -66,9 +71,9 @@ def _predictions(model: OnnxModel, split: PackedSplit, label: str) -> pd.DataFra
     """A table as ``evaluate`` writes it, with the columns that ``pair`` needs."""
     if not split.labelled:
         raise PipelineError(f"quantize: the {split.name} split has no labels; evaluate on another split")
-    starts = range(0, len(split), BATCH_SIZE)
-    batches = (model.run(np.array(split.images[start : start + BATCH_SIZE, 0]))[0] for start in starts)
-    probabilities = np.concatenate(list(progress(batches, len(split), f"quantize: {label}", step=BATCH_SIZE)))
+    size = _batch_size(split)
+    batches = (model.run(np.array(split.images[start : start + size, 0]))[0] for start in range(0, len(split), size))
+    probabilities = np.concatenate(list(progress(batches, len(split), f"quantize: {label}", step=size)))
     names, best = np.array(model.classes, object), probabilities.argmax(axis=1)
     rows = np.arange(len(split))
     losses = -np.log(np.maximum(probabilities[rows, split.labels].astype(float), np.finfo(np.float32).tiny))

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from pipeline.errors import PipelineError
 from pipeline.network.onnx_file import INPUT
 
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -41,6 +42,9 @@ def write_quantized(source: Path, target: Path, pixels: NDArray[np.uint8]) -> No
         source: from stage ``export``.
         target: the file to write.
         pixels: calibration images, ``uint8``, ``(n, image_size, image_size, 3)``.
+
+    Raises:
+        PipelineError: the source is quantized already, or has no layer that can be.
     """
     model = onnx.load(source)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -77,4 +81,6 @@ def _outside(graph: Any) -> list[str]:
     layers = [
         number for number, node in enumerate(graph.node) if node.op_type in LAYERS and weights & set(node.input[1:2])
     ]
+    if not layers:
+        raise PipelineError("quantize: the file has no layer with weights in fp32; give the file that export wrote")
     return [node.name for number, node in enumerate(graph.node) if not layers[0] <= number <= layers[-1]]

@@ -1,10 +1,13 @@
 """Training with several processes, which ``torchrun`` or ``PIPELINE_PROCESSES`` (see ``cli``) starts."""
 
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -62,17 +65,17 @@ class ProcessGroup:
         """Wrap a model so that the processes average gradients and share the statistics of batch norm."""
         if self.world == 1:
             return model
-        if device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        else:
-            _sync_batch_norms(model)
-        # The batch norms of all processes have the same statistics already.
-        return nn.parallel.DistributedDataParallel(
-            model,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        model = _sync_batch_norms(model, device)
+        with warnings.catch_warnings():
+            # The name of broadcast_buffers since torch 2.15, which older ones do not have.
+            warnings.simplefilter("ignore", FutureWarning)
+            # The batch norms of all processes have the same statistics already.
+            return nn.parallel.DistributedDataParallel(
+                model,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
 
 
 @contextmanager
@@ -143,10 +146,21 @@ class _SyncedBatchNorm(nn.BatchNorm2d):
             self.running_var.lerp_(variance * total_count / (total_count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         normalised = values * scale.view(1, -1, 1, 1) + (self.bias - mean * scale).view(1, -1, 1, 1)
-        return normalised.to(images.dtype)
+        outputs = normalised.to(images.dtype)
+        after: Any = self
+        return after.act(after.drop(outputs)) if hasattr(self, "act") else outputs  # in a batch norm of timm
 
 
-def _sync_batch_norms(model: nn.Module) -> None:
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = _SyncedBatchNorm
+def _sync_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    if any(isinstance(module, nn.SyncBatchNorm | _SyncedBatchNorm) for module in model.modules()):
+        return model  # of an earlier phase
+    if device.type != "cuda":
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.__class__ = type("SyncedBatchNorm", (_SyncedBatchNorm, type(module)), {})
+        return model
+    convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+    if "timm" in sys.modules:  # torch's would lose the activations within timm's batch norms
+        convert = import_module("timm.layers").convert_sync_batchnorm
+    converted: nn.Module = convert(model)
+    return converted

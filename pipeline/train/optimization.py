@@ -139,8 +139,9 @@ def notes(params: TrainParams) -> list[str]:
         )
     if p.schedule in ("linear", "cosine", "flat_cosine") and p.lr_min > p.lr:
         lines.append(f"train.lr_min is {p.lr:g} instead of {p.lr_min:g}: it cannot be above train.lr")
-    if p.schedule == "step" and p.lr_step_size >= p.epochs:
-        lines.append(f"train.lr_step_size {p.lr_step_size} has no effect: there are only {p.epochs} epochs")
+    after = p.epochs - warmup_epochs(p)
+    if p.schedule == "step" and p.lr_step_size >= after:
+        lines.append(f"train.lr_step_size {p.lr_step_size} has no effect: the schedule has only {after:g} epochs")
     if p.schedule == "onecycle" and p.warmup_epochs and p.warmup_method == "constant":
         lines.append("train.warmup_method constant has no effect: onecycle has a warm-up of its own")
     if p.optimizer == "sgd" and p.nesterov and not p.momentum:
@@ -153,6 +154,8 @@ def notes(params: TrainParams) -> list[str]:
         lines += [f"{name} has no effect: train.mixup_alpha and train.cutmix_alpha are 0" for name in no_effect]
     if p.start_size is None and p.full_size_epochs:
         lines.append(f"train.full_size_epochs {p.full_size_epochs} has no effect: train.start_size is null")
+    if p.start_size is not None and not p.full_size_epochs:
+        lines.append(f"train.start_size {p.start_size}: train.full_size_epochs is 0, so that no epoch is at full size")
     if p.start_size is not None and p.full_size_epochs >= params.epochs:
         lines.append(f"train.start_size {p.start_size} has no effect: all {params.epochs} epochs are at full size")
     return lines

@@ -232,7 +232,11 @@ class Trainer:
         measures = self.gradients(images, labels)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.params.clip_norm or math.inf)
+        weights = list(self.model.parameters())
+        norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        # Of infinite gradients in fp16, only some optimizers skip the step; by their norm all would become NaN.
+        if self.params.clip_norm:
+            nn.utils.clip_grads_with_norm_(weights, self.params.clip_norm, norm)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
@@ -328,7 +332,7 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "history": vars(self.history),
             "position": (self.epoch, self.step),
-            "log": self.log,
+            "log": self.group.gather(self.log),
             "rates": self.rates,
         }
 
@@ -345,7 +349,7 @@ class Trainer:
             schedule.load_state_dict(saved)
         self.scaler.load_state_dict(state["scaler"])
         self.history = History(**state["history"])
-        self.log, self.rates = state["log"].to(self.device), state["rates"]
+        self.log, self.rates = state["log"][self.group.rank].to(self.device), state["rates"]
         if self.device.type == "cpu":
             # The order of a sum depends on the number of threads.
             torch.set_num_threads(state["threads"])

@@ -1,5 +1,6 @@
 """Several processes that train one network, on the CPU with gloo."""
 
+import copy
 import json
 import signal
 import time
@@ -9,14 +10,16 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 
 from pipeline.common.paths import METRICS, MODEL, PLOTS
 from pipeline.errors import PipelineError
-from pipeline.train.distributed import ProcessGroup, process_group
+from pipeline.train.distributed import ProcessGroup, _sync_batch_norms, process_group
 from tests.support.sections import MODEL as MODEL_PARAMS
 from tests.support.sections import TRAIN
-from tests.support.train_runs import forked_runs, read_until, start, write_params
+from tests.support.train_runs import forked_runs, outputs, read_until, start, write_params
 from tests.support.trainers import build
+from tests.train.test_fine_tuning import network
 
 # Nothing in this run is random except the order of the images, which is the same in all processes.
 PLAIN = {**TRAIN, "epochs": 4, "optimizer": "sgd", "lr": 0.05}
@@ -78,6 +81,36 @@ def test_two_processes_of_torchrun_reach_the_accuracy_of_one():
     np.testing.assert_allclose(pd.read_csv(PLOTS / "steps.csv")["loss"], alone["loss"], rtol=2e-3)
     assert len(MODEL.read_bytes()) == len(weights)
     assert json.loads((METRICS / "train.json").read_text())["valid_accuracy"] > 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("dataset")
+def test_two_processes_that_are_stopped_within_an_epoch_end_in_the_same_bits():
+    write_params(MODEL_PARAMS, epochs=12, batch_size=2)
+    process = start(PIPELINE_PROCESSES="2")
+    read_until(process, "epoch 3 of")
+    process.send_signal(signal.SIGINT)
+    assert "the same command resumes from" in process.communicate(timeout=60)[0]
+    assert "resumes from" in start(PIPELINE_PROCESSES="2").communicate(timeout=120)[0]
+    resumed = outputs()
+    assert "resumes from" not in start(PIPELINE_PROCESSES="2").communicate(timeout=120)[0]
+    assert outputs() == resumed
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_batch_norm_of_timm_keeps_its_activation_and_its_statistics(device, tmp_path):
+    pytest.importorskip("timm")
+    model, images = network("timm/tf_efficientnet_lite0", "cpu", 64), torch.randn(8, 3, 64, 64)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        synced = _sync_batch_norms(copy.deepcopy(model), torch.device(device))
+        synced = _sync_batch_norms(synced, torch.device(device))  # for the next phase
+        for mode in (False, True) if device == "cpu" else (False,):  # torch's own trains on GPUs only
+            expected, found = (each.train(mode)(images) for each in (model, synced))
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(synced.state_dict(), model.state_dict(), rtol=1e-3, atol=1e-3)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from pipeline.network.models import Classifier, ModelSpec, build_model, build_without_data, find_head
+from pipeline.network.models import Classifier, ModelSpec, build_model, build_without_data, find_head, find_heads
 from pipeline.train import fine_tuning
 from pipeline.train.augmentation import is_random
 from pipeline.train.fine_tuning import layers_of, notes
@@ -253,6 +253,9 @@ def test_patience_and_the_best_epoch_count_over_both_phases(tmp_path):
 def test_only_the_heads_of_a_network_of_timm_are_trained_also_if_there_are_two(tmp_path):
     pytest.importorskip("timm")
     model = network("timm/deit_tiny_distilled_patch16_224", "cpu", image_size=32)
+    for _, head in find_heads(model):  # as with pretrained weights for other classes
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
     states = states_by_epoch(build(tmp_path, model=model, freeze_epochs=1, epochs=1))
     assert changed(states[0], states[1]) == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
 

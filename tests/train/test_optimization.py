@@ -307,7 +307,12 @@ def test_lr_min_above_lr_keeps_the_learning_rate(name):
     [
         ({"epochs": 1, "warmup_epochs": 1.0}, "train.warmup_epochs is 0.5 instead of 1: half of 1 epochs"),
         ({"schedule": "cosine", "lr": 0.1, "lr_min": 0.2}, "train.lr_min is 0.1 instead of 0.2: it cannot be above"),
-        ({"schedule": "step", "lr_step_size": 5, "epochs": 5}, "train.lr_step_size 5 has no effect: there are only 5"),
+        ({"schedule": "step", "lr_step_size": 5, "epochs": 5}, "train.lr_step_size 5 has no effect: the schedule has"),
+        (
+            {"schedule": "step", "lr_step_size": 3, "epochs": 4, "warmup_epochs": 1.0},
+            "train.lr_step_size 3 has no effect",
+        ),
+        ({"epochs": 3, "start_size": 64}, "train.start_size 64: train.full_size_epochs is 0, so that no epoch is"),
         (
             {"schedule": "onecycle", "warmup_epochs": 1.0, "warmup_method": "constant"},
             "train.warmup_method constant has no effect: onecycle",

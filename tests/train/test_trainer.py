@@ -28,6 +28,22 @@ def assert_same(left: Trainer, right: Trainer) -> None:
     assert left.history.epochs == right.history.epochs
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_an_overflow_in_fp16_leaves_the_weights_of_each_optimizer_finite(tmp_path, clip_norm):
+    trainer = build(tmp_path, optimizer="muon", clip_norm=clip_norm)
+    trainer.scaler, compute = torch.amp.GradScaler("cpu"), trainer.gradients
+
+    def overflow(images, labels):
+        measures = compute(images, labels)
+        trainer.model.blocks[0][0].weight.grad.view(-1)[0] = torch.inf
+        return measures
+
+    trainer.gradients = overflow
+    trainer.train_mode()
+    trainer.train_step(*next(batches_of(trainer)))
+    assert all(weights.isfinite().all() for weights in trainer.model.parameters())
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rmsprop", "adam", "adamw", "muon"])
 @pytest.mark.parametrize("stop", [1, 4])
 def test_state_loaded_into_a_new_trainer_ends_in_the_same_bits(tmp_path, optimizer, stop):
