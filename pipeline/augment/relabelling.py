@@ -1,23 +1,30 @@
 """Applies the labels of ``data.pseudo_labels`` and ``data.corrections``."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
+from pipeline.common.file_types import reasons
 from pipeline.common.label_files import DROP, read_corrections, read_label_file, refuse
 from pipeline.common.raw_archive import SPLITS, UNLABELLED, RawImage
 from pipeline.common.text import listed
+from pipeline.progress import say
+
+Value = TypeVar("Value")
 
 
-def add_pseudo_labels(file: str | None, images: Sequence[RawImage], classes: tuple[str, ...]) -> list[RawImage]:
+def add_pseudo_labels(
+    file: str | None, images: Sequence[RawImage], classes: tuple[str, ...], left_out: Mapping[str, str] | None = None
+) -> list[RawImage]:
     """Add the unlabelled images that a file names to the training split, and remove the others that are in no split.
 
-    Images of the test split stay in it, too.
+    Images of the test split stay in it, too. Those in ``left_out``, which ``download`` did not take, are not used.
 
     Raises:
         PipelineError: see :func:`read_label_file`; or an id or a class does not exist, an image has a label, or a
             confidence is no probability.
     """
-    rows = read_label_file("pseudo_labels", file)
+    rows = _without(left_out or {}, file, read_label_file("pseudo_labels", file))
     by_path = {image.path: image for image in images}
     _check("pseudo_labels", file, rows, by_path, [label for label, _ in rows.values()], classes)
     labelled = [f"{name} ({by_path[name].split})" for name in rows if by_path[name].label is not None]
@@ -35,6 +42,15 @@ def add_pseudo_labels(file: str | None, images: Sequence[RawImage], classes: tup
     return sorted([*kept, *added], key=lambda image: SPLITS.index(image.split))
 
 
+def _without(left_out: Mapping[str, str], file: str | None, rows: dict[str, Value]) -> dict[str, Value]:
+    """The rows without those of images that ``download`` left out, such as those whose group is in valid."""
+    if gone := {name: left_out[name] for name in rows if name in left_out}:
+        say(
+            f"augment: {file}: {len(gone):,} of {len(rows):,} ids are not used, as download left them out: {reasons(gone)}"
+        )
+    return {name: row for name, row in rows.items() if name not in gone}
+
+
 def _probability(file: str | None, name: str, text: str) -> float:
     try:
         value = float(text)
@@ -46,9 +62,9 @@ def _probability(file: str | None, name: str, text: str) -> float:
 
 
 def correct(
-    file: str | None, images: list[RawImage], classes: tuple[str, ...]
+    file: str | None, images: list[RawImage], classes: tuple[str, ...], left_out: Mapping[str, str] | None = None
 ) -> tuple[list[RawImage], dict[str, tuple[str, str | None]]]:
-    """Apply the corrections in a file.
+    """Apply the corrections in a file, except those of images in ``left_out``, which ``download`` did not take.
 
     Returns:
         The images that remain, with their new labels; and the old and the new class of each image whose label changed,
@@ -58,7 +74,7 @@ def correct(
         PipelineError: see :func:`read_label_file`; or an id or a class does not exist, an image has no label to
             correct, or a class loses all its training images.
     """
-    corrections = read_corrections(file)
+    corrections = _without(left_out or {}, file, read_corrections(file))
     if not corrections:
         return images, {}
     _check("corrections", file, corrections, {image.path for image in images}, corrections.values(), classes, DROP)

@@ -47,9 +47,9 @@ def augment(
             parameters forbid bad images or leaks that were found, or fewer than two classes remain.
     """
     classes, images, left_out = read_raw_archive(RAW_ARCHIVE)
-    images, unused = _with_pseudo_labels(pseudo_labels, images, classes)
+    images, unused = _with_pseudo_labels(pseudo_labels, images, classes, left_out)
+    images, corrected = correct(corrections, images, classes, left_out)
     left_out |= dict.fromkeys(unused, "unlabelled")
-    images, corrected = correct(corrections, images, classes)
     if corrections:
         dropped = sum(new is None for _, new in corrected.values())
         say(f"augment: {corrections} corrects {len(corrected) - dropped:,} labels and drops {dropped:,} images")
@@ -77,10 +77,10 @@ def augment(
 
 
 def _with_pseudo_labels(
-    file: str | None, images: list[RawImage], classes: tuple[str, ...]
+    file: str | None, images: list[RawImage], classes: tuple[str, ...], left_out: dict[str, str]
 ) -> tuple[list[RawImage], list[str]]:
     """The images with those that the file adds to train, and the paths of the unlabelled images that are not used."""
-    found = add_pseudo_labels(file, images, classes)
+    found = add_pseudo_labels(file, images, classes, left_out)
     added = {image.path: image.entry for image in found if image.confidence is not None}
     unused = [image.path for image in images if image.split == UNLABELLED and image.path not in added]
     tested = sum(entry.startswith("test/") for entry in added.values())

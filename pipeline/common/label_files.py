@@ -5,6 +5,7 @@ A file is in git, or DVC tracks it (``dvc add``); then its content may be in DVC
 
 import csv
 import io
+import unicodedata
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,8 +31,11 @@ def read_label_file(name: str, file: str | None) -> dict[str, list[str]]:
         return {}
     columns = COLUMNS[name]
     with reading(Path(file)):
-        text = label_file_bytes(name, file).decode("utf-8-sig")
-    header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+        text = unicodedata.normalize("NFC", label_file_bytes(name, file).decode("utf-8-sig"))
+    try:
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    except csv.Error as error:  # of a quotation mark without another one
+        refuse(name, file, f"{error}; correct it")
     if header != columns:
         refuse(name, file, f"its first line is {shortened(','.join(header))!r}, allowed is {','.join(columns)}")
     found: dict[str, list[str]] = {}

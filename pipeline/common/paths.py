@@ -88,6 +88,13 @@ def user_path(location: str, name: str = "data.location") -> Path:
     return path if root == Path.cwd() else root / path
 
 
+def table_path(table: str) -> Path:
+    """The path of a table of ``data.labels``: in this workspace, as an experiment's commit has it if git tracks it, or
+    else where the user has it."""
+    here = expanded(table, "data.labels")
+    return here if here.is_file() else user_path(table, "data.labels")
+
+
 def expanded(path: str, name: str) -> Path:
     """A path with ``~`` and ``~user`` replaced by the home folder, as a shell does.
 

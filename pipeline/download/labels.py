@@ -4,6 +4,7 @@
 import csv
 import io
 import posixpath
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.common.files import read_small
-from pipeline.common.paths import user_path
+from pipeline.common.paths import table_path
 from pipeline.common.raw_archive import UNLABELLED
 from pipeline.common.text import listed, shortened
 from pipeline.download.layout import (
@@ -91,7 +92,7 @@ class _Images:
         extension if there is none with it."""
         name = posixpath.normpath(name.replace("\\", "/")).lstrip("/")
         candidates = self._by_name.get(posixpath.basename(name), [])
-        for exact in (name, posixpath.join(folder, name)):
+        for exact in (name, posixpath.normpath(posixpath.join(folder, name))):
             if exact in candidates:
                 return [exact]
         with_extension = [path for path in candidates if f"/{path}".endswith(f"/{name}")]
@@ -193,12 +194,12 @@ def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Ima
 
 
 def _text(source: str, tree: FileTree, file: str) -> str:
-    path = user_path(file, "data.labels")
+    path = table_path(file)
     if file not in tree.sizes and not path.is_file():
         raise PipelineError(f"data.labels: there is no file {file} in {source} or in the repository; correct the path")
     content = tree.read(file, MAX_TABLE_BYTES) if file in tree.sizes else read_small(path, MAX_TABLE_BYTES)
     try:
-        return content.decode("utf-8-sig")
+        return unicodedata.normalize("NFC", content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise PipelineError(f"data.labels: {file} is not UTF-8 text; save it as UTF-8") from None
 

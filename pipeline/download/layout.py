@@ -8,6 +8,7 @@ There are two layouts, each with or without folders for the splits, and inside a
 
 import posixpath
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ def read_layout(
     if has_indices:
         names, images = _by_prefix(source, by_split, named.in_order())
     else:
-        class_depth = _class_depth(source, _training(by_split), class_depth)
+        class_depth = _class_depth(source, _training(by_split), class_depth, "/".join(above))
         names, images = _by_folder(source, by_split, class_depth, named)
         _warn_of_empty_folders(source, by_split, class_depth, empty)
     _check_classes(source, names, images)
@@ -328,10 +329,10 @@ def class_names(source: str, tree: FileTree, classes: tuple[str, ...] | None) ->
 
 def _read_names(tree: FileTree, path: str) -> tuple[str, ...]:
     try:
-        lines = tree.read(path, MAX_CLASSES_BYTES).decode("utf-8-sig").splitlines()
+        text = unicodedata.normalize("NFC", tree.read(path, MAX_CLASSES_BYTES).decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise PipelineError(f"{path}: not UTF-8 text; save it as UTF-8, with one class name per line") from None
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in text.splitlines() if line.strip())
     for name, count in Counter(names).items():
         if count > 1:
             raise PipelineError(f"{path}: contains the class {name!r} twice; make the names unique")
@@ -408,8 +409,8 @@ def _known(
     raise PipelineError(f"{source}: {first}; correct the name, or add training images of this class")
 
 
-def _class_depth(source: str, training: dict[str, Parts], depth: int | None) -> int:
-    """How many folders deep the classes are.
+def _class_depth(source: str, training: dict[str, Parts], depth: int | None, above: str) -> int:
+    """How many folders deep the classes are below the folder ``above``, which contains all images.
 
     Raises:
         PipelineError: an image is in fewer folders, or ``depth`` is None and there are several possibilities.
@@ -417,11 +418,14 @@ def _class_depth(source: str, training: dict[str, Parts], depth: int | None) -> 
     shallow = min(training, key=lambda path: (len(training[path]), path))
     least = len(training[shallow]) - 1
     if depth is not None:
+        below = f" below {above}/, which contains all images" if above else ""
         if least < depth:
             raise PipelineError(
-                f"data.class_depth: got {depth}, but {shallow} in {source} is {least} folders deep; lower it, or move "
-                "the image"
+                f"data.class_depth: got {depth}, but {shallow} in {source} is {least} folders deep{below}; lower it, "
+                "or move the image"
             )
+        if below:
+            say(f"download: data.class_depth counts the folders{below}")
         return depth
     names = {depth: sorted({parts[depth - 1] for parts in training.values()}) for depth in range(1, least + 1)}
     choices = [depth for depth, found in names.items() if len(found) > 1]

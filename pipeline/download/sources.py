@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import os
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -18,7 +19,7 @@ from pipeline.download.http import fetch
 from pipeline.download.hub import hub_tree
 from pipeline.download.labels import read_labels
 from pipeline.download.layout import ImageSet, SourceImage, read_layout
-from pipeline.download.trees import FileTree, folder_tree
+from pipeline.download.trees import FileTree, composed, folder_tree
 from pipeline.errors import PipelineError
 from pipeline.params.schema import DataParams
 from pipeline.progress import say
@@ -43,9 +44,11 @@ def open_digits(params: DataParams) -> Iterator[ImageSet]:
 
 def read_images(source: str, tree: FileTree, params: DataParams) -> ImageSet:
     """Find the images of a source and their labels: by ``data.labels``, or by the names of the files and folders."""
+    tree = composed(tree)
+    classes = params.classes and tuple(unicodedata.normalize("NFC", name) for name in params.classes)
     if params.labels is None:
-        return read_layout(source, tree, params.classes, params.class_depth)
-    return read_labels(source, tree, params.labels, params.classes)
+        return read_layout(source, tree, classes, params.class_depth)
+    return read_labels(source, tree, params.labels, classes)
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

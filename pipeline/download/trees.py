@@ -8,11 +8,12 @@ import stat
 import struct
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -69,6 +70,31 @@ class FileTree:
     def is_image(self, path: str) -> bool:
         """Whether a file is an image by its ending or by its first bytes."""
         return is_image(path) or path in self.recognised
+
+
+def composed(tree: FileTree) -> FileTree:
+    """A tree with all paths in Unicode's composed form, NFC: macOS writes others, which look the same.
+
+    Raises:
+        PipelineError: two paths become the same.
+    """
+    paths: dict[str, str] = {}
+    for path in tree.sizes:
+        other = paths.setdefault(unicodedata.normalize("NFC", path), path)
+        if other != path:
+            raise PipelineError(f"{tree.name}: has two files {path!r}, in two forms of Unicode; rename one of them")
+
+    def changed(names: Iterable[str]) -> Iterator[str]:
+        return (unicodedata.normalize("NFC", name) for name in names)
+
+    return replace(
+        tree,
+        sizes={path: tree.sizes[given] for path, given in paths.items()},
+        open=lambda path: tree.open(paths[path]),
+        recognised=frozenset(changed(tree.recognised)),
+        left_out=dict(zip(changed(tree.left_out), tree.left_out.values(), strict=True)),
+        empty=frozenset(changed(tree.empty)),
+    )
 
 
 class Sorter:

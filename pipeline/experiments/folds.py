@@ -147,8 +147,9 @@ def _sources(table: pd.DataFrame) -> set[str]:
 
 
 def _in_folds(index: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the images that are cut into folds."""
-    return index[(index["split"] != "test") & (index["label"] != "") & (index["confidence"] == "")]
+    """The rows of the images that are cut into folds: those with a label, which is not or was no pseudo-label, by
+    which an id would begin with a folder."""
+    return index[(index["split"] != "test") & (index["label"] != "") & ~index["id"].str.contains("/")]
 
 
 def _summary_lines(results: pd.DataFrame, table: pd.DataFrame, index: pd.DataFrame) -> list[str]:

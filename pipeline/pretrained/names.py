@@ -66,7 +66,7 @@ def unwrapped(content: Mapping[str, Any], top: set[str]) -> State:
     while part := next((part for part in PARTS if isinstance(content.get(part), Mapping)), ""):
         content = content[part]
     state = {str(key): value for key, value in content.items() if isinstance(value, Tensor) and key != "n_averaged"}
-    while len(first := {key.partition(".")[0] for key in state}) == 1 and not first & top:
+    while len(first := {key.partition(".")[0] for key in state}) == 1 and first.isdisjoint(top | state.keys()):
         state = {key.partition(".")[2]: tensor for key, tensor in state.items()}
     return state
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pipeline.common.file_types import is_junk
 from pipeline.common.files import write_text
-from pipeline.common.paths import SOURCE, is_url, repository_root, user_path, with_variables
+from pipeline.common.paths import SOURCE, is_url, repository_root, table_path, user_path, with_variables
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 def find_source(kind: str, location: str | None, labels: str | Mapping[Any, str] | None) -> Source:
     """Resolve the paths of a section ``data`` of the parameters."""
     tables = {"all": labels} if labels is None or isinstance(labels, str) else labels
-    paths = {split: user_path(path, "data.labels") for split, path in tables.items() if path}
+    paths = {split: table_path(path) for split, path in tables.items() if path}
     # Others are in the folder or the archive, or missing, which download reports.
     found = {split: path for split, path in paths.items() if path.is_file()}
     if kind not in ("folder", "archive") or is_url(location or ""):

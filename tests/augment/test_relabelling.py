@@ -41,6 +41,16 @@ def test_labels_are_replaced_and_images_dropped_and_all_are_named(workspace):
     assert changed == {"cat/1.png": ("cat", "dog"), "dog/3.png": ("dog", None)}
 
 
+def test_ids_of_images_that_download_left_out_are_not_used_and_counted(workspace, capsys):
+    left_out = {"cat/9.png": "its group is also in valid", "u/9.png": "unlabelled, and its group is also in valid"}
+    Path(FILE).write_text("id,label\ncat/1.png,dog\ncat/9.png,cat\n")
+    assert correct(FILE, IMAGES, CLASSES, left_out)[1] == {"cat/1.png": ("cat", "dog")}
+    line = f"augment: {FILE}: 1 of 2 ids are not used, as download left them out: its group is also in valid: 1"
+    assert line in capsys.readouterr().out
+    Path("pseudo.csv").write_text("id,label,confidence\nu/9.png,cat,0.9\n")
+    assert add_pseudo_labels("pseudo.csv", IMAGES, CLASSES, left_out) == IMAGES
+
+
 def test_without_a_file_or_without_rows_nothing_changes(workspace):
     assert correct(None, IMAGES, CLASSES) == (IMAGES, {})
     assert labels_of("\ufeffid,label\n") == {image.path: image.label for image in IMAGES}
@@ -51,6 +61,7 @@ def test_without_a_file_or_without_rows_nothing_changes(workspace):
     [
         ("", "its first line is '', allowed is id,label"),
         ("path,label\n", "its first line is 'path,label', allowed is id,label"),
+        ('id,label\ncat/1.png,"' + "x" * 200_000, "field larger than field limit"),
         ("id,label\ncat/1.png\n", "row 2 is 'cat/1.png', allowed are id, label"),
         ("id,label\ncat/1.png,\n", "row 2 is 'cat/1.png,', allowed are id, label"),
         ("id,label\ncat/1.png,dog\ncat/1.png,dog\n", "row 3: cat/1.png is there twice; remove one of them"),

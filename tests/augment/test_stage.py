@@ -414,6 +414,21 @@ def test_grey_borders_count_neither_in_the_audit_nor_in_mean_and_std(photos):
     assert (PackedDataset(DATASET).split("train").images[:, 0, 0] == 128).any()
 
 
+def test_a_file_in_two_splits_is_found_also_if_training_images_are_stored_larger(workspace):
+    for split, number in (("train", 0), ("train", 1), ("valid", 2), ("test", 3)):
+        for label in ("cat", "dog"):
+            pixels = np.random.default_rng(number + 10 * (label == "dog")).integers(0, 256, (16, 16, 3), np.uint8)
+            path = Path("photos", split, label, f"{number}.jpg")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).resize((512, 512)).save(path)
+    shutil.copy("photos/train/cat/0.jpg", "photos/valid/cat/copy.jpg")
+    download(DataParams(**DATA))
+    for store_size in (None, 128):
+        pack_photos(store_size=store_size, views=0, transforms=[])
+        found = read_results("audit")
+        assert (found["leaks"], found.get("leaks_of_near_duplicates", 0)) == (1, 0)
+
+
 def test_store_size_changes_the_stored_training_images_only(dataset):
     before, files = PackedDataset(DATASET), {path.name: path.read_bytes() for path in DATASET.iterdir()}
     audit = read_results("audit")

@@ -109,6 +109,11 @@ class TestFormats:
         assert described(read(text, IMAGES | {"classes.txt": b"dog\ncat\n"})) == EXPECTED
 
 
+def test_a_path_may_lead_out_of_the_folder_of_the_table():
+    tree = tree_of(IMAGES | {"lists/labels.csv": CSV.replace("photos/", "../photos/").encode()})
+    assert described(read_labels("set", tree, "lists/labels.csv", None)) == EXPECTED
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("text", "says"),

@@ -4,9 +4,12 @@ import random
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.common.paths import RAW_ARCHIVE
+from pipeline.common.raw_archive import RawReader, read_raw_archive
 from pipeline.download.stage import download
 from pipeline.errors import PipelineError
 from pipeline.params.schema import DataParams
@@ -81,3 +84,52 @@ def test_the_order_of_the_files_in_the_source_does_not_matter(photos, seed):
         download(DataParams(**{**DATA, "source": "archive", "location": "photos.zip"}))
         digests.add(RAW_ARCHIVE.read_bytes())
     assert len(digests) == 1
+
+
+def test_groups_whose_images_are_dropped_leave_every_class_some_training_images(workspace):
+    people = {"cat": ("person1", "person2"), "dog": ("person3", "person3"), "fox": ("person4", "person5")}
+    for label, pair in people.items():
+        for split, person in zip(("train", "valid"), pair, strict=True):
+            write_noise(Path("photos", split, label, f"{person}_{label}.png"))
+    groups = {"groups": r"person\d+", "test_fraction": 0.0}
+    download(DataParams(**{**DATA, **groups, "on_leak": "warn"}))
+    with pytest.raises(PipelineError, match=r"^data.on_leak: drop leaves no training image of dog, whose groups are"):
+        download(DataParams(**{**DATA, **groups, "on_leak": "drop"}))
+
+
+def write_noise(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.frombuffer(random.Random(str(path)).randbytes(32 * 32 * 3), np.uint8).reshape(32, 32, 3)
+    Image.fromarray(pixels).save(path)
+
+
+def test_names_in_two_forms_of_unicode_are_the_same_class(workspace):
+    composed, apart = "cr\u00e8me", "cre\u0300me"
+    for path in (f"train/{composed}/1.png", f"train/{apart}/2.png", f"valid/{apart}/3.png"):
+        write_noise(Path("photos", path))
+    for split in ("train", "valid"):
+        write_noise(Path("photos", split, "pie", "4.png"))
+    download(DataParams(**{**DATA, "classes": [apart, "pie"], "test_fraction": 0.0}))
+    classes, images, _ = read_raw_archive(RAW_ARCHIVE)
+    assert classes == (composed, "pie")
+    assert [image.label for image in images if image.split == "train"] == [0, 0, 1]
+    assert RawReader(RAW_ARCHIVE).read(images[1]) == Path("photos/train", apart, "2.png").read_bytes()
+    write_noise(Path("photos/train", apart, "1.png"))
+    with pytest.raises(PipelineError, match=r"two files .* in two forms of Unicode; rename one of them"):
+        download(DataParams(**{**DATA, "test_fraction": 0.0}))
+
+
+def test_an_experiment_has_its_own_table_of_labels(workspace, monkeypatch):
+    for name in "abcdef":
+        write_noise(Path("photos", f"{name}.png"))
+    table = "path,label\na.png,cat\nb.png,cat\nd.png,dog\ne.png,dog\n"
+    Path("labels.csv").write_text(f"{table}c.png,cat\n")
+    inside = Path(".dvc/tmp/exps/one")
+    inside.mkdir(parents=True)
+    params = DataParams(**{**DATA, "labels": "labels.csv", "test_fraction": 0.0, "valid_fraction": 0.5})
+    monkeypatch.chdir(inside)
+    download(params)
+    assert [image.label for image in read_raw_archive(RAW_ARCHIVE)[1]].count(1) == 2
+    Path("labels.csv").write_text(f"{table}c.png,dog\n")
+    download(params)
+    assert [image.label for image in read_raw_archive(RAW_ARCHIVE)[1]].count(1) == 3

@@ -171,9 +171,11 @@ def folds(count=3, images=12):
     for fold in range(count):
         sources = [f"photos/{number:02}.png" for number in range(images)]
         split = ["valid" if number % count == fold else "train" for number in range(images)]
-        table = pd.DataFrame({"split": split, "label": "1", "source": sources, "confidence": ""})
-        more = {"split": ["test", "test", "train"], "label": ["1", "", ""], "source": ["t/0.png", "t/1.png", "u/0.png"]}
-        index[fold] = pd.concat([table, pd.DataFrame(more | {"confidence": ""})])
+        table = pd.DataFrame({"split": split, "id": sources, "label": "1", "source": sources})
+        table["id"] = table["source"].str.removeprefix("photos/")
+        # The third has a pseudo-label that a correction confirmed.
+        more = {"split": ["test", "test", "train"], "id": ["0", "1", "unlabelled/0"], "label": ["1", "", "1"]}
+        index[fold] = pd.concat([table, pd.DataFrame(more | {"source": ["t/0.png", "t/1.png", "u/0.png"]})])
         valid = table[table["split"] == "valid"]
         predictions[fold] = pd.DataFrame({"id": "1", "source": valid["source"], "label": "1", "predicted": "0"})
     return predictions, index

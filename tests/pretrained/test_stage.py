@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipeline.common.paths import PRETRAINED
 from pipeline.errors import PipelineError
@@ -149,6 +150,15 @@ def test_another_file_than_the_publishers_is_named(hub_file, capsys):
     torch.save(build_model(replace(SPEC, name="resnet18")).state_dict(), hub_file)
     bring()
     assert f"model.pretrained: warning: {hub_file} is another file than the publisher's" in capsys.readouterr().out
+
+
+def test_a_file_with_one_tensor_or_half_of_a_file_is_one_line(workspace):
+    torch.save({"prototypes": torch.zeros(10, 512)}, "one.pth")
+    assert_refused(r"one\.pth has 0 of the 60 weights of resnet18 before its last layer", weights="one.pth")
+    save_file({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "half.safetensors")
+    content = Path("half.safetensors").read_bytes()
+    Path("half.safetensors").write_bytes(content[: len(content) // 2])
+    assert_refused(r"half.safetensors contains no usable weights \(", weights="half.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 damaged", b"<html>log in</html>", b"\xff" * 8 + b"{", None])
