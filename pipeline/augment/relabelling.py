@@ -45,9 +45,8 @@ def add_pseudo_labels(
 def _without(left_out: Mapping[str, str], file: str | None, rows: dict[str, Value]) -> dict[str, Value]:
     """The rows without those of images that ``download`` left out, such as those whose group is in valid."""
     if gone := {name: left_out[name] for name in rows if name in left_out}:
-        say(
-            f"augment: {file}: {len(gone):,} of {len(rows):,} ids are not used, as download left them out: {reasons(gone)}"
-        )
+        count = f"{len(gone):,} of {len(rows):,} ids"
+        say(f"augment: {file}: {count} are not used, as download left them out: {reasons(gone)}")
     return {name: row for name, row in rows.items() if name not in gone}
 
 
