@@ -54,9 +54,7 @@ _TRANSPOSITIONS = {
 }
 
 _ORIENTATION = 0x0112
-# Bytes per value of the types that a TIFF, and so EXIF data, may contain.
-_EXIF_TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-_EXIF_SHORT = 3
+_WITH_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # in what Pillow knows of a file
 # Pillow applies the orientation of these formats itself.
 _UPRIGHT_FORMATS = ("TIFF", "HEIF")
 
@@ -218,39 +216,12 @@ def _check_header(image: Image.Image, content: bytes, most: int) -> None:
 
 def _orientation(image: Image.Image) -> Any:
     """The orientation as ``ImageOps.exif_transpose`` finds it in EXIF or XMP data, 1 if it is missing."""
-    exif = image.info.get("exif")
-    # Pillow's getexif() takes ten times as long, so it is called in doubtful cases only.
-    found = _plain_orientation(exif.removeprefix(b"Exif\0\0")) if exif else 0
-    if found == 0 and not {"xmp", "XML:com.adobe.xmp", "Raw profile type exif"} & image.info.keys():
+    if _WITH_ORIENTATION.isdisjoint(image.info):
         return 1
     try:
-        return found or image.getexif().get(_ORIENTATION, 1)
+        return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF data is no reason to reject the image
         return 1
-
-
-def _plain_orientation(exif: bytes) -> int | None:
-    """The orientation in EXIF data without anything unusual; 0 if it is missing, None if there is a doubt."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None:
-        return None
-    found = 0
-    try:
-        (start,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, start)
-        for place in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, values, offset = struct.unpack_from(order + "HHII", exif, place)
-            size = _EXIF_TYPES.get(kind, len(exif)) * values
-            if not values or (size > 4 and offset + size > len(exif)):
-                return None
-            if tag == _ORIENTATION:
-                if found or kind != _EXIF_SHORT or values != 1:
-                    return None
-                (found,) = struct.unpack_from(order + "H", exif, place + 8)
-                found = found or 1
-    except struct.error:
-        return None
-    return found
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
