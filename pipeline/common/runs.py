@@ -17,25 +17,32 @@ def find_commit(run: str, option: str) -> str:
     Raises:
         PipelineError: there is no such experiment, branch, tag or commit, or several experiments have the name.
     """
-    name, folder = run.removeprefix(RUN), repository_root()
-    rows = git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps", folder=folder).splitlines()
-    # refs/exps/{2 digits}/{38 digits}/{name}, the digits those of a commit.
-    experiments = [(row.split()[0], parts[4]) for row in rows if len(parts := row.split(maxsplit=1)[1].split("/")) == 5]
+    name = run.removeprefix(RUN)
     try:
-        return git("rev-parse", "--verify", f"{name}^{{commit}}", folder=folder)
+        return git("rev-parse", "--verify", f"{name}^{{commit}}", folder=repository_root())
     except PipelineError:
-        commits = {commit for commit, experiment in experiments if experiment == name}
+        commits = {commit for commit, experiment in _experiments() if experiment == name}
     if len(commits) == 1:
         return commits.pop()
-    if commits:
-        raise PipelineError(
-            f"{option}: experiments of several commits have the name {name}; use a commit that dvc exp list -A shows"
-        )
-    branches = git("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", folder=folder).splitlines()
-    names = list(dict.fromkeys([*(experiment for _, experiment in experiments), *branches]))
-    raise PipelineError(
-        f"{option}: got {run}, but no commit, branch, tag or experiment has this name; there are {similar(name, names)}"
-    )
+    raise PipelineError(f"{option}: got {run}, but {unknown(name)}")
+
+
+def unknown(name: str, *others: str) -> str:
+    """Why no commit is found by a name, with similar ones, also of ``others``."""
+    experiments = [experiment for _, experiment in _experiments()]
+    if name in experiments:
+        return "experiments of several commits have this name; use the commit that dvc exp list -A shows"
+    kinds = ("refs/heads", "refs/tags")
+    branches = git("for-each-ref", "--format=%(refname:short)", *kinds, folder=repository_root()).splitlines()
+    names = dict.fromkeys([*others, *experiments, *branches])
+    return f"no commit, branch, tag or experiment has this name; there are {similar(name, names)}"
+
+
+def _experiments() -> list[tuple[str, str]]:
+    """The commit and the name of each experiment."""
+    rows = git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps", folder=repository_root()).splitlines()
+    # refs/exps/{2 digits}/{38 digits}/{name}, the digits those of a commit.
+    return [(row.split()[0], parts[4]) for row in rows if len(parts := row.split(maxsplit=1)[1].split("/")) == 5]
 
 
 def model_md5(run: str, option: str) -> str:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from pipeline.common.paths import DETAILS, EVALUATION, METRICS
 from pipeline.common.reading import checksum, json_object
-from pipeline.common.text import one_line, similar
+from pipeline.common.runs import unknown
+from pipeline.common.text import one_line
 from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import OWN_COLUMNS, SHARED_COLUMNS, Comparison, compare, pair
 from pipeline.git import git
@@ -133,24 +134,12 @@ def _why_not(revision: str, path: Path, error: Exception) -> str:
     if isinstance(error, DataIndexDirError):  # nor is the list of the files in its folder
         return missing
     if isinstance(error, RevError):
-        return _unknown_revision(revision, error)
+        return f"{revision}: {unknown(revision, WORKSPACE[0], 'HEAD')}"
     if not isinstance(error, FileMissingError | PathMissingError):
         return f"{revision}: DVC cannot read {path}: {one_line(str(error)) or type(error).__name__}"
     if DVCFileSystem(rev=revision).exists(path.as_posix()):
         return missing
     return f"{revision}: has no {path}; its stage evaluate never ran, or ran with other code; run it again"
-
-
-def _unknown_revision(revision: str, error: Exception) -> str:
-    from dvc.repo import Repo
-
-    if "ambiguous" in str(error):
-        return f"{revision}: experiments of several commits have this name; use the commit that dvc exp list -A shows"
-    with Repo() as repo:
-        experiments = [name for found in repo.experiments.ls(all_commits=True).values() for name, _ in found]
-        names = [WORKSPACE[0], "HEAD", *experiments, *repo.scm.list_branches(), *repo.scm.list_tags()]
-    some = similar(revision, dict.fromkeys(names))
-    return f"{revision}: no commit, branch, tag or experiment has this name; there are {some}"
 
 
 def read_predictions(revision: str) -> pd.DataFrame:
