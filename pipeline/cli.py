@@ -53,6 +53,20 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Parameters of common tasks.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 
+PathsArgument = Annotated[
+    list[Path] | None, typer.Argument(metavar="PATH", help="Images, or folders of images.", show_default=False)
+]
+ModelsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help=f"Weights or ONNX file or run:NAME, {MODEL} by default; of several, the mean of their probabilities."
+    ),
+]
+AbstainOption = Annotated[float | None, typer.Option(min=0, max=1, help="Below this probability the answer is unsure.")]
+PrecisionOption = Annotated[
+    float | None,
+    typer.Option(min=0, max=0.99, help="The same, with thresholds by class for this precision on valid."),
+]
 RayOption = Annotated[
     str | None,
     typer.Option(
@@ -275,16 +289,8 @@ def tsne() -> None:
 
 @app.command()
 def predict(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH", help="Images, or folders of images.", show_default=False),
-    ] = None,
-    model: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help=f"Weights or ONNX file or run:NAME, {MODEL} by default; of several, the mean of their probabilities."
-        ),
-    ] = None,
+    paths: PathsArgument = None,
+    model: ModelsOption = None,
     split: Annotated[
         str | None,
         typer.Option(help="Split of the dataset to predict instead of files, with metrics."),
@@ -306,13 +312,8 @@ def predict(
             help="Test-time augmentation: hflip, five_crop, ten_crop, or a number of views.",
         ),
     ] = None,
-    abstain: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Below this probability the answer is unsure.")
-    ] = None,
-    abstain_precision: Annotated[
-        float | None,
-        typer.Option(min=0, max=0.99, help="The same, with thresholds by class for this precision on valid."),
-    ] = None,
+    abstain: AbstainOption = None,
+    abstain_precision: PrecisionOption = None,
 ) -> None:
     """Classify images and folders, or a split; without any, write submission.csv and probabilities.csv for a split."""
     if split is None and (submission is not None or fit_weights):
@@ -348,12 +349,7 @@ def predict(
 @app.command()
 def pseudo_label(
     output: Annotated[Path, typer.Option(help="CSV file to write, for data.pseudo_labels.")],
-    model: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help=f"Weights or ONNX file or run:NAME, {MODEL} by default; of several, the mean of their probabilities."
-        ),
-    ] = None,
+    model: ModelsOption = None,
     confidence: Annotated[float, typer.Option(min=0, max=1, help="Lowest probability of a label.")] = 0.95,
     split: Annotated[Literal["unlabelled", "test"], typer.Option(help="Which images to label.")] = "unlabelled",
     per_class: Annotated[
@@ -370,10 +366,7 @@ def pseudo_label(
 
 @app.command()
 def explain(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH", help="Images, or folders of images.", show_default=False),
-    ] = None,
+    paths: PathsArgument = None,
     model: Annotated[Path | None, typer.Option(help=f"Weights file, {MODEL} by default.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the pictures, explained by default.")
@@ -427,16 +420,8 @@ def serve(
     model: Annotated[Path, typer.Option(help="ONNX file that export wrote.")] = ONNX,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines connect.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    abstain: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Answers with a lower probability are marked as unsure.", show_default=False),
-    ] = None,
-    abstain_precision: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=0.99, help="The same, with thresholds by class for this precision on valid.", show_default=False
-        ),
-    ] = None,
+    abstain: AbstainOption = None,
+    abstain_precision: PrecisionOption = None,
     top: Annotated[int, typer.Option(min=1, help="Number of classes per image in an answer.")] = 5,
     max_bytes: Annotated[int, typer.Option(min=1, help="Size of a request.")] = 20 * 2**20,
     max_pixels: Annotated[int, typer.Option(min=1, max=178_956_970, help="Pixels of an image.")] = 70_000_000,
