@@ -282,7 +282,7 @@ def _size(value: JsonValue) -> float:
     return abs(value) if isinstance(value, int | float) else 0
 
 
-def _small(kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
+def small(kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Refuse ``model.kwargs`` that build a network that keeps the machine busy: they may be those of anyone's weights.
 
     Raises:
@@ -292,9 +292,6 @@ def _small(kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if not _size(value) <= MOST:
             raise ValueError(f"got {name}: {shortened(repr(value), 40)}, allowed are numbers with a sum up to {MOST:,}")
     return kwargs
-
-
-Kwargs = Annotated[dict[str, JsonValue], AfterValidator(_small)]
 
 
 class ModelParams(Section):
@@ -318,7 +315,7 @@ class ModelParams(Section):
     activation: Literal["default", "relu", "silu", "mish", "gelu"] = Field(
         description="activation of a network of timm; default is the network's own"
     )
-    kwargs: Kwargs = Field(
+    kwargs: Annotated[dict[str, JsonValue], AfterValidator(small)] = Field(
         description="more arguments of a network of torchvision or timm, such as {output_stride: 16}; {} for none"
     )
     pretrained: bool | str = Field(
