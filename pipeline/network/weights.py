@@ -6,10 +6,10 @@ network that ``train`` writes, or do not fit the names, shapes and types of its 
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import torch
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.network.calibration import UNCALIBRATED, Calibration
 from pipeline.network.models import ModelSpec, build_model, build_without_data, require_library
 from pipeline.network.tensors import Mean, Std, read_content, read_tensors, write_tensors
-from pipeline.params.schema import Section, small
+from pipeline.params.schema import Section, refuse_large
 
 SPEC = "spec"
 
@@ -43,9 +43,15 @@ class Metadata(Section):
     # Files of earlier versions do not have these.
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
     activation: Literal["default", "relu", "silu", "mish", "gelu"] = "default"
-    kwargs: Annotated[dict[str, JsonValue], AfterValidator(small)] = Field(default={})
+    kwargs: dict[str, JsonValue] = Field(default={})
     calibration: Calibration = UNCALIBRATED
     weights: str
+
+    @field_validator("kwargs")
+    @classmethod
+    def _kwargs_are_small(cls, kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        refuse_large(kwargs)
+        return kwargs
 
     @model_validator(mode="after")
     def _classes_are_unique_names_of_the_outputs(self) -> Self:

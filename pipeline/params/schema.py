@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from pipeline.common.paths import is_url
 from pipeline.common.text import shortened
@@ -282,7 +282,7 @@ def _size(value: JsonValue) -> float:
     return abs(value) if isinstance(value, int | float) else 0
 
 
-def small(kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
+def refuse_large(kwargs: dict[str, JsonValue]) -> None:
     """Refuse ``model.kwargs`` that build a network that keeps the machine busy: they may be those of anyone's weights.
 
     Raises:
@@ -291,7 +291,6 @@ def small(kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
     for name, value in kwargs.items():
         if not _size(value) <= MOST:
             raise ValueError(f"got {name}: {shortened(repr(value), 40)}, allowed are numbers with a sum up to {MOST:,}")
-    return kwargs
 
 
 class ModelParams(Section):
@@ -315,12 +314,18 @@ class ModelParams(Section):
     activation: Literal["default", "relu", "silu", "mish", "gelu"] = Field(
         description="activation of a network of timm; default is the network's own"
     )
-    kwargs: Annotated[dict[str, JsonValue], AfterValidator(small)] = Field(
+    kwargs: dict[str, JsonValue] = Field(
         description="more arguments of a network of torchvision or timm, such as {output_stride: 16}; {} for none"
     )
     pretrained: bool | str = Field(
         description="initial weights: true (the library's), a .safetensors or .pth file, or run:NAME; false for none"
     )
+
+    @field_validator("kwargs")
+    @classmethod
+    def _kwargs_are_small(cls, kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        refuse_large(kwargs)
+        return kwargs
 
     @field_validator("pretrained")
     @classmethod
