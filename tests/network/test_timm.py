@@ -180,6 +180,11 @@ def test_wrong_kwargs_are_refused_in_one_line(name, kwargs, line):
             build(replace(SPEC, name=name, image_size=SIZE, kwargs=kwargs))
 
 
+def test_the_dropout_of_densenet_is_one_of_its_arguments():
+    model = build_model(replace(SPEC, name="densenet121", image_size=SIZE, kwargs={"drop_rate": 0.2}))
+    assert {module.drop_rate for module in model.modules() if hasattr(module, "drop_rate")} == {0.2}
+
+
 @pytest.mark.parametrize("name", ["convnext_tiny", "efficientnet_b0", "swin_t"])
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 def test_drop_path_rate_is_that_of_the_last_block_in_networks_of_torchvision(name, rate):

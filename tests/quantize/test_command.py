@@ -93,6 +93,13 @@ def test_the_same_images_give_the_same_bytes(quantized, tmp_path):
     assert (tmp_path / "again.onnx").read_bytes() == INT8.read_bytes()
 
 
+def test_a_quantized_network_is_not_quantized_again(quantized):
+    result = run_command("quantize", "--model", str(INT8))
+    assert (result.code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith("error: quantize: the file has no layer with weights in fp32; give the file that")
+    assert not INT8.with_stem(f"{INT8.stem}_int8").exists()
+
+
 def test_accuracy_with_its_interval_size_and_speed_are_reported(quantized):
     result = json.loads(Path("result.json").read_text("utf-8"))
     assert (result["code"], result["stderr"]) == (0, "")
