@@ -49,8 +49,8 @@ def explain_paths(
         method: ``grad_cam`` or ``occlusion``.
 
     Raises:
-        PipelineError: the model cannot be read, it has no such class, ``output`` is not a folder, a probability is not
-            finite, or, after the others are written, for each file that cannot be read.
+        PipelineError: the model cannot be read, it has no such class, ``output`` is not a folder or has images to
+            explain, a probability is not finite, or, after the others are written, for each file that cannot be read.
     """
     if output.exists() and not output.is_dir():
         raise PipelineError(f"--output: {output} is a file, allowed is a folder; choose another name")
@@ -83,9 +83,9 @@ def explain_paths(
 def _outside(files: Sequence[Path], paths: Sequence[Path], output: Path) -> list[Path]:
     """The files without the pictures of an earlier run that a folder in ``paths`` contains."""
     here = output.resolve()
-    outside = [file for file in files if not file.resolve().is_relative_to(here)]
+    outside = [file for file in files if file.resolve().parent != here]
     if inside := len(files) - len(outside):
-        if not outside or any(path.resolve().is_relative_to(here) for path in paths):
+        if not outside or any(here in (path.resolve(), path.resolve().parent) for path in paths):
             raise PipelineError(f"--output: {output} has images to explain, which pictures could replace; use another")
         say(f"explain: left out {inside:,} images in {output}, the folder of the pictures")
     return outside

@@ -93,6 +93,8 @@ def test_images_are_never_replaced_by_pictures_and_pictures_are_not_explained(ca
         with pytest.raises(PipelineError, match=r"^--output: photos has images to explain, which pictures could"):
             explain_paths(paths, MODEL, Path("photos"))
     assert [file.read_bytes() for file in files] == contents
+    explain_paths([Path("photos")], MODEL, Path())  # in which photos/ is
+    assert sorted(path.name for path in Path().glob("*.png")) == ["a-2.png", "a.png"]
     explain_paths([Path("photos")], MODEL, Path("photos/explained"))
     explain_paths([Path("photos")], MODEL, Path("photos/explained"))
     assert sorted(path.name for path in Path("photos/explained").iterdir()) == ["a-2.png", "a.png"]

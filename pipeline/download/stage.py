@@ -72,17 +72,19 @@ def _with_splits(source: ImageSet, params: DataParams) -> tuple[list[SourceImage
         if image.split == UNLABELLED and image.group in held
     }
     kept = [image for image in assigned if image.path not in separated]
-    if lost := _trained(images) - _trained(image for image in images if image.path not in separated):
+    # With folds, those of valid are trained on, too.
+    trained = (None, "train", "valid") if params.folds else (None, "train")
+    before, after = (
+        {image.label for image in some if image.label is not None and image.split in trained}
+        for some in (images, [image for image in images if image.path not in separated])
+    )
+    if lost := before - after:
         names = listed(source.classes[label] for label in sorted(lost))
         raise PipelineError(
             f"data.on_leak: drop leaves no training image of {names}, whose groups are also in valid or test; move "
             "images, or set it to warn"
         )
     return kept, separated
-
-
-def _trained(images: Iterable[SourceImage]) -> set[int]:
-    return {image.label for image in images if image.label is not None and image.split in (None, "train")}
 
 
 def _entries(images: Iterable[SourceImage]) -> dict[str, str]:

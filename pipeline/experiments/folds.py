@@ -147,8 +147,10 @@ def _sources(table: pd.DataFrame) -> set[str]:
 
 
 def _in_folds(index: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the images that are cut into folds: those with a label, which is not or was no pseudo-label, by
-    which an id would begin with a folder."""
+    """The rows of the images that are cut into folds: those with a label that never was a pseudo-label.
+
+    The id of a pseudo-labelled image begins with a folder, also after a correction has confirmed its label.
+    """
     return index[(index["split"] != "test") & (index["label"] != "") & ~index["id"].str.contains("/")]
 
 

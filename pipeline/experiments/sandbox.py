@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -51,7 +52,7 @@ class Snapshot:
 
         Returns:
             The id of the git tree of each folder of code that the stages list in ``dvc.yaml``, the hash of
-            ``data/raw.zip`` in ``dvc.lock`` if no revision of the hub's dataset is given, the ids of the files
+            ``data/raw.zip`` in ``dvc.lock`` unless a commit of the hub's dataset is given, the ids of the files
             ``data.corrections`` and ``data.pseudo_labels``, and a hash of the source and of the pretrained weights as
             they are now. The commit and all other files do not count.
 
@@ -67,7 +68,7 @@ class Snapshot:
         lock = Path("dvc.lock")
         stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
         # All other images are pinned by the parameters or by the listing of the source.
-        unpinned = data["source"] == "modelscope" and not data.get("revision")
+        unpinned = data["source"] == "modelscope" and not re.fullmatch("[0-9a-f]{40}", data.get("revision") or "")
         archives = {out["path"]: out["md5"] for out in stages.get("download", {}).get("outs", ()) if unpinned}
         for name, file in labels.items():
             pointer = dvc_file(file)

@@ -67,7 +67,7 @@ class ProcessGroup:
             return model
         model = _sync_batch_norms(model, device)
         with warnings.catch_warnings():
-            # The name of broadcast_buffers since torch 2.15, which older ones do not have.
+            # torch 2.15 deprecates broadcast_buffers, but older versions do not have its new name.
             warnings.simplefilter("ignore", FutureWarning)
             # The batch norms of all processes have the same statistics already.
             return nn.parallel.DistributedDataParallel(

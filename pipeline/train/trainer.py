@@ -234,7 +234,8 @@ class Trainer:
             self.scaler.unscale_(optimizer)
         weights = list(self.model.parameters())
         norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        # Of infinite gradients in fp16, only some optimizers skip the step; by their norm all would become NaN.
+        # After an overflow in fp16, only the optimizers whose own gradients are infinite skip the step. Without a
+        # limit, clipping would divide infinity by infinity and make all gradients NaN.
         if self.params.clip_norm:
             nn.utils.clip_grads_with_norm_(weights, self.params.clip_norm, norm)
         for optimizer in self.optimizers:
@@ -332,7 +333,7 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "history": vars(self.history),
             "position": (self.epoch, self.step),
-            "log": self.group.gather(self.log),
+            "log": self.group.gather(self.log.cpu()),
             "rates": self.rates,
         }
 

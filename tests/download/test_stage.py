@@ -1,6 +1,7 @@
 """Stage ``download``."""
 
 import random
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -95,6 +96,13 @@ def test_groups_whose_images_are_dropped_leave_every_class_some_training_images(
     download(DataParams(**{**DATA, **groups, "on_leak": "warn"}))
     with pytest.raises(PipelineError, match=r"^data.on_leak: drop leaves no training image of dog, whose groups are"):
         download(DataParams(**{**DATA, **groups, "on_leak": "drop"}))
+    # Cut into folds, the images of valid are trained on, too.
+    for number, label in enumerate(people):
+        write_noise(Path("photos/test", label, f"person{'3' if label == 'dog' else 7 + number}_{label}.png"))
+        write_noise(Path("photos/valid", label, f"person1{number}_{label}.png"))
+        write_noise(Path("photos/valid", label, f"person2{number}_{label}.png"))
+    download(DataParams(**{**DATA, **groups, "on_leak": "drop", "folds": 2}))
+    assert [image.label for image in read_raw_archive(RAW_ARCHIVE)[1] if image.split == "train"].count(1) == 1
 
 
 def write_noise(path: Path) -> None:
@@ -117,6 +125,17 @@ def test_names_in_two_forms_of_unicode_are_the_same_class(workspace):
     write_noise(Path("photos/train", apart, "1.png"))
     with pytest.raises(PipelineError, match=r"two files .* in two forms of Unicode; rename one of them"):
         download(DataParams(**{**DATA, "test_fraction": 0.0}))
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_table_is_found_by_its_name_in_any_form_of_unicode(workspace, form):
+    for name in "abcdef":
+        write_noise(Path("photos", f"{name}.png"))
+    rows = "".join(f"{name}.png,{'cat' if name < 'd' else 'dog'}\n" for name in "abcdef")
+    Path("photos", unicodedata.normalize("NFD", "é.csv")).write_text("path,label\n" + rows)
+    table = {"labels": unicodedata.normalize(form, "é.csv"), "test_fraction": 0.0}
+    download(DataParams(**{**DATA, **table}))
+    assert len(read_raw_archive(RAW_ARCHIVE)[1]) == 6
 
 
 def test_an_experiment_has_its_own_table_of_labels(workspace, monkeypatch):

@@ -64,9 +64,9 @@ def test_other_images_count(repository):
     repository.write("dvc.lock", LOCK)
     assert take_snapshot().inputs(PARAMETERS) == before  # its images are pinned already
     hub = {**PARAMETERS, "data": {**PARAMETERS["data"], "source": "modelscope", "location": "owner/name"}}
-    assert take_snapshot().inputs(hub)["data/raw.zip"] == "0abc"
-    pinned = {**hub, "data": {**hub["data"], "revision": "v1"}}
-    assert "data/raw.zip" not in take_snapshot().inputs(pinned)
+    for revision, counts in ((None, True), ("master", True), ("0" * 40, False)):
+        params = {**hub, "data": {**hub["data"], "revision": revision}}
+        assert ("data/raw.zip" in take_snapshot().inputs(params)) == counts
 
 
 def test_corrections_count_and_have_to_be_tracked_by_git(repository):
