@@ -88,6 +88,8 @@ def test_a_time_budget_lets_the_running_trial_end_and_the_same_command_continues
 
 
 def test_other_code_parameters_images_or_settings_are_other_sweeps(sweep, repository):
+    repository.replace("params.yaml", "  source: digits ", "  source: modelscope ")
+    repository.replace("params.yaml", "  location: null ", "  location: owner/name ")
     names = [name_of(sweep(LR.format(seed=1), 1))]
     repository.write("pipeline/train/stage.py", "# new")
     names.append(name_of(sweep("", 1)))
