@@ -59,13 +59,13 @@ def explain_paths(
     files, failures, left_out = find_images(paths)
     if left_out:
         say(f"explain: left out {len(left_out):,} other files: {reasons(left_out)}")
+    files = _outside(files, paths, output)
     ((network, spec),) = load_models([model_file])
     chosen = None if class_name is None else _index_of(class_name, spec.classes)
     saliency = Saliency(network.model, spec, method)
     if saliency.layer:
         say(f"explain: {method} of {saliency.layer}, {saliency.side}×{saliency.side} cells")
     size = forward_batch_size(network.scale.device, spec.image_size, MAX_BATCH_SIZE)
-    files = _outside(files, paths, output)
     names = picture_names(files)
     rows = []
     decoded = progress(decode_ahead(files, read_file, [spec], None, 0, 2 * size), len(files), "explain")
