@@ -1,5 +1,6 @@
 """The Typer commands. Each imports what it needs when it runs, so that ``--help`` is quick."""
 
+import itertools
 import math
 import os
 import re
@@ -116,7 +117,7 @@ def main() -> None:
 
 def refuse_arguments(arguments: list[str]) -> None:
     """An empty path would be the current folder, and nan lies within all limits of a number."""
-    for place, (before, argument) in enumerate(zip(["", *arguments], arguments, strict=False), 1):
+    for place, (before, argument) in enumerate(itertools.pairwise(["", *arguments]), 1):
         if not argument or re.fullmatch("--[a-z-]+=", argument):
             raise PipelineError(
                 f"argument {place} is empty{f' ({argument})' if argument else ''}, perhaps because of a shell variable "

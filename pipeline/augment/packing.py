@@ -23,7 +23,7 @@ from pipeline.common.dataset import create_array
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import SPLITS, RawImage, RawReader
 from pipeline.common.sharded_array import shard_count, shard_names, shard_of
-from pipeline.images.decoding import depends_on_scale, one_large_image, photo_for_views, plain_photo
+from pipeline.images.decoding import one_large_image, photo_for_views, plain_photo, smaller_photo
 from pipeline.images.transforms import augmented_view, plain_copy, view_seed
 from pipeline.machine import worker_count
 from pipeline.params.schema import AugmentParams
@@ -237,8 +237,8 @@ class _Packer:
                     bad[number] = str(error)
                     continue
                 # What is measured is decoded at the same scale, and has the same size, in all splits.
-                if size != self.image_size and depends_on_scale(content):
-                    photo = plain_photo(content, self.image_size)
+                if size != self.image_size:
+                    photo = smaller_photo(content, self.image_size, photo)
                 as_measured = size == self.image_size and not self.bordered
                 measures[-1] = measure(content, photo, copies[0] if as_measured else self.whole(photo))
             digests[-1] = hashlib.blake2b(copies.data, digest_size=16).digest()

@@ -136,8 +136,10 @@ def read_labels(
     images = _Images(source, image_paths(source, tree), tree.left_out)
     named = class_names(source, tree, classes)
     given = labels if isinstance(labels, Mapping) else {"": labels}
-    composed = {file: unicodedata.normalize("NFC", file) for file in given.values()}
-    files = {split: composed[file] if composed[file] in tree.sizes else file for split, file in given.items()}
+    files = {
+        split: name if (name := unicodedata.normalize("NFC", file)) in tree.sizes else file
+        for split, file in given.items()
+    }
     found: dict[str, Row] = {}
     for split, file in files.items():
         for row in _read_table(source, tree, file, split, images):

@@ -268,6 +268,13 @@ def plain_photo(content: bytes, size: int, most: int = MAX_PIXELS) -> NDArray[np
     return decode(content, round(PLAIN_DETAIL * size), most)
 
 
+def smaller_photo(content: bytes, size: int, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What ``plain_photo`` gives for ``size`` pixels; ``photo`` is its result for more."""
+    # A JPEG is reduced by a power of two as long as it stays this large.
+    could_be_reduced = depends_on_scale(content) and min(photo.shape[:2]) >= 2 * round(PLAIN_DETAIL * size)
+    return plain_photo(content, size) if could_be_reduced else photo
+
+
 def photo_for_views(content: bytes, size: int, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Decode a file for views of ``size`` pixels; ``photo`` is the result of ``plain_photo``."""
     return decode(content, VIEW_DETAIL * size) if depends_on_scale(content) else photo

@@ -171,8 +171,8 @@ def folds(count=3, images=12):
     for fold in range(count):
         sources = [f"photos/{number:02}.png" for number in range(images)]
         split = ["valid" if number % count == fold else "train" for number in range(images)]
-        table = pd.DataFrame({"split": split, "id": sources, "label": "1", "source": sources})
-        table["id"] = table["source"].str.removeprefix("photos/")
+        ids = [source.removeprefix("photos/") for source in sources]
+        table = pd.DataFrame({"split": split, "id": ids, "label": "1", "source": sources})
         # The third has a pseudo-label that a correction confirmed.
         more = {"split": ["test", "test", "train"], "id": ["0", "1", "unlabelled/0"], "label": ["1", "", "1"]}
         index[fold] = pd.concat([table, pd.DataFrame(more | {"source": ["t/0.png", "t/1.png", "u/0.png"]})])

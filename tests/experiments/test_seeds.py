@@ -79,16 +79,20 @@ def test_seeds_that_exist_are_not_run_again(fake_dvc, repository, capsys):
     assert capsys.readouterr().out.count("exists already") == 2
 
 
-@pytest.mark.parametrize("change", ["code", "parameter", "override", "source"])
+@pytest.mark.parametrize("change", ["code", "parameter", "override", "images", "source"])
 def test_other_settings_are_other_experiments(fake_dvc, repository, change):
     repository.write("photos/cat/1.png", "one")
-    repository.replace("params.yaml", "  source: digits ", "  source: folder ")
-    repository.replace("params.yaml", "  location: null ", "  location: photos ")
+    # The archive counts only where nothing else says which images a source has.
+    source, location = ("modelscope", "owner/name") if change == "images" else ("folder", "photos")
+    repository.replace("params.yaml", "  source: digits ", f"  source: {source} ")
+    repository.replace("params.yaml", "  location: null ", f"  location: {location} ")
     first, _ = run_seeds([2], ["train.lr=0.02"])
     if change == "code":
         repository.write("pipeline/train/stage.py", "# new")
     elif change == "parameter":
         repository.replace("params.yaml", "  epochs: 15 ", "  epochs: 16 ")
+    elif change == "images":
+        repository.write("dvc.lock", "stages: {download: {outs: [{path: data/raw.zip, md5: 12}]}}")
     elif change == "source":
         repository.write("photos/cat/1.png", "two")
     other, _ = run_seeds([2], ["train.lr=0.03" if change == "override" else "train.lr=0.02"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
 from pipeline.images import decoding
-from pipeline.images.decoding import decode, one_large_image
+from pipeline.images.decoding import decode, one_large_image, plain_photo, smaller_photo
 from tests.support.hostile_images import NOISE, PICTURE, encode, hostile_files, oriented, png, png_chunk, tiff
 
 HOSTILE_FILES = hostile_files()
@@ -208,6 +208,15 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_with_the_least_number_of_pixels
     pixels = decode(encode(image, "JPEG", quality=95), least)
     assert pixels.shape == shape
     np.testing.assert_allclose(pixels[0, 0], np.array(image.convert("RGB"))[0, 0], atol=8)
+
+
+@pytest.mark.parametrize("encoding", ["JPEG", "PNG"])
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 700), st.integers(1, 700), st.sampled_from([32, 64, 96]), st.integers(1, 4))
+def test_a_smaller_photo_is_the_same_from_the_file_and_from_the_larger_photo(encoding, width, height, size, times):
+    content = encode(np.resize(NOISE, (height, width, 3)), encoding)
+    larger = plain_photo(content, size * times)
+    np.testing.assert_array_equal(smaller_photo(content, size, larger), plain_photo(content, size))
 
 
 def test_other_formats_are_decoded_at_full_scale():

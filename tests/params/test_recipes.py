@@ -120,7 +120,8 @@ def test_a_recipe_of_the_users_without_such_a_line_is_not_measured(tmp_path, mon
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones(params):
-    with pytest.raises(PipelineError, match="got 'food', allowed are classifier-strong, digits, finetune, food11, "):
+    known = "classifier-strong, digits, finetune, food11, food11-finetune, food11-strong, "
+    with pytest.raises(PipelineError, match=f"got 'food', allowed are {known}"):
         recipe_path("food")
 
 
