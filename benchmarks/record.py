@@ -2,6 +2,7 @@
 
     python benchmarks/record.py run FOLDER imagewoof2-160.tgz --epochs 5 --seeds 5
     python benchmarks/record.py run FOLDER imagewoof2-160.tgz --epochs 5 --seeds 3 --ablation
+    python benchmarks/record.py run FOLDER imagewoof2-160.tgz --epochs 5 --seeds 1 --part "without EMA"
     python benchmarks/record.py table
 
 The archive has ``train/{class}/`` and ``val/{class}/``, short side 160 px. *run* clones the last commit into a folder,
@@ -70,13 +71,14 @@ def run(
     seeds: int = 5,
     first: int = 1,
     ablation: bool = False,
+    part: list[str] = [],  # noqa: B006
     lines: Path = LINES,
 ) -> None:
-    """Train the missing networks of a row, or those of its ablation."""
+    """Train the missing networks of a row, or those of its ablation, or of some parts of it."""
     if not folder.exists():
         prepare(folder, archive, {})
-    for name, changes in (ABLATION if ablation else {"recipe": {}}).items():
-        settings = ROWS.get(epochs, {}) | {"train.epochs": epochs} | changes
+    for name in part or (ABLATION if ablation else ["recipe"]):
+        settings = ROWS.get(epochs, {}) | {"train.epochs": epochs} | ABLATION.get(name, {})
         for seed in range(first, first + seeds):
             found = read_lines(lines)
             if not ((found["epochs"] == epochs) & (found["name"] == name) & (found["seed"] == seed)).any():
