@@ -55,7 +55,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "without EMA": {"train.ema_decay": 0.0},
     "linear instead of flat, then cosine": {"train.schedule": "linear"},
     "without label smoothing": {"train.label_smoothing": 0.0},
-    "without squeeze and excitation": {"model.kwargs.block_args": {}},
+    "without squeeze and excitation": {"model.kwargs.block_args.attn_layer": "null"},
     "batches of 64 instead of 32": {"train.batch_size": 64, "train.lr": 0.002, "train.ema_decay": 0.99},
     "stored at 128 px": {"augment.store_size": "null"},
 }
