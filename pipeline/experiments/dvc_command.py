@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -72,6 +74,9 @@ def overridden_params(overrides: Sequence[str]) -> dict[str, Any]:
             raise PipelineError(f"-S: DVC rejects {listed(overrides)} ({reason}); fix it") from error
         content = read_yaml(path)
     check_params(content, Path("-S"))
+    for key, value in (override.removeprefix(f"{PARAMS.name}:").split("=", 1) for override in overrides):
+        if value.strip() == "{}" and reduce(getitem, key.lstrip("+").split("."), content):
+            raise PipelineError(f"-S: got {key}={value}, which changes nothing, as DVC merges mappings; use {key}=null")
     return content
 
 

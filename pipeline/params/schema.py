@@ -315,11 +315,17 @@ class ModelParams(Section):
         description="activation of a network of timm; default is the network's own"
     )
     kwargs: dict[str, JsonValue] = Field(
-        description="more arguments of a network of torchvision or timm, such as {output_stride: 16}; {} for none"
+        description="more arguments of a network of torchvision or timm, such as {output_stride: 16}; {} or null for none"
     )
     pretrained: bool | str = Field(
         description="initial weights: true (the library's), a .safetensors or .pth file, or run:NAME; false for none"
     )
+
+    @field_validator("kwargs", mode="before")
+    @classmethod
+    def _null_is_none(cls, kwargs: JsonValue) -> JsonValue:
+        """So that ``-S model.kwargs=null`` removes all: DVC merges mappings, and ``{}`` would change nothing."""
+        return {} if kwargs is None else kwargs
 
     @field_validator("kwargs")
     @classmethod
@@ -347,7 +353,7 @@ class ModelParams(Section):
             )
         if self.name == "classifier" and self.kwargs:
             raise ContradictionError(
-                "kwargs", f"got {', '.join(self.kwargs)}, but classifier has no more arguments; set it to {{}}"
+                "kwargs", f"got {', '.join(self.kwargs)}, but classifier has no more arguments; set it to null"
             )
         if self.activation != "default" and not self.name.startswith("timm/"):
             raise ContradictionError(

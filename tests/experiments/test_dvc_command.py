@@ -2,8 +2,10 @@
 
 import pytest
 
+from pipeline.common.paths import PARAMS
 from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import DvcError, overridden_params, override_key, run_dvc
+from pipeline.params.file import check_params
 
 OUTPUT = """
 Running stage 'train':
@@ -25,6 +27,14 @@ def test_overrides_change_the_content_of_params_yaml_as_dvc_does(repository):
         ["hidden1"],
     )
     assert override_key("params.yaml:tsne.layers=[hidden1]") == "tsne.layers"
+
+
+def test_null_removes_the_arguments_of_the_network_and_an_empty_mapping_is_refused_as_dvc_would_keep_them(repository):
+    more = ["model.name=resnet18", "+model.kwargs.zero_init_residual=true"]
+    assert check_params(overridden_params([*more, "model.kwargs=null"]), PARAMS).model.kwargs == {}
+    with pytest.raises(PipelineError, match="-S: got model.kwargs={}, which changes nothing, .*; use model.kwargs=nu"):
+        overridden_params([*more, "model.kwargs={}"])
+    assert overridden_params(["model.kwargs={}"])["model"]["kwargs"] == {}
 
 
 @pytest.mark.parametrize(
