@@ -362,7 +362,7 @@ def pseudo_label(
     from pipeline.pseudo_labels import pseudo_label as run
 
     check_variables()
-    run(model or [MODEL], confidence, output, split, per_class)
+    run(model or [MODEL], confidence, output, split, per_class, read_params().data.corrections)
 
 
 @app.command()

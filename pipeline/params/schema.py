@@ -315,7 +315,7 @@ class ModelParams(Section):
         description="activation of a network of timm; default is the network's own"
     )
     kwargs: dict[str, JsonValue] = Field(
-        description="more arguments of a network of torchvision or timm, such as {output_stride: 16}; {} or null for none"
+        description="more arguments of a network of torchvision or timm, such as {output_stride: 16}; {} or null: none"
     )
     pretrained: bool | str = Field(
         description="initial weights: true (the library's), a .safetensors or .pth file, or run:NAME; false for none"
