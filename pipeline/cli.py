@@ -468,7 +468,9 @@ def compare(
     from pipeline.common.files import write_table
     from pipeline.experiments.comparison import changed_images, comparison_facts, comparison_lines
     from pipeline.experiments.revisions import compare_revisions
+    from pipeline.predict.table import require_csv
 
+    require_csv("--csv", csv)
     comparison, pairs, split = compare_revisions(a, b)
     if plots:
         from pipeline.experiments.comparison_plot import plot_comparison

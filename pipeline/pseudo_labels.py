@@ -84,7 +84,7 @@ def pseudo_label(
 def predicted_images(images: Sequence[RawImage], models: Models) -> pd.DataFrame:
     """One row per image that can be decoded: path, predicted class and its probability, ``confidence``."""
     archive, failures = RawReader(RAW_ARCHIVE), dict[RawImage, str]()
-    rows = []
+    rows: list[tuple[str, int, float]] = []
     batches = member_outputs(images, lambda image: (image.entry, archive.read(image)), models, None, 0, failures)
     for batch, outputs in batches:
         probabilities: NDArray[np.float64] = outputs[:, :, :-1].mean(axis=0, dtype=np.float64)

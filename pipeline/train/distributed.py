@@ -141,7 +141,7 @@ class _SyncedBatchNorm(nn.BatchNorm2d):
         mean = total[:-1] / total_count
         # The mean of the squares less the square of the mean would have no correct digit if the mean is large.
         centred = values - mean.view(1, -1, 1, 1)
-        variance = _AllReduce.apply(centred.square().sum(dim=(0, 2, 3))) / total_count
+        variance: Tensor = _AllReduce.apply(centred.square().sum(dim=(0, 2, 3))) / total_count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
