@@ -310,6 +310,7 @@ def _metric_lines(metrics: dict[str, dict[str, float]], images: int, top_k: int)
 def _prediction_table(found: Predicted, probabilities: NDArray[np.float64], top_k: int) -> pd.DataFrame:
     return pd.DataFrame(
         {
+            "source": np.array(found.split.sources, dtype=object)[found.judged],
             "id": np.array(found.split.ids, dtype=object)[found.judged],
             "class": found.labels,
             "predicted_class": probabilities.argmax(axis=1),

@@ -93,8 +93,7 @@ def _outside(files: Sequence[Path], paths: Sequence[Path], output: Path) -> list
 
 def _index_of(name: str, classes: Sequence[str]) -> int:
     if name not in classes:
-        some = similar(name, classes)
-        raise PipelineError(f"--class: got {name!r}, allowed are the classes of the model: {some}")
+        raise PipelineError(f"--class: got {name!r}, no class of the model; some of these are {similar(name, classes)}")
     return classes.index(name)
 
 

@@ -60,7 +60,7 @@ def test_a_class_can_be_named_and_an_unknown_one_is_refused(capsys):
     result = run_command("explain", "a.png", "--class", "rde")
     assert (result.code, result.stderr) == (
         1,
-        "error: --class: got 'rde', allowed are the classes of the model: red\n",
+        "error: --class: got 'rde', no class of the model; some of these are red\n",
     )
     assert not Path("explained").exists()
 

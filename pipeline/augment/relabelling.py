@@ -112,7 +112,7 @@ def _check(
     unknown = [id for id in ids if id not in known]
     if unknown:
         count = f"{len(unknown):,} of {len(ids):,} ids are no images of the source ({listed(unknown, 3)})"
-        refuse(name, file, f"{count}; allowed are their paths, as in the report and in audit.csv")
+        refuse(name, file, f"{count}; remove these rows, or correct the paths, which are in audit.csv")
     names = [label for label in dict.fromkeys(labels) if label not in {*classes, *others}]
     if names:
         allowed = "".join(f"{label} and " for label in others)

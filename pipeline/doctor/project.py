@@ -157,11 +157,12 @@ def _source(data: "DataParams") -> Finding:
         return Finding(ERROR, f"data.location: the folder {location} is empty", "put images there, a folder per class")
     line = f"data.source: {data.source} {location}".strip()
     changes = changes_since(find_source(data.source, data.location, data.labels))
-    return (
-        Finding(NOTE, f"{line} has changed since the last dvc repro: {changes}", "`dvc repro`")
-        if changes
-        else Finding(OK, line)
-    )
+    if changes:
+        return Finding(NOTE, f"{line} has changed since the last dvc repro: {changes}", "`dvc repro`")
+    if location and git_output("ls-files", "--others", "--exclude-standard", "--directory", "--", str(path)):
+        fix = f"`dvc add {shell_path(path)}`, or move it out of the repository"
+        return Finding(NOTE, f"{line} is new to git: git add --all would commit the images", fix)
+    return Finding(OK, line)
 
 
 @check("Project", "checkpoints")

@@ -12,6 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import SubFigure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.plots.fonts import shortened
@@ -49,7 +50,11 @@ def plot_confusion(
             linewidths=0 if many else 0.5,
             xticklabels=False,
             yticklabels=False,
-            cbar_kws={"label": "% of the true class" if normalized else "images", "shrink": 0.8},
+            cbar_kws={
+                "label": "% of the true class" if normalized else "images",
+                "ticks": MaxNLocator(integer=True),
+                "shrink": 0.8,
+            },
             ax=axis,
         )
         axis.set_facecolor("0.9")

@@ -26,7 +26,8 @@ RESAMPLES = 9_999
 FEWEST_IMAGES = 6
 # More at once would need gigabytes in the bootstrap.
 BATCH_IMAGES = 2_000_000
-SHARED_COLUMNS = ["id", "class"]
+# An id is unique in one dataset; another image of the same name changes it.
+SHARED_COLUMNS = ["source", "id", "class"]
 OWN_COLUMNS = ["predicted_class", "confidence", "loss"]
 CHANGES = ("right -> wrong", "wrong -> right", "wrong -> another wrong")
 COLUMNS_OF_TERMINAL = 80
@@ -67,17 +68,17 @@ def pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """Join the predictions of two networks for the same images.
 
     Args:
-        a, b: tables of predictions as ``evaluate`` writes them, one row per image, with unique ids.
+        a, b: tables of predictions as ``evaluate`` writes them, one row per image, with unique sources.
 
     Returns:
-        One row per image that both have: id and class; predicted_class, confidence and loss with ``_a`` and ``_b``; and
-        right_a and right_b, whether the prediction is the class.
+        One row per image that both have: source, id in A and class; predicted_class, confidence and loss with ``_a``
+        and ``_b``; and right_a and right_b, whether the prediction is the class.
 
     Raises:
         PipelineError: fewer than half of the images are in both, too few are, or the labels of an image differ.
     """
     columns = SHARED_COLUMNS + OWN_COLUMNS
-    pairs = a[columns].merge(b[columns], on="id", suffixes=("_a", "_b"), validate="one_to_one")
+    pairs = a[columns].merge(b[columns], on="source", suffixes=("_a", "_b"), validate="one_to_one")
     if len(pairs) < max(len(a), len(b)) / 2:
         raise PipelineError(
             f"only {len(pairs):,} images are in both, of {len(a):,} in A and {len(b):,} in B; evaluate both "
@@ -88,9 +89,9 @@ def pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     differing = pairs[pairs["class_a"] != pairs["class_b"]]
     if len(differing):
         rows = differing.itertuples()
-        examples = listed((f"{row.id} is {row.class_a} in A and {row.class_b} in B" for row in rows), 2)
+        examples = listed((f"{row.source} is {row.class_a} in A and {row.class_b} in B" for row in rows), 2)
         raise PipelineError(f"the labels differ: {examples}; compare networks that were evaluated with the same labels")
-    pairs = pairs.rename(columns={"class_a": "class"}).drop(columns="class_b")
+    pairs = pairs.rename(columns={"id_a": "id", "class_a": "class"}).drop(columns=["id_b", "class_b"])
     return pairs.assign(**{f"right_{name}": pairs[f"predicted_class_{name}"] == pairs["class"] for name in "ab"})
 
 

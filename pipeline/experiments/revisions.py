@@ -143,13 +143,13 @@ def _why_not(revision: str, path: Path, error: Exception) -> str:
 
 
 def read_predictions(revision: str) -> pd.DataFrame:
-    """The table ``results/evaluation/predictions.csv`` of a revision: id, class, predicted_class, confidence, loss; the
-    name of the split is in its ``attrs``.
+    """The table ``results/evaluation/predictions.csv`` of a revision: source, id, class, predicted_class, confidence,
+    loss; the name of the split is in its ``attrs``.
 
     Raises:
         PipelineError: see :func:`read_text`; or the file is not such a table, or is damaged.
     """
-    types = dict.fromkeys(["id", "class", "predicted_class"], str) | dict.fromkeys(["confidence", "loss"], float)
+    types = dict.fromkeys([*SHARED_COLUMNS, "predicted_class"], str) | dict.fromkeys(["confidence", "loss"], float)
     try:
         text = read_text(revision, PREDICTIONS)
         # A class may be called NA or null.
@@ -165,7 +165,7 @@ def read_predictions(revision: str) -> pd.DataFrame:
     # A revision of an older version of the code has no checksums.
     if isinstance(files, dict) and files.get(PREDICTIONS.as_posix()) != checksum([text.encode()]):
         raise PipelineError(f"{revision}: {PREDICTIONS} is damaged, its checksum is wrong; {_AGAIN}")
-    repeated = table["id"][table["id"].duplicated()]
+    repeated = table["source"][table["source"].duplicated()]
     if len(repeated):
         raise PipelineError(f"{revision}: {PREDICTIONS} has two rows for the image {repeated.iloc[0]}")
     return table

@@ -53,6 +53,11 @@ def seed_lines(results: pd.DataFrame) -> list[str]:
     if len(results) < 2:
         return lines
     mean, deviation, least, greatest = statistics(results[["accuracy"]])["accuracy"]
+    if not deviation:
+        return [
+            *lines,
+            f"All {len(results)} seeds have the accuracy {mean:.2%}: more seeds may show how much it varies.",
+        ]
     needed = 100 * least_between_means(deviation, len(results))
     return lines + wrapped(
         f"Accuracy {mean:.2%} ± {100 * deviation:.2f} points (mean and standard deviation of {len(results)} seeds), "

@@ -10,8 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.common.text import listed
 from pipeline.errors import PipelineError
 from pipeline.network.calibration import PRECISIONS, Calibration
+from pipeline.progress import say
 
 UNSURE = "unsure"
 
@@ -66,7 +68,7 @@ def choose_answers(
 def class_thresholds(
     specs: Sequence[Calibrated], abstain: float | None, precision: float | None, prefix: str
 ) -> NDArray[np.float64]:
-    """The lowest probability of each class that is an answer, ``(classes,)``; NaN if none is.
+    """The lowest probability of each class that is an answer, ``(classes,)``; NaN if none is, which is said.
 
     Args:
         specs: of the networks, of which the probabilities are averaged.
@@ -93,4 +95,8 @@ def class_thresholds(
         )
     assert precision is not None
     level = next(index for index, value in enumerate(PRECISIONS) if value >= precision)
-    return np.array([row[level] for row in specs[0].calibration.thresholds], float)
+    thresholds = np.array([row[level] for row in specs[0].calibration.thresholds], float)
+    if never := [name for name, least in zip(classes, thresholds, strict=True) if np.isnan(least)]:
+        names = "any class" if len(never) == len(classes) else listed(never, 5)
+        say(f"note: on valid no probability of {names} had a precision of {PRECISIONS[level]:g}: always {UNSURE}")
+    return thresholds

@@ -53,6 +53,8 @@ def _describe(path: Path) -> Recipe:
 def apply_recipe(name: str, params_path: Path) -> list[str]:
     """Write a recipe's values into ``params.yaml``; everything else in that file stays as it is.
 
+    A recipe for any folder of images does not replace the section ``data`` of a user's own images.
+
     Returns:
         One line for each value that changed.
 
@@ -65,6 +67,7 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
     unknown = unknown_keys([*recipe, *(f"{section}.{key}" for section in sections for key in recipe[section])])
     if unknown:
         raise PipelineError("\n".join(f"{path}: {line}" for line in unknown))
+    own = _keep_own_images(content, recipe)
     changes = list(_changes(content, recipe))
     kept = {key: content[key] for key in sections if isinstance(content.get(key), dict)}
     expected = content | {key: kept[key] | value if key in kept else value for key, value in recipe.items()}
@@ -74,9 +77,25 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
     if parse_yaml(text, str(params_path)) != expected:
         raise PipelineError(f"{params_path}: its layout cannot be kept; write each parameter on a line of its own")
     write_text(params_path, text)
-    return [f"{'.'.join(keys)}: {old} -> {new}" for keys, old, new in changes] or [
-        f"{params_path} already has these values"
-    ]
+    lines = [f"{'.'.join(keys)}: {old} -> {new}" for keys, old, new in changes]
+    return own + (lines or [f"{params_path} already has these values"])
+
+
+def _keep_own_images(content: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
+    """Remove the recipe's values of ``data`` if its images are any folder and those of ``params.yaml`` the user's own,
+    which are those of no recipe; return what to say about it."""
+    data, values = content.get("data"), recipe.get("data", {})
+    if (
+        values.get("source") != "folder"
+        or not isinstance(data, dict)
+        or data.get("source") not in ("folder", "archive")
+    ):
+        return []
+    others = (read_yaml(path).get("data", {}) for path in RECIPES.glob("*.yaml"))
+    if any(all(data.get(key) == value for key, value in other.items()) for other in others):
+        return []
+    recipe["data"] = {key: value for key, value in values.items() if key not in data}
+    return [f"data: kept, as it has your own images ({data['source']} {data.get('location')})"]
 
 
 def _changes(content: dict[str, Any], recipe: dict[str, Any]) -> Iterator[tuple[Keys, Any, Any]]:

@@ -79,7 +79,8 @@ def _predictions(model: OnnxModel, split: PackedSplit, label: str) -> pd.DataFra
     losses = -np.log(np.maximum(probabilities[rows, split.labels].astype(float), np.finfo(np.float32).tiny))
     return pd.DataFrame(
         {
-            **{"id": split.ids, "class": names[split.labels], "predicted_class": names[best]},
+            **{"source": split.sources, "id": split.ids},
+            **{"class": names[split.labels], "predicted_class": names[best]},
             **{"confidence": probabilities[rows, best], "loss": losses},
         }
     )

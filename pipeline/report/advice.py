@@ -150,8 +150,10 @@ def few_images(classes: list[dict[str, Any]], balanced: bool) -> Advice | None:
     if not few:
         return None
     names = listed([f"{name}: {count:,}" for count, name in few], 3)
-    action = "Add images of these classes" + ("." if balanced else ", or give each class the same weight.")
-    command = "" if balanced else "dvc exp run -S train.class_weights=balanced"
+    # Of classes that all have few images, weights change little.
+    weigh = not balanced and few[0][0] < max(counts.values()) / 2
+    action = "Add images of these classes" + (", or give each class the same weight." if weigh else ".")
+    command = "dvc exp run -S train.class_weights=balanced" if weigh else ""
     return Advice(f"Classes with few training images: {len(few):,} of {len(counts):,} ({names}).", action, command)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from pipeline.plots.style import saved_figure
 
@@ -27,6 +27,7 @@ def plot_curves(path: Path, epochs: pd.DataFrame, steps: pd.DataFrame, best_epoc
                 axis.plot(curve["epoch"], curve[name], marker=".", label=split)
             axis.axvline(best_epoch, color="grey", linestyle=":", linewidth=1, label="best epoch")
             axis.set(xlabel="epoch", title=name)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.legend(frameon=False)
         for place, name in zip((grid[1, :2], grid[1, 2:4], grid[1, 4:]), ("loss", "gradient_norm", "lr"), strict=True):
             axis = figure.add_subplot(place)

@@ -65,7 +65,7 @@ def test_without_a_file_or_without_rows_nothing_changes(workspace):
         ("id,label\ncat/1.png\n", "row 2 is 'cat/1.png', allowed are id, label"),
         ("id,label\ncat/1.png,\n", "row 2 is 'cat/1.png,', allowed are id, label"),
         ("id,label\ncat/1.png,dog\ncat/1.png,dog\n", "row 3: cat/1.png is there twice; remove one of them"),
-        ("id,label\n1.png,dog\n", "1 of 1 ids are no images of the source (1.png); allowed are their paths"),
+        ("id,label\n1.png,dog\n", "1 of 1 ids are no images of the source (1.png); remove these rows, or correct"),
         ("id,label\ncat/1.png,bird\n", "unknown label bird; allowed are drop and the classes cat, dog"),
         ("id,label\n4.png,dog\n", "4.png: has no label to correct; remove it from the file"),
         ("id,label\ndog/3.png,cat\n", "no training image of dog remains"),

@@ -42,6 +42,7 @@ def predictions(right, classes=CLASSES, seed=0, first=0) -> pd.DataFrame:
     names, random = np.array(classes, dtype=object), np.random.default_rng(seed)
     return pd.DataFrame(
         {
+            "source": [f"photos/{first + number:04}.jpg" for number in range(len(right))],
             "id": [f"{first + number:04}" for number in range(len(right))],
             "class": names[labels],
             "predicted_class": names[np.where(right, labels, (labels + 1) % len(classes))],
@@ -67,9 +68,9 @@ def direct_p_value(only_a: int, only_b: int) -> float:
 # What is paired.
 
 
-def test_images_are_matched_by_id_in_any_order():
+def test_images_are_matched_by_their_paths_in_any_order_whatever_their_ids():
     a, b = predictions([1, 0, 1, 1, 0, 1]), predictions([1, 1, 0, 1, 0, 1], seed=1)
-    pairs = pair(a, b.sample(frac=1, random_state=0))
+    pairs = pair(a, b.assign(id="1_" + b["id"]).sample(frac=1, random_state=0))
     assert list(pairs["id"]) == list(a["id"])
     assert list(pairs["right_a"]) == [True, False, True, True, False, True]
     assert list(pairs["right_b"]) == [True, True, False, True, False, True]
@@ -89,8 +90,8 @@ def test_images_of_one_network_alone_are_left_out():
         (
             predictions([1] * 9),
             predictions([1] * 9, classes=("NA", "cake", "pie")),
-            "the labels differ: 0001 is 炒饭 in A and cake in B, 0002 is a class with a very long name indeed "
-            "in A and pie in B and 4 more; ",
+            "the labels differ: photos/0001.jpg is 炒饭 in A and cake in B, photos/0002.jpg is a class with a very long "
+            "name indeed in A and pie in B and 4 more; ",
         ),
     ],
     ids=["a small part", "none", "few", "labels"],

@@ -130,7 +130,7 @@ def test_a_name_of_several_experiments_is_refused(repository):
     ("old", "new", "line"),
     [
         ("predicted_class,", "guess,", "is not a table of predictions: "),
-        ("0001,", "0000,", "has two rows for the image 0000"),
+        ("test/1.png,", "test/0.png,", "has two rows for the image test/0.png"),
         (",1,1,0,0,1", ",1,,0,0,1", "is not a table of predictions: "),
         (",1,1,0,0,1", ",1,inf,0,0,1", "is not a table of predictions: a confidence or a loss is not finite"),
     ],

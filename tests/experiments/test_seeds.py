@@ -221,5 +221,7 @@ def test_the_table_of_seeds_has_one_row_per_seed_and_their_mean():
     assert lines[3].split()[:2] == ["mean", "0.9100"]
     assert " ".join(lines).count("91.00% ± 1.41 points") == 1
     assert max(map(len, lines)) <= 80
+    same = seed_lines(results.assign(accuracy=0.9))
+    assert same[-1] == "All 2 seeds have the accuracy 90.00%: more seeds may show how much it varies."
     # One seed has no deviation.
     assert seed_lines(results[:1])[-1].split() == ["max", "0.9000", "0.3000"]

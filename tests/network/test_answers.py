@@ -35,6 +35,15 @@ def test_an_answer_is_unsure_below_the_given_threshold_or_that_of_its_class_for_
     assert found.outlier == [1, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("rows", "names"), [(ROWS, SPEC.classes[1]), (((None,) * 5,) * 3, "any class")], ids=["one class", "all classes"]
+)
+def test_classes_without_a_threshold_are_named(rows, names, capsys):
+    class_thresholds([replace(SPEC, calibration=Calibration(1.0, 2.0, rows))], None, 0.93, "--")
+    line = f"note: on valid no probability of {names} had a precision of 0.95: always unsure\n"
+    assert capsys.readouterr().out == line
+
+
 def test_outliers_of_several_models_have_an_energy_below_the_mean_of_their_limits():
     other = replace(CALIBRATED, calibration=Calibration(energy=2.2))
     nothing = np.zeros(3)

@@ -36,6 +36,21 @@ def test_digits_after_any_recipe_restores_the_committed_parameters(params, name)
     assert params.read_text() == (ROOT / "params.yaml").read_text()
 
 
+@pytest.mark.parametrize("key", ["location: ../photos", "split_seed: 0"])
+def test_a_recipe_for_any_folder_keeps_the_section_data_of_the_users_own_images(params, key):
+    apply_recipe("finetune", params)
+    text = params.read_text()
+    assert key in text
+    params.write_text(text.replace(key, f"{key}5"))
+    own = load_params(params).data
+    lines = apply_recipe("imagefolder", params)
+    assert lines[0] == f"data: kept, as it has your own images (folder {own.location})"
+    assert load_params(params).data == own
+    assert load_params(params).train.optimizer == "muon"
+    apply_recipe("digits", params)
+    assert load_params(params).data.source == "digits"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_gives_the_same_whatever_was_applied_before(params, name):
     apply_recipe(name, params)

@@ -54,6 +54,7 @@ def classes(**train):
         (other_test_images(0.7, 0.8, 0.84), ("70.0%",)),
         (few_images(classes(cat=400, dog=400, ant=80), False), ("1 of 3 (ant: 80)", "class_weights=balanced")),
         (few_images(classes(cat=9, dog=12), True), ("2 of 2 (cat: 9, dog: 12)",)),
+        (few_images(classes(cat=9, dog=19), False), ("class_weights=balanced",)),
         (confused_classes(pairs(5, 0.1)), ("10% of the images of cat are predicted as dog",)),
         (wide_interval(0.7, 0.85, 60), ("70.0% to 85.0%", "60 images", "folds")),
     ],
@@ -89,6 +90,11 @@ def test_a_problem_is_reported_with_its_evidence(advice, words):
 )
 def test_without_the_problem_nothing_is_reported(advice):
     assert advice is None
+
+
+def test_weights_are_no_advice_for_classes_that_all_have_few_images():
+    advice = few_images(classes(cat=13, dog=13, ant=11), False)
+    assert (advice.action, advice.command) == ("Add images of these classes.", "")
 
 
 @pytest.mark.parametrize(
