@@ -90,8 +90,8 @@ def test_images_of_one_network_alone_are_left_out():
         (
             predictions([1] * 9),
             predictions([1] * 9, classes=("NA", "cake", "pie")),
-            "the labels differ: photos/0001.jpg is 炒饭 in A and cake in B, photos/0002.jpg is a class with a very long "
-            "name indeed in A and pie in B and 4 more; ",
+            "the labels differ: photos/0001.jpg is 炒饭 in A and cake in B, photos/0002.jpg is a class with a very "
+            "long name indeed in A and pie in B and 4 more; ",
         ),
     ],
     ids=["a small part", "none", "few", "labels"],
