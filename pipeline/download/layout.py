@@ -346,11 +346,14 @@ def _check_classes(source: str, names: tuple[str, ...], images: list[SourceImage
     trained = {image.label for image in images if image.split in (None, "train")}
     if len(trained) < 2:
         (label,) = trained
-        found = names[label] if label is not None else "unlabelled"
-        raise PipelineError(f"{source}: contains one class ({found}), needs two or more; {_ALLOWED}")
+        raise _one_class(source, names[label] if label is not None else "unlabelled")
     untrained = [name for index, name in enumerate(names) if index not in trained]
     if untrained:
         say(f"download: warning: {source}: no training images of {listed(untrained)}; they can never be predicted")
+
+
+def _one_class(source: str, name: str) -> PipelineError:
+    return PipelineError(f"{source}: contains one class ({name}), needs two or more; {_ALLOWED}")
 
 
 def _by_prefix(
@@ -382,8 +385,10 @@ def _check_indices(source: str, images: list[SourceImage], count: int | None) ->
     highest = max(images, key=lambda image: image.label or 0)
     label = highest.label or 0
     if count is None:
-        # Dates, as in 20230101_1.jpg, are not class indices.
-        if label >= len(images) and len({image.label for image in images}) > 1:
+        # Dates, as in 20230101_1.jpg, are not class indices; of such classes there would be millions.
+        if label >= len(images):
+            if len({image.label for image in images}) == 1:
+                raise _one_class(source, str(label))
             raise PipelineError(
                 f"{source}: {highest.path} would be of class {label}, but there are only {len(images)} images; "
                 f"{_ALLOWED}"

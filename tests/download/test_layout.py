@@ -1,5 +1,7 @@
 """Both layouts are recognised from the paths alone, and others are refused."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -260,6 +262,19 @@ class TestRefused:
     )
     def test_one_class(self, paths, classes, name):
         assert f"photos: contains one class ({name}), needs two or more; " in complaint(paths, classes)
+
+    @pytest.mark.parametrize("stamp", ["20230101", "1672574400", "999999999999999999"])
+    def test_a_date_in_all_names_is_refused_before_a_name_is_made_for_each_lower_index(self, stamp):
+        tracemalloc.start()
+        try:
+            one = complaint([f"{stamp}_{number}.jpg" for number in range(5)])
+            several = complaint(["0_a.jpg", f"{stamp}_1.jpg", f"{stamp}_2.jpg"])
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert f"photos: contains one class ({stamp}), needs two or more; " in one
+        assert f"photos: {stamp}_1.jpg would be of class {stamp}, but there are only 3 images; " in several
+        assert most < 2**20
 
     @pytest.mark.parametrize("other", ["extra/a.jpg", "preview.jpg"])
     def test_other_files_beside_the_splits(self, other):
