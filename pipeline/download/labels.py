@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.common.files import read_small
 from pipeline.common.paths import table_path
 from pipeline.common.raw_archive import UNLABELLED
-from pipeline.common.text import listed, shortened
+from pipeline.common.text import is_printable, listed, shortened
 from pipeline.download.layout import (
     SPLIT_FOLDERS,
     UNLABELLED_FOLDERS,
@@ -185,7 +185,7 @@ def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Ima
         if not values["path"]:
             raise PipelineError(f"{place}: has no path; {_ALLOWED}")
         for value in values.values():
-            if not value.isprintable() or len(value) > MAX_CELL:
+            if not is_printable(value) or len(value) > MAX_CELL:
                 got = shortened(repr(value))
                 raise PipelineError(
                     f"{place}: got {got}, allowed are up to {MAX_CELL} printable characters on one line; correct it"

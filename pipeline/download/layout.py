@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from pipeline.common.file_types import IMAGE_ENDINGS, is_text, junk_reason, reasons
 from pipeline.common.raw_archive import CLASSES_FILE, LABELLED, UNLABELLED
-from pipeline.common.text import listed
+from pipeline.common.text import is_printable, listed
 from pipeline.download.trees import FileTree
 from pipeline.errors import PipelineError
 from pipeline.progress import say
@@ -122,11 +122,18 @@ def image_paths(source: str, tree: FileTree) -> list[str]:
     """The paths of all images, sorted.
 
     Raises:
-        PipelineError: there are none, or a name is not printable.
+        PipelineError: there are none, or a name is not printable; see ``is_printable``.
     """
-    unprintable = min((path for path in tree.sizes if not path.isprintable()), default=None)
-    if unprintable is not None:
-        raise PipelineError(f"{source}: the name {unprintable!r} is not printable UTF-8; rename the file")
+    unprintable = sorted(path for path in tree.sizes if not is_printable(path))
+    if unprintable:
+        rest = len(unprintable) - 1
+        more = (
+            f" and those of {rest:,} more files are" if rest > 1 else " and that of 1 more file are" if rest else " is"
+        )
+        raise PipelineError(
+            f"{source}: the name {unprintable[0]!r}{more} not printable UTF-8; allowed are letters, signs and spaces, "
+            "not control characters, line breaks or marks that change the direction of text: rename the files"
+        )
     paths = sorted(path for path in tree.sizes if tree.is_image(path))
     if not paths:
         found = f"; other files are {reasons(tree.left_out)}" if tree.left_out else ""
@@ -336,7 +343,7 @@ def _read_names(tree: FileTree, path: str) -> tuple[str, ...]:
     for name, count in Counter(names).items():
         if count > 1:
             raise PipelineError(f"{path}: contains the class {name!r} twice; make the names unique")
-        if not name.isprintable():
+        if not is_printable(name):
             raise PipelineError(f"{path}: contains the class {name!r}; allowed are printable names: correct it")
     return names
 

@@ -263,6 +263,15 @@ class TestRefused:
     def test_one_class(self, paths, classes, name):
         assert f"photos: contains one class ({name}), needs two or more; " in complaint(paths, classes)
 
+    def test_names_that_are_not_printable_are_counted(self):
+        names = ["cat/a\nb.jpg", "cat/\u202egpj.exe.jpg", "dog/\udcff.jpg", "dog/a.jpg"]
+        assert complaint(names[2:]).startswith(
+            r"photos: the name 'dog/\udcff.jpg' is not printable UTF-8; allowed are "
+        )
+        assert r"photos: the name 'cat/a\nb.jpg' and those of 2 more files are not printable UTF-8; " in complaint(
+            names
+        )
+
     @pytest.mark.parametrize("stamp", ["20230101", "1672574400", "999999999999999999"])
     def test_a_date_in_all_names_is_refused_before_a_name_is_made_for_each_lower_index(self, stamp):
         tracemalloc.start()
