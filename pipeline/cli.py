@@ -54,6 +54,7 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Parameters of common tasks.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 
+RecipeArgument = Annotated[str, typer.Argument(metavar="NAME", help="One of those that recipe list shows.")]
 PathsArgument = Annotated[
     list[Path] | None, typer.Argument(metavar="PATH", help="Images, or folders of images.", show_default=False)
 ]
@@ -66,7 +67,11 @@ ModelsOption = Annotated[
 AbstainOption = Annotated[float | None, typer.Option(min=0, max=1, help="Below this probability the answer is unsure.")]
 PrecisionOption = Annotated[
     float | None,
-    typer.Option(min=0, max=0.99, help="The same, with thresholds by class for this precision on valid."),
+    typer.Option(
+        min=0,
+        max=0.99,
+        help="Instead of --abstain: a threshold for each class with this precision on valid, for one model.",
+    ),
 ]
 RayOption = Annotated[
     str | None,
@@ -298,7 +303,7 @@ def predict(
     ] = None,
     submission: Annotated[Path | None, typer.Option(help="With --split: CSV file to write, Id and Category.")] = None,
     fit_weights: Annotated[
-        bool, typer.Option("--fit-weights", help="With --split: weights of the models that were fitted on valid.")
+        bool, typer.Option("--fit-weights", help="With --split: weight the models to minimize the log loss on valid.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option(help="CSV file to write instead of printing a table; with --split, probabilities.")
@@ -316,7 +321,7 @@ def predict(
     abstain: AbstainOption = None,
     abstain_precision: PrecisionOption = None,
 ) -> None:
-    """Classify images and folders, or a split; without any, write submission.csv and probabilities.csv for a split."""
+    """Classify images and folders, or a split; without any, write the four tables of results/predictions/."""
     if split is None and (submission is not None or fit_weights):
         option = "--fit-weights" if fit_weights else "--submission"
         raise PipelineError(f"{option}: needs --split, the split of the dataset to predict, such as --split test")
@@ -354,7 +359,8 @@ def pseudo_label(
     confidence: Annotated[float, typer.Option(min=0, max=1, help="Lowest probability of a label.")] = 0.95,
     split: Annotated[Literal["unlabelled", "test"], typer.Option(help="Which images to label.")] = "unlabelled",
     per_class: Annotated[
-        int | None, typer.Option(min=1, help="Most images of a class, the surest ones.", show_default="all")
+        int | None,
+        typer.Option(min=1, help="At most this many images per class, the most confident ones.", show_default="all"),
     ] = None,
 ) -> None:
     """Label unlabelled images with one or several models, to train on them."""
@@ -362,7 +368,7 @@ def pseudo_label(
     from pipeline.pseudo_labels import pseudo_label as run
 
     check_variables()
-    run(model or [MODEL], confidence, output, split, per_class)
+    run(model or [MODEL], confidence, output, split, per_class, read_params().data.corrections)
 
 
 @app.command()
@@ -370,7 +376,7 @@ def explain(
     paths: PathsArgument = None,
     model: Annotated[Path | None, typer.Option(help=f"Weights file, {MODEL} by default.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the pictures, explained by default.")
+        Path | None, typer.Option("--output", "-o", help="Folder to write the pictures to.", show_default="explained")
     ] = None,
     class_name: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="Class to explain instead of the predicted one.")
@@ -424,16 +430,18 @@ def serve(
     abstain: AbstainOption = None,
     abstain_precision: PrecisionOption = None,
     top: Annotated[int, typer.Option(min=1, help="Number of classes per image in an answer.")] = 5,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Size of a request.")] = 20 * 2**20,
-    max_pixels: Annotated[int, typer.Option(min=1, max=178_956_970, help="Pixels of an image.")] = 70_000_000,
-    max_images: Annotated[int, typer.Option(min=1, help="Images per request.")] = 16,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Maximum size of a request in bytes.")] = 20 * 2**20,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=178_956_970, help="Maximum number of pixels per image.")
+    ] = 70_000_000,
+    max_images: Annotated[int, typer.Option(min=1, help="Maximum number of images per request.")] = 16,
     max_requests: Annotated[
         int,
-        typer.Option(min=1, help="Requests at the same time, waiting ones included; more are answered with 503."),
+        typer.Option(min=1, help="Maximum number of requests at a time, waiting ones included; more get 503."),
     ] = 64,
-    timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for a request.")] = 30,
+    timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Maximum time per request in seconds.")] = 30,
 ) -> None:
-    """Answer requests over HTTP, with a page for photos: POST /predict, GET /health, GET /version."""
+    """Answer requests over HTTP, with a page for photos: POST /predict and /explain, GET /health and /version."""
     from pipeline.machine import check_variables
     from pipeline.serve.classifying import Limits
     from pipeline.serve.server import serve as run
@@ -468,7 +476,9 @@ def compare(
     from pipeline.common.files import write_table
     from pipeline.experiments.comparison import changed_images, comparison_facts, comparison_lines
     from pipeline.experiments.revisions import compare_revisions
+    from pipeline.predict.table import require_csv
 
+    require_csv("--csv", csv)
     comparison, pairs, split = compare_revisions(a, b)
     if plots:
         from pipeline.experiments.comparison_plot import plot_comparison
@@ -598,7 +608,7 @@ def recipe_list() -> None:
 
 
 @recipe_app.command("show")
-def recipe_show(name: str) -> None:
+def recipe_show(name: RecipeArgument) -> None:
     """Print a recipe."""
     from pipeline.params.recipes import recipe_path
 
@@ -606,7 +616,7 @@ def recipe_show(name: str) -> None:
 
 
 @recipe_app.command("apply")
-def recipe_apply(name: str) -> None:
+def recipe_apply(name: RecipeArgument) -> None:
     """Write the values of a recipe to params.yaml, keeping its comments."""
     from pipeline.params.recipes import apply_recipe
 

@@ -201,7 +201,7 @@ def _of_archive(split: PackedSplit) -> list[RawImage]:
 
 def _mean(weights: NDArray[np.float64], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     mean: NDArray[np.float64] = np.tensordot(weights, probabilities, axes=1)
-    return mean
+    return np.minimum(mean, 1)  # the sum of the weights may be the next number above 1
 
 
 def _fit_on(valid: Predicted | None) -> NDArray[np.float64]:

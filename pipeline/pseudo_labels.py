@@ -3,7 +3,7 @@
 Lee 2013, Pseudo-Label; Xie et al. 2020, Self-training with Noisy Student.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.common.files import write_table
-from pipeline.common.label_files import COLUMNS
+from pipeline.common.label_files import COLUMNS, DROP, read_corrections
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.common.raw_archive import UNLABELLED, RawImage, RawReader, read_raw_archive
 from pipeline.common.shares import wilson
@@ -28,7 +28,12 @@ Models = Sequence[tuple[PixelClassifier, ModelSpec]]
 
 
 def pseudo_label(
-    model_files: Sequence[Path], confidence: float, output: Path, split: str = UNLABELLED, per_class: int | None = None
+    model_files: Sequence[Path],
+    confidence: float,
+    output: Path,
+    split: str = UNLABELLED,
+    per_class: int | None = None,
+    corrections: str | None = None,
 ) -> None:
     """Write the class of the images of which the mean of the models' calibrated probabilities is high enough.
 
@@ -38,6 +43,7 @@ def pseudo_label(
         output: the CSV file, with the columns id, label and confidence.
         split: ``unlabelled``, or ``test``.
         per_class: the most images of a class, those with the highest probability; None for all.
+        corrections: ``data.corrections``, for the labels of valid.
 
     Raises:
         PipelineError: a model cannot be used or has other classes than ``data/raw.zip``, there are no such images,
@@ -55,8 +61,11 @@ def pseudo_label(
             f"{model_files[0]}: its classes are {listed(models[0][1].classes)}, those of {RAW_ARCHIVE} are "
             f"{listed(classes)}; name a model of this dataset"
         )
-    valid = [image for image in images if image.split == "valid" and image.label is not None]
-    _say_precision(predicted_images(valid, models), confidence)
+    of_valid = {image: classes[image.label] for image in images if image.split == "valid" and image.label is not None}
+    corrected = read_corrections(corrections)
+    labels = {image.path: corrected.get(image.path, label) for image, label in of_valid.items()}
+    valid = [image for image in of_valid if corrected.get(image.path) != DROP]
+    _say_precision(predicted_images(valid, models), confidence, labels, classes)
     table = predicted_images(chosen, models)
     sure = table[table["confidence"] >= confidence].sort_values("confidence", ascending=False, kind="stable")
     if per_class is not None:
@@ -73,29 +82,28 @@ def pseudo_label(
 
 
 def predicted_images(images: Sequence[RawImage], models: Models) -> pd.DataFrame:
-    """One row per image that can be decoded: path, label, predicted class and its probability, ``confidence``."""
+    """One row per image that can be decoded: path, predicted class and its probability, ``confidence``."""
     archive, failures = RawReader(RAW_ARCHIVE), dict[RawImage, str]()
-    rows = []
+    rows: list[tuple[str, int, float]] = []
     batches = member_outputs(images, lambda image: (image.entry, archive.read(image)), models, None, 0, failures)
     for batch, outputs in batches:
         probabilities: NDArray[np.float64] = outputs[:, :, :-1].mean(axis=0, dtype=np.float64)
         if not np.isfinite(probabilities).all():
             raise PipelineError("--model: the probabilities are NaN or infinite; name a model of another training")
         best = probabilities.argmax(axis=1)
-        facts = ((image.path, image.label) for image in batch)
-        rows += [(*fact, *found) for fact, *found in zip(facts, best, probabilities.max(axis=1), strict=True)]
+        rows += zip([image.path for image in batch], best, probabilities.max(axis=1), strict=True)
     if failures:
         names = [f"{image.path}: {reason}" for image, reason in failures.items()]
         say(f"pseudo-label: {len(failures):,} images cannot be decoded and are left out ({listed(names, 3)})")
-    return pd.DataFrame(rows, columns=["path", "label", "predicted", "confidence"])
+    return pd.DataFrame(rows, columns=["path", "predicted", "confidence"])
 
 
-def _say_precision(valid: pd.DataFrame, confidence: float) -> None:
-    """Say which accuracy labels with such a confidence have on valid."""
+def _say_precision(valid: pd.DataFrame, confidence: float, labels: Mapping[str, str], classes: Sequence[str]) -> None:
+    """Say which accuracy labels with such a confidence have on valid; ``labels`` are the true ones by path."""
     sure = valid[valid["confidence"] >= confidence]
     if sure.empty:
         return say(f"pseudo-label: none of the {len(valid):,} images of valid reaches {confidence}")
-    right = int((sure["predicted"] == sure["label"]).sum())
+    right = int((np.array(classes, object)[sure["predicted"]] == sure["path"].map(labels)).sum())
     low, high = wilson(right, len(sure))
     say(
         f"pseudo-label: on valid, {len(sure):,} of {len(valid):,} images reach {confidence}, with an accuracy "

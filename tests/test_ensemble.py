@@ -126,6 +126,15 @@ def test_no_image_influences_its_own_weights():
     assert changed.any()
 
 
+def test_the_mean_of_certain_predictions_is_at_most_1():
+    certain, labels = np.zeros((3, 200, 2)), np.zeros(200, int)
+    certain[:, :, 0] = 1
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        members = np.append(certain, random.dirichlet(np.ones(2), (3, 50)), axis=1)
+        assert cross_fitted_mean(members, np.append(labels, np.zeros(50, int))).max() <= 1
+
+
 def test_one_model_writes_the_files_of_the_stage_predict(trained):
     predict(PredictParams(**PREDICT))
     found = probabilities("test", MODEL, submission=Path("new/submission.csv"))

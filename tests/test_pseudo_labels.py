@@ -1,5 +1,6 @@
 """pseudo-label: unlabelled images labelled by an ensemble."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,9 @@ from pipeline.common.raw_archive import RawReader, entry_name, read_raw_archive,
 from pipeline.ensemble import predict_split
 from pipeline.errors import PipelineError
 from pipeline.network.weights import load_model, save_model
-from pipeline.pseudo_labels import pseudo_label
+from pipeline.predict.files import load_models
+from pipeline.pseudo_labels import predicted_images, pseudo_label
+from tests.support.clones import ROOT
 from tests.support.commands import run_command
 
 OUTPUT = Path("pseudo.csv")
@@ -51,7 +54,22 @@ def test_the_mean_of_the_models_labels_the_images_above_the_confidence(expected,
     assert f"{OUTPUT}: {len(sure)} of {len(expected)} images of unlabelled; set data.pseudo_labels to it" in printed
 
 
+def test_the_accuracy_on_valid_is_that_of_the_corrected_labels(expected, capsys):
+    network, images = (
+        load_models([MODEL]),
+        [image for image in read_raw_archive(RAW_ARCHIVE)[1] if image.split == "valid"],
+    )
+    classes = network[0][1].classes
+    predicted = predicted_images(images, network).set_index("path")["predicted"]
+    dropped, *rest = [image.path for image in images]
+    lines = [f"{path},{classes[predicted[path]]}" for path in rest] + [f"{dropped},drop"]
+    Path("corrections.csv").write_text("\n".join(["id,label", *lines]))
+    pseudo_label([MODEL], 0, OUTPUT, corrections="corrections.csv")
+    assert f"on valid, {len(rest)} of {len(rest)} images reach 0, with an accuracy of 1.0000" in capsys.readouterr().out
+
+
 def test_at_most_some_images_of_each_class_are_the_surest_ones(expected):
+    shutil.copy(ROOT / "params.yaml", ".")
     assert run_command("pseudo-label", "--output", str(OUTPUT), "--confidence", "0", "--per-class", "2").code == 0
     assert written()["label"].value_counts().max() == 2
     pseudo_label([MODEL], 0, Path("all.csv"))

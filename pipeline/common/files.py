@@ -29,8 +29,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path for a file or a folder, which replaces ``path`` in one step when the block succeeds.
 
     On any error, Ctrl-C included, the temporary path is removed and ``path`` keeps its old content. If the process is
-    killed, the next command cleans up.
+    killed, the next command cleans up. Errors name ``path``.
+
+    Raises:
+        PipelineError: ``path`` is a device or a pipe.
+        IsADirectoryError: the block has written a file, but ``path`` is a folder.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise PipelineError(f"{path}: is a device or a pipe, allowed is a file; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     clean_up(path.parent, path)
     temporary = hidden_path(path, "part")
@@ -39,6 +45,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.stat()  # if nothing was written, the old content stays
         _move(temporary, path)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)
         if unnamed_full_disk(error):
             number = error.errno if isinstance(error, OSError) else None
             raise OSError(number or errno.ENOSPC, os.strerror(number or errno.ENOSPC), str(path)) from error
@@ -90,8 +98,10 @@ def clean_up(folder: Path, path: Path | None = None) -> None:
 
 def hidden_path(path: Path, kind: str) -> Path:
     """The temporary path of this process in the folder of ``path``; ``old`` content is to be restored."""
-    # The suffix stays last: matplotlib and pandas choose the format by it.
-    return path.with_name(f".{path.stem}.{_host()}-{os.getpid()}-{_start_time(os.getpid())}.{kind}{path.suffix}")
+    # The suffix stays last: matplotlib and pandas choose the format by it. A name has at most 255 bytes, and only that
+    # of old content must be known later.
+    stem = path.stem if kind == "old" else path.stem.encode("utf-8", "surrogateescape")[:150].decode("utf-8", "ignore")
+    return path.with_name(f".{stem}.{_host()}-{os.getpid()}-{_start_time(os.getpid())}.{kind}{path.suffix}")
 
 
 def _is_in_use(leftover: Path, process: str) -> bool:
@@ -123,6 +133,8 @@ def _start_time(pid: int) -> str:
 
 def _move(source: Path, target: Path) -> None:
     """Move a file or a folder to a path. In place of a folder, the two are exchanged where the system can do that."""
+    if target.is_dir() and not target.is_symlink() and not source.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, which no file replaces; name a file", str(target))
     if not os.path.lexists(target) or not (source.is_dir() or target.is_dir()):
         source.replace(target)
     elif not _exchange(source, target):

@@ -1,7 +1,7 @@
 """Confidence intervals of the metrics: how uncertain they are because the images are a sample.
 
 Shares of images have the intervals of ``pipeline.common.shares``, all other metrics the percentile interval of the
-bootstrap (Efron & Tibshirani 1993).
+bootstrap (Efron & Tibshirani 1993), the macro F1 its basic interval (Davison & Hinkley 1997).
 """
 
 import warnings
@@ -50,8 +50,12 @@ def confidence_intervals(
 
     ends = {name: wilson(score.sum(), len(score)) for name, score in shares.items()}
     if resamples and len(labels) > 1:  # of one image, all resamples are equal
-        found = zip(names, _percentiles(statistic, len(labels), resamples), strict=True)
-        ends |= {name: pair for name, pair in found if pair[0] < pair[1]}
+        found = dict(zip(names, _percentiles(statistic, len(labels), resamples), strict=True))
+        # A resample has fewer different images of a class, and so a lower F1: with 5 images per class, percentiles
+        # contain the true value in 7 of 10 cases. Their mirror image at the estimate does in 9.
+        mirrored = 2 * statistic(np.arange(len(labels))[None])[-1] - found["macro_f1"][::-1]
+        found["macro_f1"] = mirrored.clip(0, 1)
+        ends |= {name: pair for name, pair in found.items() if pair[0] < pair[1]}
     return {name: {"low": float(low), "high": float(high)} for name, (low, high) in ends.items()}
 
 

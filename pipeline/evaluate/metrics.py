@@ -5,8 +5,8 @@ Where several classes have the same probability, the first of them is the predic
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
+from scipy.stats import binned_statistic
 from sklearn.metrics import (
     auc,
     average_precision_score,
@@ -69,16 +69,14 @@ def calibration_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.flo
         ``ece``, the expected calibration error (Guo et al. 2017), 0 to 1: the mean distance between confidence, the
         probability of the predicted class, and accuracy over 15 bins of equal width.
     """
-    # This import takes seconds, which only this stage should spend.
-    from torchmetrics.functional.classification import binary_calibration_error
-
     classes = np.arange(probabilities.shape[1])
-    confidence = torch.from_numpy(probabilities.max(axis=1))
-    correct = torch.from_numpy(probabilities.argmax(axis=1) == labels)
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    gaps = binned_statistic(confidence, confidence - correct, "sum", np.linspace(0, 1, BINS + 1)).statistic
     return {
         "log_loss": log_loss(labels, probabilities, labels=classes),
         "brier": brier_score_loss(labels, probabilities, labels=classes),
-        "ece": binary_calibration_error(confidence, correct.int(), n_bins=BINS).item(),
+        "ece": float(np.abs(gaps).sum() / len(labels)),
     }
 
 

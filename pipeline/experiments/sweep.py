@@ -1,6 +1,8 @@
 """A search over parameters: each trial is a DVC experiment, which is pruned if its epochs are not promising."""
 
+import errno
 import math
+import os
 import re
 import shutil
 import time
@@ -28,8 +30,9 @@ from pipeline.machine import folder_variable
 from pipeline.params.file import check_params, in_yaml
 from pipeline.progress import say
 
-# A failure in these stages is not the fault of a trial's parameters.
+# A failure in these stages is not the fault of a trial's parameters, and neither are these failures.
 STAGES_BEFORE_TRIAL = (None, "source", "download")
+FAILURES_OF_THE_MACHINE = (os.strerror(errno.ENOSPC), "cannot be downloaded")
 STAGES_WITH_CURVES = ("train", "evaluate")
 
 
@@ -239,7 +242,7 @@ class TrialJob:
         try:
             outcome = self._run(sandbox, checkpoints)
         except DvcError as error:
-            if error.stage in STAGES_BEFORE_TRIAL:
+            if error.stage in STAGES_BEFORE_TRIAL or any(reason in str(error) for reason in FAILURES_OF_THE_MACHINE):
                 raise
             outcome = _failed(error)
         # The checkpoints of a hundred pruned trials would fill the disk.

@@ -98,7 +98,10 @@ def _thresholds(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> 
     """The thresholds of a set of predictions for each of ``PRECISIONS``, rounded down to four decimals."""
     order = np.argsort(-confidence, kind="stable")
     precision = (correct[order].cumsum() + 1) / (np.arange(len(order)) + 3)
+    rounded = np.floor(confidence[order] * 1e4) / 1e4
+    # A threshold accepts all images of its rounded probability, so it is judged after the last of them.
+    last = np.append(rounded[1:] < rounded[:-1], True)[: len(order)]
     # If all of them have it, nothing is known against those of lower probability.
-    lowest = np.floor(np.append(confidence[order][:-1], 0.0) * 1e4) / 1e4
-    reached = [np.flatnonzero(precision >= level) for level in PRECISIONS]
+    lowest = np.append(rounded[:-1], 0.0)
+    reached = [np.flatnonzero(last & (precision >= level)) for level in PRECISIONS]
     return [float(lowest[rows[-1]]) if len(rows) else None for rows in reached]

@@ -315,7 +315,7 @@ class ModelParams(Section):
         description="activation of a network of timm; default is the network's own"
     )
     kwargs: dict[str, JsonValue] = Field(
-        description="more arguments of a network of torchvision or timm, such as {output_stride: 16}; {} or null for none"
+        description="more arguments of a network of torchvision or timm, such as {output_stride: 16}; {} or null: none"
     )
     pretrained: bool | str = Field(
         description="initial weights: true (the library's), a .safetensors or .pth file, or run:NAME; false for none"
@@ -394,7 +394,7 @@ class TrainParams(Section):
     )
     warmup_epochs: float = Field(
         ge=0,
-        description="epochs of warm-up before the schedule, half of train.epochs if there are not more; 0 disables it",
+        description="epochs of warm-up before the schedule; if not below train.epochs, half of that; 0 disables it",
     )
     warmup_method: Literal["linear", "constant"] = Field(
         description="linear rises to lr; constant stays at lr × warmup_decay, then jumps to lr (He et al. 2016)"
@@ -423,7 +423,7 @@ class TrainParams(Section):
     random_resized_crop: float = Field(
         gt=0,
         le=1,
-        description="minimum area of a random crop, as a fraction; up to 14 % less near 1; 1 disables it",
+        description="minimum area of a crop as a fraction of the image; near 1 up to 14 % less; 1 disables it",
     )
     color_jitter: float = Field(
         ge=0, le=1, description="maximum relative change of brightness, contrast and saturation; 0 disables it"
@@ -485,7 +485,7 @@ class EvaluateParams(Section):
         description="bootstrap resamples for the 95 % intervals of all metrics but shares of images; 0 for none"
     )
     baseline: bool = Field(
-        description="also evaluate logistic regression and k-NN on the features of the network before training"
+        description="also evaluate logistic regression and k-NN on features of model.pretrained; no effect without it"
     )
 
 
@@ -549,7 +549,7 @@ class ExplainParams(Section):
     max_images: int = Field(
         ge=1,
         le=8_000,
-        description="maximum number of images: mistakes and the surest hits first, then evenly spaced over the split",
+        description="maximum number of images: mistakes, the most confident correct predictions, evenly spaced others",
     )
 
 

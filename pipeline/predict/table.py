@@ -1,6 +1,7 @@
 """The predictions for image files, as a CSV file or as a table in the terminal."""
 
 import csv
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,8 +53,13 @@ def require_csv(option: str, path: Path | None) -> None:
     Raises:
         PipelineError: it cannot.
     """
-    if path is not None and (path.suffix.lower() != ".csv" or path.is_dir()):
+    if path is None:
+        return
+    if path.suffix.lower() != ".csv" or path.is_dir():
         raise PipelineError(f"{option}: got {str(path)!r}, allowed is the name of a file that ends in .csv")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not os.access(folder, os.W_OK):
+        raise PipelineError(f"{option}: {folder} cannot be written to; name a file in another folder")
 
 
 def write_csv(path: Path, found: Predictions, answers: Answers) -> None:

@@ -135,17 +135,19 @@ class _SyncedBatchNorm(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None and self.momentum is not None
         values = images.float()
         count = values.numel() / values.shape[1]
-        sums = torch.stack([values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3))])
-        total: Tensor = _AllReduce.apply(torch.cat([sums.flatten(), sums.new_tensor([count])]))
+        sums = values.sum(dim=(0, 2, 3))
+        total: Tensor = _AllReduce.apply(torch.cat([sums, sums.new_tensor([count])]))
         total_count = total[-1]
-        mean, square = (total[:-1] / total_count).view(2, -1).unbind()
-        variance = square - mean.square()
+        mean = total[:-1] / total_count
+        # The mean of the squares less the square of the mean would have no correct digit if the mean is large.
+        centred = values - mean.view(1, -1, 1, 1)
+        variance: Tensor = _AllReduce.apply(centred.square().sum(dim=(0, 2, 3))) / total_count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * total_count / (total_count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        normalised = values * scale.view(1, -1, 1, 1) + (self.bias - mean * scale).view(1, -1, 1, 1)
+        normalised = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
         outputs = normalised.to(images.dtype)
         after: Any = self
         return after.act(after.drop(outputs)) if hasattr(self, "act") else outputs  # in a batch norm of timm

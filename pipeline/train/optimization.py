@@ -47,17 +47,24 @@ def class_weights(labels: Tensor, classes: int, params: TrainParams, device: tor
 
 
 def build_loss(params: TrainParams, weights: Tensor | None) -> Loss:
-    """Build the loss: the mean over a batch of outputs ``(n, outputs)`` and class probabilities ``(n, classes)``."""
+    """Build the loss: the mean over a batch of outputs ``(n, outputs)`` and class probabilities ``(n, classes)``.
+
+    An image has the weight of its label. torch's ``label_smoothing`` would multiply the share of each other class by
+    the weight of that class, and so favour rare classes, even above the label (pytorch/pytorch#104776).
+    """
+
+    def smoothed(targets: Tensor) -> Tensor:
+        smooth = params.label_smoothing
+        return targets * (1 - smooth) + targets.sum(1, keepdim=True) * (smooth / targets.shape[1])
+
     if params.loss == "cross_entropy":
         return lambda outputs, targets: functional.cross_entropy(
-            outputs, targets, weight=weights, label_smoothing=params.label_smoothing
+            outputs, smoothed(targets if weights is None else targets * weights)
         )
     each = _squared_error if params.loss == "mse" else _binary_cross_entropy
 
     def weighted(outputs: Tensor, targets: Tensor) -> Tensor:
-        smooth = params.label_smoothing
-        targets = targets * (1 - smooth) + smooth / targets.shape[1]
-        losses = each(outputs, targets)
+        losses = each(outputs, smoothed(targets))
         return (losses if weights is None else losses * (targets @ weights)).mean()
 
     return weighted

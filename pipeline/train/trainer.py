@@ -55,7 +55,7 @@ class Trainer:
         quiet: print nothing.
 
     Raises:
-        PipelineError: the batch size is not a multiple of the number of processes.
+        PipelineError: the number of images in a batch is not a multiple of the number of processes.
     """
 
     def __init__(
@@ -69,10 +69,11 @@ class Trainer:
         group: ProcessGroup,
         quiet: bool = False,
     ) -> None:
-        if params.batch_size % group.world:
+        images = params.batch_size if params.min_steps_per_epoch > 1 else min(len(train), params.batch_size)
+        if params.batch_size % group.world or images % group.world:
             raise PipelineError(
                 f"params.yaml: train.batch_size: got {params.batch_size}, allowed is a multiple of the "
-                f"{group.world} processes"
+                f"{group.world} processes, up to the {len(train):,} training images"
             )
         self.splits, self.classes, self.device = (train, valid), classes, train.device
         self.params, self.seed, self.group = params, seed, group
@@ -86,7 +87,6 @@ class Trainer:
         self.loss = build_loss(params, class_weights(train.labels, classes, params, self.device))
         self.history = History()
         self.epoch, self.step = 1, 0
-        images = params.batch_size if params.min_steps_per_epoch > 1 else min(len(train), params.batch_size)
         self.progress = TrainingProgress(
             params.epochs, self.steps, images, params.patience > 0, self.device, quiet=quiet or not group.is_main
         )
@@ -234,10 +234,10 @@ class Trainer:
             self.scaler.unscale_(optimizer)
         weights = list(self.model.parameters())
         norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        # After an overflow in fp16, only the optimizers whose own gradients are infinite skip the step. Without a
-        # limit, clipping would divide infinity by infinity and make all gradients NaN.
+        # After an overflow in fp16, only the optimizers whose own gradients are not finite skip the step: a norm of
+        # NaN, or an infinite limit, would make the gradients of the others NaN.
         if self.params.clip_norm:
-            nn.utils.clip_grads_with_norm_(weights, self.params.clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(weights, self.params.clip_norm, norm.nan_to_num(math.inf, math.inf))
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from pipeline.common import files
 from pipeline.common.files import clean_up, replacing, restoring, write_json, write_table, write_text
-from pipeline.errors import explained
+from pipeline.errors import PipelineError, explained
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,14 +45,36 @@ def test_what_was_written_replaces_the_path(tmp_path, write):
         assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("old", "new"), [(write_file, write_folder), (write_folder, write_file)])
-def test_a_folder_replaces_a_file_and_a_file_a_folder(tmp_path, old, new):
+def test_a_folder_replaces_a_file_but_no_file_replaces_a_folder(tmp_path):
     path = tmp_path / "data"
-    old(path, "old")
+    write_file(path, "old")
     with replacing(path) as temporary:
-        new(temporary, "new")
+        write_folder(temporary, "new")
+    with pytest.raises(IsADirectoryError) as error:
+        write_text(path, "newer")
+    assert explained(error.value) == f"{path}: is a folder, which no file replaces; name a file"
     assert content(path) == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_file_replaces_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PipelineError, match="pipe: is a device or a pipe, allowed is a file; name a file"):
+        write_text(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".csv", "照" * 83 + ".csv"])
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path, name):
+    write_text(tmp_path / name, "text")
+    assert (tmp_path / name).read_text() == "text"
+
+
+def test_an_error_names_the_path_and_not_the_temporary_one(tmp_path):
+    path = tmp_path / "table.csv"
+    with pytest.raises(FileNotFoundError) as error, replacing(path) as temporary:
+        temporary.read_text()
+    assert error.value.filename == str(path)
 
 
 @KINDS
@@ -143,8 +165,7 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, way, call, th
     assert list(tmp_path.iterdir()) == [path]
 
 
-@KINDS
-def test_ctrl_c_between_two_renames_restores_the_old_content(tmp_path, monkeypatch, write):
+def test_ctrl_c_between_two_renames_restores_the_old_content(tmp_path, monkeypatch):
     path = tmp_path / "data"
     write_folder(path, "old")
     rename = Path.rename
@@ -157,7 +178,7 @@ def test_ctrl_c_between_two_renames_restores_the_old_content(tmp_path, monkeypat
     monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
-        write(temporary, "new")
+        write_folder(temporary, "new")
     assert content(path) == "old"
     assert list(tmp_path.iterdir()) == [path]
 

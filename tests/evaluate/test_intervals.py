@@ -114,6 +114,24 @@ def test_intervals_of_the_other_metrics_contain_the_true_value_as_often():
     assert all(0.92 <= count / 500 <= 0.98 for count in covered.values()), covered
 
 
+def test_the_interval_of_the_macro_f1_contains_the_true_value_in_most_test_sets_with_few_images_of_many_classes():
+    random, classes = np.random.default_rng(0), 100
+    accuracy = random.uniform(0.5, 1, classes)
+
+    def predictions(images: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.repeat(np.arange(classes), images)
+        wrong = random.random(len(labels)) > accuracy[labels]
+        return labels, (labels + wrong * random.integers(1, classes, len(labels))) % classes
+
+    labels, predicted = predictions(4000)
+    truth, covered = class_means(labels[None], predicted[None], classes)[3, 0], 0
+    for _ in range(100):
+        labels, predicted = predictions(5)
+        ends = confidence_intervals(labels, np.eye(classes)[predicted], 2, 200)["macro_f1"]
+        covered += ends["low"] <= truth <= ends["high"]
+    assert covered >= 85  # 69 with percentiles
+
+
 def test_the_same_predictions_have_the_same_intervals_around_their_metrics():
     labels, probabilities = simulate(np.random.default_rng(1), 200, 4)
     first = confidence_intervals(labels, probabilities, 2, 500)

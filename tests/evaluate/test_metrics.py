@@ -55,10 +55,11 @@ def class_figures(labels, predicted, index) -> tuple[float, float, float]:
 def calibration_error(confidence, correct) -> float:
     total = 0.0
     for number in range(15):
-        inside = [i for i, c in enumerate(confidence) if number / 15 <= c < (number + 1) / 15]
+        # The last bin contains a confidence of 1.
+        inside = [
+            i for i, c in enumerate(confidence) if number / 15 <= c < (number + 1) / 15 or c == 1 == (number + 1) / 15
+        ]
         total += abs(sum(confidence[i] - correct[i] for i in inside))
-    # In torchmetrics, a confidence of 1 has its own bin.
-    total += abs(sum(1 - right for c, right in zip(confidence, correct, strict=True) if c == 1))
     return total / len(confidence)
 
 

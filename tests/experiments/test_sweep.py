@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import sys
 import time
@@ -150,9 +151,19 @@ def test_a_sweep_of_which_every_trial_fails_is_an_error(sweep):
         sweep("space:\n  train.lr: [1e-6, 1e-7]\n")
 
 
-def test_an_error_before_the_stages_ends_the_sweep_and_is_not_recorded(sweep, fake_dvc, repository):
-    fake_dvc.error = "The output paths overlap"
-    with pytest.raises(DvcError, match="overlap"):
+@pytest.mark.parametrize(
+    ("stage", "error"),
+    [
+        (None, "The output paths overlap"),
+        ("train", "results/model.safetensors: No space left on device; the disk at / has 0.0 MB free"),
+        ("pretrained", "model.pretrained: the weights of resnet18 cannot be downloaded (timed out)"),
+    ],
+)
+def test_an_error_that_is_not_the_fault_of_the_parameters_ends_the_sweep_and_is_not_recorded(
+    sweep, fake_dvc, repository, stage, error
+):
+    fake_dvc.error, fake_dvc.stage = error, stage
+    with pytest.raises(DvcError, match=re.escape(error)):
         sweep(LR.format(seed=1))
     assert not list(repository.folder.glob(".sweeps/*/trials.csv"))
 

@@ -111,6 +111,15 @@ def test_a_precision_that_all_predictions_have_needs_no_threshold_and_one_that_n
     assert thresholds_of(np.zeros(200, bool), np.linspace(0.6, 0.9, 200)) == (None,) * 5
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["right ones first", "wrong ones first"])
+def test_images_of_the_same_rounded_probability_are_accepted_together_in_any_order(first):
+    correct = np.repeat([first, not first], 20)
+    assert thresholds_of(correct, 0.95 + 1e-6 * np.arange(40)) == (None,) * 5
+    # 60 correct ones above have a precision of 61 / 62, together with the others of 81 / 102.
+    surer = thresholds_of(np.append(np.ones(60, bool), correct), np.append(np.full(60, 0.97), np.full(40, 0.95)))
+    assert surer == (0.97,) * 4 + (None,)
+
+
 def test_each_class_has_its_own_thresholds_unless_it_has_too_few_images_for_the_precision():
     # 150 correct predictions of class 0, 150 of class 1 of which the surest 100 are correct, 3 of class 2.
     predicted = np.repeat([0, 1, 2], [150, 150, 3])

@@ -89,7 +89,10 @@ def check(changes):
             "model.stem: got small, which does not fit maxvit_t; set it to default",
         ),
         ({"model.activation": "mish"}, "model.activation: got mish, allowed is default, except for networks of timm;"),
-        ({"model.kwargs": {"depth": 3}}, "model.kwargs: got depth, but classifier has no more arguments; set it to null"),
+        (
+            {"model.kwargs": {"depth": 3}},
+            "model.kwargs: got depth, but classifier has no more arguments; set it to null",
+        ),
         (
             {"model.name": "resnet18", "model.kwargs": {"depth": 3}},
             "model.kwargs: got 'depth'; allowed for resnet18 are ",

@@ -37,7 +37,7 @@ class FakeDvc:
         experiments: those of the repository, by name.
         ran: the names of the experiments that were run.
         epochs: how many epochs each of them trained.
-        error: an error of DVC before any stage.
+        error: an error of DVC, in ``stage``, None before any.
         failing_seed: the stage evaluate fails with this seed.
         interrupt_after: Ctrl-C comes after so many epochs in all.
     """
@@ -47,6 +47,7 @@ class FakeDvc:
         self.ran: list[str] = []
         self.epochs: list[int] = []
         self.error: str | None = None
+        self.stage: str | None = None
         self.failing_seed: int | None = None
         self.interrupt_after: int | None = None
 
@@ -74,7 +75,7 @@ class FakeSandbox:
         self.dvc.ran.append(name)
         self.dvc.epochs.append(0)
         if self.dvc.error:
-            raise DvcError(self.dvc.error, None)
+            raise DvcError(self.dvc.error, self.dvc.stage)
         best = 1 - abs(math.log10(params["train"]["lr"]) + 2) / 4
         if best < 0.3:
             raise DvcError("train: the loss is nan in step 1 of epoch 1", "train")

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from pipeline.common.paths import METRICS, MODEL, PLOTS
 from pipeline.errors import PipelineError
@@ -113,6 +114,17 @@ def test_a_batch_norm_of_timm_keeps_its_activation_and_its_statistics(device, tm
         dist.destroy_process_group()
 
 
+def test_a_batch_norm_on_cpus_is_exact_for_channels_of_a_large_mean_or_no_variance(tmp_path):
+    alone, images = nn.BatchNorm2d(2), torch.randn(8, 2, 16, 16) * torch.tensor([0.05, 0]).view(1, 2, 1, 1) + 100
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        synced = _sync_batch_norms(copy.deepcopy(alone), torch.device("cpu"))
+        torch.testing.assert_close(synced(images), alone(images), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(synced.state_dict(), alone.state_dict())
+    finally:
+        dist.destroy_process_group()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("dataset")
 def test_process_that_dies_ends_the_run_with_a_message_and_without_a_hang():
@@ -129,6 +141,12 @@ def test_process_that_dies_ends_the_run_with_a_message_and_without_a_hang():
     assert time.monotonic() - died < 45
     assert not any(worker.is_running() for worker in workers)
     assert not MODEL.exists()
+
+
+def test_fewer_images_than_a_batch_that_the_processes_cannot_share_evenly_are_refused(tmp_path):
+    line = r"train\.batch_size: got 8, allowed is a multiple of the 2 processes, up to the 5 training images"
+    with pytest.raises(PipelineError, match=line):
+        build(tmp_path, images=5, batch_size=8, group=ProcessGroup(0, 2))
 
 
 def test_batch_that_cannot_be_divided_among_the_processes_is_refused(tmp_path):

@@ -53,6 +53,28 @@ def test_label_smoothing_spreads_the_target_over_all_classes():
     assert loss(label_smoothing=smooth)(outputs, one_hot([1])) == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "mse", "bce"])
+@pytest.mark.parametrize("smooth", [0.0, 0.1])
+def test_an_image_has_the_weight_of_its_label_with_label_smoothing_too(name, smooth):
+    outputs = torch.tensor([[2.0, 0.5], [0.0, 1.0]])[:, : outputs_for(name, 2)]
+    weights, settings = torch.tensor([0.6, 3.0]), {"loss": name, "label_smoothing": smooth}
+    each = [loss(**settings)(outputs[[row]], one_hot([row], 2)).item() for row in (0, 1)]
+    weighted = loss(weights, **settings)(outputs, one_hot([0, 1], 2)).item()
+    assert weighted == pytest.approx((0.6 * each[0] + 3.0 * each[1]) / 2)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "mse"])
+def test_the_best_output_for_an_image_of_a_frequent_class_does_not_depend_on_rare_classes(name):
+    """torch's own smoothing would make a class that is a hundredth as frequent more probable than the true one."""
+    logits = torch.zeros(1, 3, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(torch.tensor([0.3, 1.0, 30.0]), loss=name, label_smoothing=0.1)(logits, one_hot([0])).backward()
+        optimizer.step()
+    torch.testing.assert_close(logits.softmax(1)[0], torch.tensor([14, 0.5, 0.5]) / 15, atol=2e-3, rtol=0)
+
+
 def test_mse_is_the_squared_difference_of_softmax_and_one_hot():
     outputs = torch.tensor([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]])
     targets = one_hot([0, 2])

@@ -28,14 +28,15 @@ def assert_same(left: Trainer, right: Trainer) -> None:
     assert left.history.epochs == right.history.epochs
 
 
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
-def test_an_overflow_in_fp16_leaves_the_weights_of_each_optimizer_finite(tmp_path, clip_norm):
+def test_an_overflow_in_fp16_leaves_the_weights_of_each_optimizer_finite(tmp_path, clip_norm, value):
     trainer = build(tmp_path, optimizer="muon", clip_norm=clip_norm)
     trainer.scaler, compute = torch.amp.GradScaler("cpu"), trainer.gradients
 
     def overflow(images, labels):
         measures = compute(images, labels)
-        trainer.model.blocks[0][0].weight.grad.view(-1)[0] = torch.inf
+        trainer.model.blocks[0][0].weight.grad.view(-1)[0] = value
         return measures
 
     trainer.gradients = overflow
