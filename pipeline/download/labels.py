@@ -235,8 +235,9 @@ def _header(file: str, cells: list[str]) -> dict[str, int]:
         columns[missing.pop()] = 1 - next(iter(columns.values()))
     if not {"path", "class"} <= columns.keys():
         return {}
-    unused = [cell.strip() for number, cell in enumerate(cells) if number not in columns.values()]
-    used = ", ".join(f"{role} from {cells[column].strip()}" for role, column in columns.items())
+    called = [cell.strip() or "a column without a name" for cell in cells]  # pandas writes its index without a name
+    unused = [name for number, name in enumerate(called) if number not in columns.values()]
+    used = ", ".join(f"{role} from {called[column]}" for role, column in columns.items())
     say(f"download: {file}: {used}" + (f"; not used: {listed(unused)}" if unused else ""))
     return columns
 

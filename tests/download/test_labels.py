@@ -87,6 +87,10 @@ class TestFormats:
         read(CSV.replace("path,label", "path,label,weight").replace("\n", ",1\n").replace("weight,1", "weight"))
         assert "labels.csv: path from path, class from label; not used: weight" in capsys.readouterr().out
 
+    def test_an_index_that_pandas_wrote_is_named_as_a_column_without_a_name(self, capsys):
+        assert described(read(CSV.replace("path,label", ",path,label").replace("photos", "0,photos"))) == EXPECTED
+        assert "path from path, class from label; not used: a column without a name\n" in capsys.readouterr().out
+
     def test_a_table_of_the_repository_is_found(self, workspace):
         (workspace / "mine.csv").write_text(CSV)
         assert described(read_labels("set", tree_of(IMAGES), "mine.csv", None)) == EXPECTED
