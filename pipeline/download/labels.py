@@ -150,6 +150,7 @@ def read_labels(
     if not any(row.split for row in found.values()) and all(split_of(path) for path in found):
         found = {path: replace(row, split=split_of(path) or "") for path, row in found.items()}
     _check_splits(found.values())
+    found = _without_placeholders(found)
     test = [] if any(row.split == "test" for row in found.values()) else _unlisted_test_images(images.paths, found)
     index = _class_indices(source, found.values(), named)
     rest = set(images.paths) - {*found, *test}
@@ -266,6 +267,22 @@ def _check_splits(rows: Iterable[Row]) -> None:
         raise PipelineError(
             f"{unlabelled[0].place}: has no class; allowed are a class in each row, or none in all rows of test"
         )
+
+
+def _without_placeholders(found: dict[str, Row]) -> dict[str, Row]:
+    """The rows; those of test without a class if all of them have the same one, as in Kaggle's sample submissions.
+
+    A single row always has, and keeps its class. Training rows of one class are refused later.
+    """
+    tested = [row for row in found.values() if row.split == "test"]
+    labels = {row.label for row in tested}
+    if len(tested) < 2 or len(labels) > 1 or labels == {""}:
+        return found
+    say(
+        f"download: data.labels: test is taken as unlabelled: all its {len(tested):,} images have the label "
+        f"{tested[0].label!r}; to evaluate on it, add images of the other classes"
+    )
+    return {path: replace(row, label="") if row.split == "test" else row for path, row in found.items()}
 
 
 def _unlisted_test_images(paths: list[str], found: dict[str, Row]) -> list[str]:

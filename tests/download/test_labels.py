@@ -83,6 +83,21 @@ class TestFormats:
         assert described(source)["photos/c.jpg"] == ("test", "11", None)
         assert source.left_out == {"photos/d.jpg": "not in data.labels"}
 
+    @pytest.mark.parametrize("label", ["cat", "0"])
+    def test_one_label_in_all_rows_of_test_says_nothing_about_their_class(self, capsys, label):
+        source = read("", train="photos/a cat\nphotos/b dog\n", test=f"photos/c {label}\nphotos/d {label}\n")
+        assert described(source) == {
+            **{f"photos/{name}.jpg": ("train", kind, None) for name, kind in (("a", "cat"), ("b", "dog"))},
+            **{f"photos/{name}.jpg": ("test", None, None) for name in "cd"},
+        }
+        said = capsys.readouterr().out
+        assert f"test is taken as unlabelled: all its 2 images have the label '{label}'; to evaluate on it, add" in said
+
+    def test_two_labels_in_the_rows_of_test_are_kept_without_a_word(self, capsys):
+        source = read("", train="photos/a.jpg cat\nphotos/b.jpg dog\n", test="photos/c.jpg cat\nphotos/d.jpg dog\n")
+        assert [label for _, label, _ in described(source).values()] == ["cat", "dog"] * 2
+        assert capsys.readouterr().out == ""
+
     def test_the_columns_are_named_with_those_that_are_not_used(self, capsys):
         read(CSV.replace("path,label", "path,label,weight").replace("\n", ",1\n").replace("weight,1", "weight"))
         assert "labels.csv: path from path, class from label; not used: weight" in capsys.readouterr().out
