@@ -449,7 +449,26 @@ def _class_depth(source: str, training: dict[str, Parts], depth: int | None, abo
         raise PipelineError(
             f"data.class_depth: got null, but {source} has folders in folders, such as {shallow}; set it to {described}"
         )
-    return choices[0] if choices else 1
+    chosen = choices[0] if choices else 1
+    _mention_subfolders(source, training, chosen, shallow)
+    return chosen
+
+
+def _mention_subfolders(source: str, training: dict[str, Parts], depth: int, shallow: str) -> None:
+    """Say which classes contain several folders of images, at a level that the image ``shallow`` does not reach."""
+    level = len(training[shallow])
+    below = defaultdict(set)
+    for parts in training.values():
+        if len(parts) > level:
+            below[parts[:depth]].add("/".join(parts[depth:level]))
+    several = [f"{folder[-1]} ({listed(sorted(found), 3)})" for folder, found in below.items() if len(found) > 1]
+    if several:
+        folder, name = posixpath.split(shallow)
+        say(
+            f"download: {source}: several folders of images are one class: {listed(sorted(several), 3)}; to make these "
+            f"folders the classes, set data.class_depth to {level}, and move each image that is less deep, such as "
+            f"{shallow} to {folder}/{training[shallow][depth - 1]}/{name}"
+        )
 
 
 def _by_folder(

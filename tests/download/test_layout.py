@@ -487,6 +487,24 @@ class TestClassDepth:
     def test_an_image_that_is_not_as_deep_is_named(self):
         assert "Fruit/Kiwi/1.jpg in photos is 2 folders deep" in complaint(NESTED, depth=3)
 
+    @pytest.mark.parametrize("above", ["", "set/train/"])
+    def test_folders_in_only_some_of_the_folders_are_mentioned(self, capsys, above):
+        folders = ["Sweet/pie", "Sweet/baklava", "Savoury/bibimbap", "Savoury/ramen"]
+        paths = [f"{above}{folder}/1.jpg" for folder in folders]
+        assert layout([*paths, f"{above}Other/1.jpg"]).classes == ("Other", "Savoury", "Sweet")
+        assert (
+            "photos: several folders of images are one class: Savoury (bibimbap, ramen), Sweet (baklava, pie); to make "
+            "these folders the classes, set data.class_depth to 2, and move each image that is less deep, such as "
+            f"{above}Other/1.jpg to {above}Other/Other/1.jpg\n"
+        ) in capsys.readouterr().out
+        moved = layout([*paths, f"{above}Other/Other/1.jpg"], depth=2)
+        assert moved.classes == ("Other", "baklava", "bibimbap", "pie", "ramen")
+
+    def test_one_folder_in_some_of_the_folders_is_not_mentioned(self, capsys):
+        assert layout(["cat/1.jpg", "cat/more/2.jpg", "dog/1.jpg"]).classes == ("cat", "dog")
+        assert layout(["cat/a/1.jpg", "cat/b/1.jpg", "dog/1.jpg"], depth=1).classes == ("cat", "dog")
+        assert "class_depth to" not in capsys.readouterr().out
+
     def test_one_folder_that_all_classes_have_is_no_class(self):
         assert layout(["cat/images/1.jpg", "dog/images/1.jpg"]).classes == ("cat", "dog")
 
