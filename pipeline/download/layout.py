@@ -31,6 +31,8 @@ MAX_CLASSES_BYTES = 16 * 1024**2
 # Folders with pictures for a README if there is a dataset beside them; with more pictures they are one themselves.
 README_FOLDERS = {"assets", "asset", "doc", "docs", "figures", "screenshots"}
 MOST_README_PICTURES = 20
+# What programs write for a missing label; "none" and "null" may be classes.
+MISSING = {"nan", "<na>"}
 
 # As in homework 3 of 2021: training/labeled/00/..., training/unlabeled/00/...; the latter may also be next to train/.
 LABELLED_FOLDERS, UNLABELLED_FOLDERS = {"labeled", "labelled"}, {"unlabeled", "unlabelled"}
@@ -532,6 +534,8 @@ def _folder_names(folders: set[Parts]) -> dict[Parts, str]:
 def folder_indices(source: str, folders: set[str], named: ClassNames) -> dict[str, int]:
     """The class index of each folder: by its name, or by its number if all folders are numbers.
 
+    Warns of names that may be mistakes, unless names are given, which are taken to be meant.
+
     Raises:
         PipelineError: a folder is none of the named classes, or their order is not certain, and the folders are
             numbers.
@@ -539,6 +543,7 @@ def folder_indices(source: str, folders: set[str], named: ClassNames) -> dict[st
     names = named.names
     numbers = {folder: int(folder) for folder in folders if re.fullmatch("[0-9]{1,18}", folder)}
     if not names:
+        _warn_of_names(source, folders)
         key = (lambda folder: (numbers[folder], folder)) if len(numbers) == len(folders) else None
         return {folder: index for index, folder in enumerate(sorted(folders, key=key))}
     if folders <= set(names):
@@ -552,3 +557,28 @@ def folder_indices(source: str, folders: set[str], named: ClassNames) -> dict[st
         f"{source}: the folder or class {unknown} is none of the named classes ({listed(names)}); "
         f"name every class in {CLASSES_FILE} or data.classes, or set data.classes to null"
     )
+
+
+def _warn_of_names(source: str, names: Iterable[str]) -> None:
+    """Warn of classes whose names differ only in case or separators, and of one whose name is a missing value."""
+    same = defaultdict(list)
+    for name in sorted(names):
+        same[_without_case(name)].append(name)
+    alike = [" and ".join(found) for found in same.values() if len(found) > 1]
+    if alike:
+        say(
+            f"download: warning: {source}: classes whose names differ only in case, spaces, _ or -: {listed(alike)}; "
+            "if they are the same class, correct the table or rename the folder"
+        )
+    missing = [name for name in sorted(names) if name.lower() in MISSING]
+    if missing:
+        say(
+            f"download: warning: {source}: the class {listed(missing)} has the name of a missing value; if its images "
+            "have no label, remove the rows from the table or move the folder away"
+        )
+
+
+def _without_case(name: str) -> str:
+    """The name without case and separators; signs, as in -1 and B-, stay, and what separates numbers is a dot."""
+    numbers = re.sub(r"(?<=\d)[\s_-]+(?=\d)", ".", name.casefold().strip(" _"))
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", numbers)

@@ -127,6 +127,12 @@ class TestFormats:
         text = CSV.replace("cat", "1").replace("dog", "0")
         assert described(read(text, IMAGES | {"classes.txt": b"dog\ncat\n"})) == EXPECTED
 
+    def test_names_that_differ_only_in_case_and_missing_values_are_named(self, capsys):
+        read(CSV.replace("c.jpg,cat", "c.jpg,Cat").replace("d.jpg,dog", "d.jpg,nan"))
+        said = capsys.readouterr().out
+        assert "warning: set: classes whose names differ only in case, spaces, _ or -: Cat and cat; if they" in said
+        assert "warning: set: the class nan has the name of a missing value; if its images have no label" in said
+
 
 def test_a_path_may_lead_out_of_the_folder_of_the_table():
     tree = tree_of(IMAGES | {"lists/labels.csv": CSV.replace("photos/", "../photos/").encode()})

@@ -468,6 +468,36 @@ class TestNamesThatContradictTheSource:
         assert "data.classes: orders the classes dog, cat, but classes.txt in photos orders them cat, dog" in message
 
 
+class TestNamesThatMayBeMistakes:
+    @pytest.mark.parametrize(
+        "names", [["Apple_pie", "apple_pie"], ["apple pie", "apple-pie", "applepie"], ["1-1", "1_1"], ["Ä", "ä"]]
+    )
+    def test_names_that_differ_only_in_case_or_separators_are_named(self, capsys, names):
+        assert set(layout([*(f"{name}/1.jpg" for name in names), "soup/1.jpg"]).classes) == {*names, "soup"}
+        assert capsys.readouterr().out == (
+            "download: warning: photos: classes whose names differ only in case, spaces, _ or -: "
+            f"{' and '.join(names)}; if they are the same class, correct the table or rename the folder\n"
+        )
+
+    def test_all_such_names_are_in_one_line(self, capsys):
+        layout([f"{name}/1.jpg" for name in ("A", "a", "B b", "b_b")])
+        assert "spaces, _ or -: A and a, B b and b_b; if" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("names", [["-1", "1"], ["B", "B-", "B+"], ["1_10", "11_0", "110"], ["cat", "cats"]])
+    def test_other_names_are_not(self, capsys, names):
+        layout([f"{name}/1.jpg" for name in names])
+        assert capsys.readouterr().out == ""
+
+    def test_names_that_are_given_are_not(self, capsys):
+        layout(["A/1.jpg", "a/1.jpg"], classes=("A", "a"))
+        assert capsys.readouterr().out == ""
+
+    @pytest.mark.parametrize("name", ["nan", "NaN", "<NA>"])
+    def test_a_missing_value_is_named(self, capsys, name):
+        layout([f"{name}/1.jpg", "soup/1.jpg"])
+        assert f"warning: photos: the class {name} has the name of a missing value; if its" in capsys.readouterr().out
+
+
 NESTED = ["Fruit/Apple/Gala/1.jpg", "Fruit/Apple/Fuji/1.jpg", "Fruit/Kiwi/1.jpg", "Veg/Leek/1.jpg", "Veg/Kiwi/2.jpg"]
 
 
