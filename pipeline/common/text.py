@@ -4,11 +4,13 @@ fit for a terminal, a log file and a public bug report: it cannot change the ter
 import difflib
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
 SHORTEST_SECRET = 6  # characters of a value that is hidden wherever it occurs
+_JOINERS = "\u200c\u200d"  # zero width non-joiner and joiner
 _PUNCTUATION = "`'\")]}>.,;:"  # after a URL in a sentence
 # A password may contain any character but white space.
 _WORD = re.compile(r"(?<!\S)[^\s@?#]*+[@?#]\S*")
@@ -99,9 +101,21 @@ def one_line(text: str) -> str:
 
 
 def shown_name(name: Path | str) -> str:
-    """A file name or a class name in one line: what is not printable becomes a question mark."""
+    """A file name or a class name in one line: what is not printable becomes a space or a question mark."""
     text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return "".join(char if char.isprintable() else " " if unicodedata.category(char) == "Zs" else "?" for char in text)
+
+
+def is_printable(name: str) -> bool:
+    """Whether a file name or a class name is text in one line.
+
+    Unlike ``str.isprintable``, it allows spaces of any width, such as that of macOS before AM, and the two joiners,
+    which emoji and several scripts need. Control characters, line breaks, surrogates and what changes the direction of
+    text are not allowed.
+    """
+    return name.isprintable() or all(
+        char.isprintable() or char in _JOINERS or unicodedata.category(char) == "Zs" for char in name
+    )
 
 
 def listed(items: Iterable[object], limit: int = 5) -> str:

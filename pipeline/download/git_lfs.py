@@ -1,5 +1,6 @@
 """Fetches a commit of a remote git repository with its Git LFS objects, and reads the files without a checkout."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from pipeline.common.file_types import HEAD, is_part
+from pipeline.common.files import replacing
 from pipeline.common.text import listed, one_line
 from pipeline.download.cache import (
     CachedFile,
@@ -125,13 +127,17 @@ def _git(
     growing: Path | None = None,
 ) -> str:
     """Run git and return its output; or show it on the terminal, while the folder ``growing`` grows fast enough."""
-    with subprocess.Popen(
-        _command(repository, *arguments),
-        stdin=stdin,
-        stdout=sys.stderr if growing and sys.stderr.isatty() else subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=_environment(),
-    ) as process:
+    with (
+        _inherited(repository) as inherited,
+        subprocess.Popen(
+            _command(repository, *arguments),
+            stdin=stdin,
+            stdout=sys.stderr if growing and sys.stderr.isatty() else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+            pass_fds=inherited,
+        ) as process,
+    ):
         try:
             size = _size(growing)
             while True:
@@ -148,6 +154,21 @@ def _git(
     if process.returncode:
         raise FetchError(_reason(complaint.decode("utf-8", "replace")))
     return (output or b"").decode("utf-8", "surrogateescape")
+
+
+def _in_use(repository: Path) -> Path:
+    return repository.with_name(f"{repository.name}.in-use")
+
+
+@contextmanager
+def _inherited(repository: Path | None) -> Iterator[tuple[int, ...]]:
+    """Yield a lock for git to inherit: if this process is killed, git may go on, and holds the lock until it ends."""
+    if repository is None:
+        yield ()
+        return
+    with _in_use(repository).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield (file.fileno(),)
 
 
 def _size(folder: Path | None) -> int:
@@ -183,8 +204,7 @@ def _reason(output: str) -> str:
 def _fetch_commit(repository: Path, url: str, commit: str, pack: Path) -> None:
     """Add a commit with its files to the repository: from the pack in the cache, or else from the network."""
     pinned = f"refs/pinned/{commit}"
-    if not repository.exists():
-        _git(None, "init", "--quiet", "--bare", "--template=", str(repository))
+    _make_usable(repository)
     if _has(repository, pinned) or _unpack(repository, commit, pack):
         return
     say(f"download: fetching the commit {commit[:12]} of {one_line(url)} into {repository}")
@@ -204,6 +224,28 @@ def _fetch_commit(repository: Path, url: str, commit: str, pack: Path) -> None:
     add_file(repository / f"commit-{name}.pack", pack)
     for index in repository.glob("commit-*"):
         index.unlink()
+
+
+def _make_usable(repository: Path) -> None:
+    """Create the repository; or remove from it what a git that was killed left behind."""
+    if repository.exists():
+        with _in_use(repository).open("ab") as in_use:
+            try:
+                fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"download: waits for the git of a command that was killed, which works in {repository}")
+                fcntl.flock(in_use, fcntl.LOCK_EX)
+        # Nobody works in it, so nobody holds these locks.
+        for lock in [*repository.glob("*.lock"), *(repository / "refs").rglob("*.lock")]:
+            lock.unlink()
+        try:
+            _git(repository, "rev-parse", "--git-dir")
+            return
+        except FetchError as error:
+            if "not a git repository" not in str(error):
+                raise
+    with replacing(repository) as temporary:
+        _git(None, "init", "--quiet", "--bare", "--template=", str(temporary))
 
 
 def _unpack(repository: Path, commit: str, pack: Path) -> bool:

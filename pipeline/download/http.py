@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException, responses
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple, NoReturn
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -196,9 +196,9 @@ class _Download:
         offset = self._size() if mirror.ranges else 0
         items = _in_time(_answer(mirror.url, offset, self.policy), self.policy)
         try:
-            response = next(items)
-            assert isinstance(response, requests.Response)
-            status, place = response.status_code, _place(response, offset)
+            head = next(items)
+            assert isinstance(head, _Head)
+            status, place = head.status, head.place
             if place:
                 self._write(mirror, (item for item in items if isinstance(item, bytes)), *place)
         finally:
@@ -232,6 +232,8 @@ class _Download:
         for chunk in byte_progress(chunks, start, total, "download"):
             if not total:
                 self._check_space(len(chunk), endless=True)
+            elif self.file.tell() + len(chunk) > total:
+                self._refuse_more(mirror, start, total)
             rest = memoryview(chunk)
             while rest:
                 rest = rest[self.file.write(rest) :]
@@ -241,6 +243,13 @@ class _Download:
         self.file.truncate()
         if start == 0:
             self.sources = {mirror.url}
+
+    def _refuse_more(self, mirror: _Mirror, start: int, total: int) -> NoReturn:
+        """Remove what a mirror sent that sends more than it states, without an end perhaps; keep what was there."""
+        self.file.truncate(start)
+        if start == 0:
+            self.sources = set()
+        raise _MirrorError(f"states a size of {total:,} bytes, but sends more", final=True)
 
     def _check_space(self, needed: int, endless: bool = False) -> None:
         """Refuse ``needed`` more bytes that would fill the disk; of an ``endless`` file, what there is is removed."""
@@ -258,24 +267,30 @@ class _Download:
         raise _MirrorError(space, final=True, advice=advice)
 
 
-def _answer(url: str, offset: int, policy: RetryPolicy) -> Generator[requests.Response | bytes, None, None]:
-    """Yield the response to the request for the bytes from ``offset``, and then its body."""
+class _Head(NamedTuple):
+    """What is known of a response before its body: see ``_place``."""
+
+    status: int
+    place: tuple[int, int | None] | None
+
+
+def _answer(url: str, offset: int, policy: RetryPolicy) -> Generator[_Head | bytes, None, None]:
+    """Yield the head of the response to the request for the bytes from ``offset``, and then its body."""
     with _response(url, offset, policy) as response:
-        yield response
+        # Its length decreases with what is read of the body.
+        yield _Head(response.status_code, _place(response, offset))
         yield from _body(response, policy)
 
 
-def _in_time(
-    items: Generator[requests.Response | bytes, None, None], policy: RetryPolicy
-) -> Generator[requests.Response | bytes, None, None]:
-    """Pass the response and its body on, unless the server is too slow, in whatever it sends: headers, sizes or bytes.
+def _in_time(items: Generator[_Head | bytes, None, None], policy: RetryPolicy) -> Generator[_Head | bytes, None, None]:
+    """Pass the head and the body on, unless the server is too slow, in whatever it sends: headers, sizes or bytes.
 
     The timeouts of requests end only the wait for the next byte; so another thread reads, and may be left behind.
     """
-    arrived: queue.Queue[requests.Response | bytes | BaseException | None] = queue.Queue(4)
+    arrived: queue.Queue[_Head | bytes | BaseException | None] = queue.Queue(4)
     ended = threading.Event()
 
-    def put(item: requests.Response | bytes | BaseException | None) -> None:
+    def put(item: _Head | bytes | BaseException | None) -> None:
         while not ended.is_set():
             with suppress(queue.Full):
                 return arrived.put(item, timeout=1)
@@ -314,7 +329,7 @@ def _in_time(
                 waited, received = 0.0, 0
             if item != b"":
                 yield item
-            if isinstance(item, requests.Response):
+            if isinstance(item, _Head):
                 limit, waited = policy.rate_time, 0.0
     finally:
         ended.set()

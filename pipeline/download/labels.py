@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.common.files import read_small
 from pipeline.common.paths import table_path
 from pipeline.common.raw_archive import UNLABELLED
-from pipeline.common.text import listed, shortened
+from pipeline.common.text import is_printable, listed, shortened
 from pipeline.download.layout import (
     SPLIT_FOLDERS,
     UNLABELLED_FOLDERS,
@@ -55,7 +55,14 @@ COLUMNS = {
 # About four million rows.
 MAX_TABLE_BYTES = 256 * 1024**2
 MAX_CELL = 500
-_ALLOWED = "allowed is a header with path and label, perhaps split and group, or lines of a path and a class"
+_ALLOWED = (
+    "allowed is a header with path and label, perhaps split and group, or lines of a path and a class; a table of the "
+    "test split needs only paths"
+)
+_MAYBE_TEST = (
+    "to predict them as the test split, rename their folder to test, or list them in data.labels: "
+    "{train: ..., test: ...}"
+)
 
 
 @dataclass(frozen=True)
@@ -150,14 +157,14 @@ def read_labels(
     if not any(row.split for row in found.values()) and all(split_of(path) for path in found):
         found = {path: replace(row, split=split_of(path) or "") for path, row in found.items()}
     _check_splits(found.values())
+    found = _without_placeholders(found)
     test = [] if any(row.split == "test" for row in found.values()) else _unlisted_test_images(images.paths, found)
     index = _class_indices(source, found.values(), named)
     rest = set(images.paths) - {*found, *test}
     unlabelled = sorted(filter(_is_unlabelled, rest))
-    rest -= set(unlabelled)
-    left_out = (
-        tree.left_out | dict.fromkeys(rest, "not in data.labels") | texts_left_out(tree, named.file, *files.values())
-    )
+    has_test = bool(test) or any(row.split == "test" for row in found.values())
+    unlisted = {path: _reason(path, has_test) for path in rest - set(unlabelled)}
+    left_out = tree.left_out | unlisted | texts_left_out(tree, named.file, *files.values())
     listed_images = _images(found, index)
     for split, paths in (("test", test), (UNLABELLED, unlabelled)):
         listed_images += unlabelled_images({path: tuple(path.split("/")) for path in paths}, split)
@@ -170,22 +177,18 @@ def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Ima
     lines = list(_lines(file, _text(source, tree, file)))
     if not lines:
         raise PipelineError(f"data.labels: {file} is empty; {_ALLOWED}")
-    columns = _header(file, lines[0][1])
+    columns = _header(file, lines[0][1], split)
     if columns:
         lines = lines[1:]
-    elif len(lines[0][1]) > 1 and images.find(lines[0][1][0], posixpath.dirname(file)):
-        columns = {"path": 0, "class": 1}
-        if len(lines[0][1]) > 2:
-            say(f"download: {file}: the class is the second column; the third, {lines[0][1][2]!r}, is not used")
     else:
-        raise PipelineError(f"data.labels: {file} begins with {','.join(lines[0][1])[:80]!r}; {_ALLOWED}")
+        columns = _without_header(file, lines[0][1], split, images)
     for number, cells in lines:
         place = f"data.labels: {file}, line {number}"
         values = {role: cells[column].strip() if column < len(cells) else "" for role, column in columns.items()}
         if not values["path"]:
             raise PipelineError(f"{place}: has no path; {_ALLOWED}")
         for value in values.values():
-            if not value.isprintable() or len(value) > MAX_CELL:
+            if not is_printable(value) or len(value) > MAX_CELL:
                 got = shortened(repr(value))
                 raise PipelineError(
                     f"{place}: got {got}, allowed are up to {MAX_CELL} printable characters on one line; correct it"
@@ -194,7 +197,7 @@ def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Ima
         if given and given.lower() not in SPLIT_FOLDERS:
             raise PipelineError(f"{place}: got the split {given!r}, allowed are {', '.join(SPLIT_FOLDERS)}; correct it")
         found = split or (SPLIT_FOLDERS[given.lower()] if given else "")
-        yield Row(place, values["path"], values["class"], found, values.get("group", ""))
+        yield Row(place, values["path"], values.get("class", ""), found, values.get("group", ""))
 
 
 def _text(source: str, tree: FileTree, file: str) -> str:
@@ -213,9 +216,10 @@ def _lines(file: str, text: str) -> Iterator[tuple[int, list[str]]]:
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = next((character for character in "\t,;" if character in first), None)
     if delimiter is None:
+        only_paths = len(first.split()) == 1  # which may have spaces
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
-                yield number, line.rsplit(None, 1)
+                yield number, [line] if only_paths else line.rsplit(None, 1)
         return
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
@@ -226,19 +230,39 @@ def _lines(file: str, text: str) -> Iterator[tuple[int, list[str]]]:
         raise PipelineError(f"data.labels: {file}, line {reader.line_num}: {error}; correct it") from None
 
 
-def _header(file: str, cells: list[str]) -> dict[str, int]:
-    """The column of each role if these cells are a header, otherwise nothing; say which columns are not used."""
+def _header(file: str, cells: list[str], split: str) -> dict[str, int]:
+    """The column of each role if these cells are a header, otherwise nothing; say which columns are not used.
+
+    A table of the test split needs no class.
+    """
     names = [cell.strip().lower() for cell in cells]
     columns = {role: names.index(name) for role, known in COLUMNS.items() for name in reversed(known) if name in names}
     missing = {"path", "class"} - columns.keys()
-    if len(missing) == 1 and len(names) == 2 and len(columns) == 1:
+    if len(missing) == 1 and len(names) == 2 and len(columns) == 1 and all(names):
         columns[missing.pop()] = 1 - next(iter(columns.values()))
-    if not {"path", "class"} <= columns.keys():
+    if missing - ({"class"} if split == "test" else set()):
         return {}
-    unused = [cell.strip() for number, cell in enumerate(cells) if number not in columns.values()]
-    used = ", ".join(f"{role} from {cells[column].strip()}" for role, column in columns.items())
+    called = [cell.strip() or "a column without a name" for cell in cells]  # pandas writes its index without a name
+    unused = [name for number, name in enumerate(called) if number not in columns.values()]
+    used = ", ".join(f"{role} from {called[column]}" for role, column in columns.items())
     say(f"download: {file}: {used}" + (f"; not used: {listed(unused)}" if unused else ""))
     return columns
+
+
+def _without_header(file: str, cells: list[str], split: str, images: _Images) -> dict[str, int]:
+    """The columns of a table that begins with these cells: path and class, or only the path of test images.
+
+    Raises:
+        PipelineError: the first one is no image, or there is no class.
+    """
+    known = images.find(cells[0], posixpath.dirname(file))
+    if known and len(cells) == 1 and split == "test":
+        return {"path": 0}
+    if not known or len(cells) == 1:
+        raise PipelineError(f"data.labels: {file} begins with {','.join(cells)[:80]!r}; {_ALLOWED}")
+    if len(cells) > 2:
+        say(f"download: {file}: the class is the second column; the third, {cells[2]!r}, is not used")
+    return {"path": 0, "class": 1}
 
 
 def _check_twice(path: str, one: Row, other: Row) -> None:
@@ -267,9 +291,33 @@ def _check_splits(rows: Iterable[Row]) -> None:
         )
 
 
+def _without_placeholders(found: dict[str, Row]) -> dict[str, Row]:
+    """The rows; those of test without a class if all of them have the same one, as in Kaggle's sample submissions.
+
+    A single row always has, and keeps its class. Training rows of one class are refused later.
+    """
+    tested = [row for row in found.values() if row.split == "test"]
+    labels = {row.label for row in tested}
+    if len(tested) < 2 or len(labels) > 1 or labels == {""}:
+        return found
+    say(
+        f"download: data.labels: test is taken as unlabelled: all its {len(tested):,} images have the label "
+        f"{tested[0].label!r}; to evaluate on it, add images of the other classes"
+    )
+    return {path: replace(row, label="") if row.split == "test" else row for path, row in found.items()}
+
+
 def _unlisted_test_images(paths: list[str], found: dict[str, Row]) -> list[str]:
     """Images in a folder for the test split that no table lists: they are unlabelled."""
     return [path for path in paths if path not in found and split_of(path) == "test"]
+
+
+def _reason(path: str, has_test: bool) -> str:
+    """Why an image that no table lists is left out, and what makes it a test image if its folder's name says so."""
+    folders = path.lower().split("/")[:-1]
+    if has_test or split_of(path) or not any(name.startswith("test") or name.endswith("test") for name in folders):
+        return "not in data.labels"
+    return f"not in data.labels ({_MAYBE_TEST})"
 
 
 def _is_unlabelled(path: str) -> bool:

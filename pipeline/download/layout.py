@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from pipeline.common.file_types import IMAGE_ENDINGS, is_text, junk_reason, reasons
 from pipeline.common.raw_archive import CLASSES_FILE, LABELLED, UNLABELLED
-from pipeline.common.text import listed
+from pipeline.common.text import is_printable, listed
 from pipeline.download.trees import FileTree
 from pipeline.errors import PipelineError
 from pipeline.progress import say
@@ -31,6 +31,8 @@ MAX_CLASSES_BYTES = 16 * 1024**2
 # Folders with pictures for a README if there is a dataset beside them; with more pictures they are one themselves.
 README_FOLDERS = {"assets", "asset", "doc", "docs", "figures", "screenshots"}
 MOST_README_PICTURES = 20
+# What programs write for a missing label; "none" and "null" may be classes.
+MISSING = {"nan", "<na>"}
 
 # As in homework 3 of 2021: training/labeled/00/..., training/unlabeled/00/...; the latter may also be next to train/.
 LABELLED_FOLDERS, UNLABELLED_FOLDERS = {"labeled", "labelled"}, {"unlabeled", "unlabelled"}
@@ -122,11 +124,18 @@ def image_paths(source: str, tree: FileTree) -> list[str]:
     """The paths of all images, sorted.
 
     Raises:
-        PipelineError: there are none, or a name is not printable.
+        PipelineError: there are none, or a name is not printable; see ``is_printable``.
     """
-    unprintable = min((path for path in tree.sizes if not path.isprintable()), default=None)
-    if unprintable is not None:
-        raise PipelineError(f"{source}: the name {unprintable!r} is not printable UTF-8; rename the file")
+    unprintable = sorted(path for path in tree.sizes if not is_printable(path))
+    if unprintable:
+        rest = len(unprintable) - 1
+        more = (
+            f" and those of {rest:,} more files are" if rest > 1 else " and that of 1 more file are" if rest else " is"
+        )
+        raise PipelineError(
+            f"{source}: the name {unprintable[0]!r}{more} not printable UTF-8; allowed are letters, signs and spaces, "
+            "not control characters, line breaks or marks that change the direction of text: rename the files"
+        )
     paths = sorted(path for path in tree.sizes if tree.is_image(path))
     if not paths:
         found = f"; other files are {reasons(tree.left_out)}" if tree.left_out else ""
@@ -336,7 +345,7 @@ def _read_names(tree: FileTree, path: str) -> tuple[str, ...]:
     for name, count in Counter(names).items():
         if count > 1:
             raise PipelineError(f"{path}: contains the class {name!r} twice; make the names unique")
-        if not name.isprintable():
+        if not is_printable(name):
             raise PipelineError(f"{path}: contains the class {name!r}; allowed are printable names: correct it")
     return names
 
@@ -346,11 +355,14 @@ def _check_classes(source: str, names: tuple[str, ...], images: list[SourceImage
     trained = {image.label for image in images if image.split in (None, "train")}
     if len(trained) < 2:
         (label,) = trained
-        found = names[label] if label is not None else "unlabelled"
-        raise PipelineError(f"{source}: contains one class ({found}), needs two or more; {_ALLOWED}")
+        raise _one_class(source, names[label] if label is not None else "unlabelled")
     untrained = [name for index, name in enumerate(names) if index not in trained]
     if untrained:
         say(f"download: warning: {source}: no training images of {listed(untrained)}; they can never be predicted")
+
+
+def _one_class(source: str, name: str) -> PipelineError:
+    return PipelineError(f"{source}: contains one class ({name}), needs two or more; {_ALLOWED}")
 
 
 def _by_prefix(
@@ -382,8 +394,10 @@ def _check_indices(source: str, images: list[SourceImage], count: int | None) ->
     highest = max(images, key=lambda image: image.label or 0)
     label = highest.label or 0
     if count is None:
-        # Dates, as in 20230101_1.jpg, are not class indices.
-        if label >= len(images) and len({image.label for image in images}) > 1:
+        # Dates, as in 20230101_1.jpg, are not class indices; of such classes there would be millions.
+        if label >= len(images):
+            if len({image.label for image in images}) == 1:
+                raise _one_class(source, str(label))
             raise PipelineError(
                 f"{source}: {highest.path} would be of class {label}, but there are only {len(images)} images; "
                 f"{_ALLOWED}"
@@ -437,7 +451,26 @@ def _class_depth(source: str, training: dict[str, Parts], depth: int | None, abo
         raise PipelineError(
             f"data.class_depth: got null, but {source} has folders in folders, such as {shallow}; set it to {described}"
         )
-    return choices[0] if choices else 1
+    chosen = choices[0] if choices else 1
+    _mention_subfolders(source, training, chosen, shallow)
+    return chosen
+
+
+def _mention_subfolders(source: str, training: dict[str, Parts], depth: int, shallow: str) -> None:
+    """Say which classes contain several folders of images, at a level that the image ``shallow`` does not reach."""
+    level = len(training[shallow])
+    below = defaultdict(set)
+    for parts in training.values():
+        if len(parts) > level:
+            below[parts[:depth]].add("/".join(parts[depth:level]))
+    several = [f"{folder[-1]} ({listed(sorted(found), 3)})" for folder, found in below.items() if len(found) > 1]
+    if several:
+        folder, name = posixpath.split(shallow)
+        say(
+            f"download: {source}: several folders of images are one class: {listed(sorted(several), 3)}; to make these "
+            f"folders the classes, set data.class_depth to {level}, and move each image that is less deep, such as "
+            f"{shallow} to {folder}/{training[shallow][depth - 1]}/{name}"
+        )
 
 
 def _by_folder(
@@ -501,6 +534,8 @@ def _folder_names(folders: set[Parts]) -> dict[Parts, str]:
 def folder_indices(source: str, folders: set[str], named: ClassNames) -> dict[str, int]:
     """The class index of each folder: by its name, or by its number if all folders are numbers.
 
+    Warns of names that may be mistakes, unless names are given, which are taken to be meant.
+
     Raises:
         PipelineError: a folder is none of the named classes, or their order is not certain, and the folders are
             numbers.
@@ -508,6 +543,7 @@ def folder_indices(source: str, folders: set[str], named: ClassNames) -> dict[st
     names = named.names
     numbers = {folder: int(folder) for folder in folders if re.fullmatch("[0-9]{1,18}", folder)}
     if not names:
+        _warn_of_names(source, folders)
         key = (lambda folder: (numbers[folder], folder)) if len(numbers) == len(folders) else None
         return {folder: index for index, folder in enumerate(sorted(folders, key=key))}
     if folders <= set(names):
@@ -521,3 +557,28 @@ def folder_indices(source: str, folders: set[str], named: ClassNames) -> dict[st
         f"{source}: the folder or class {unknown} is none of the named classes ({listed(names)}); "
         f"name every class in {CLASSES_FILE} or data.classes, or set data.classes to null"
     )
+
+
+def _warn_of_names(source: str, names: Iterable[str]) -> None:
+    """Warn of classes whose names differ only in case or separators, and of one whose name is a missing value."""
+    same = defaultdict(list)
+    for name in sorted(names):
+        same[_without_case(name)].append(name)
+    alike = [" and ".join(found) for found in same.values() if len(found) > 1]
+    if alike:
+        say(
+            f"download: warning: {source}: classes whose names differ only in case, spaces, _ or -: {listed(alike)}; "
+            "if they are the same class, correct the table or rename the folder"
+        )
+    missing = [name for name in sorted(names) if name.lower() in MISSING]
+    if missing:
+        say(
+            f"download: warning: {source}: the class {listed(missing)} has the name of a missing value; if its images "
+            "have no label, remove the rows from the table or move the folder away"
+        )
+
+
+def _without_case(name: str) -> str:
+    """The name without case and separators; signs, as in -1 and B-, stay, and what separates numbers is a dot."""
+    numbers = re.sub(r"(?<=\d)[\s_-]+(?=\d)", ".", name.casefold().strip(" _"))
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", numbers)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.common.paths import MODEL
 from pipeline.common.reading import reading
-from pipeline.common.text import listed
+from pipeline.common.text import is_printable, listed
 from pipeline.errors import PipelineError
 from pipeline.network.calibration import UNCALIBRATED, Calibration
 from pipeline.network.models import ModelSpec, build_model, build_without_data, require_library
@@ -57,7 +57,7 @@ class Metadata(Section):
     def _classes_are_unique_names_of_the_outputs(self) -> Self:
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("two classes have the same name")
-        if not all(name.isprintable() and name.strip() for name in self.classes):
+        if not all(is_printable(name) and name.strip() for name in self.classes):
             raise ValueError("the name of a class is not printable")
         if self.outputs != len(self.classes) and (self.outputs, len(self.classes)) != (1, 2):
             raise ValueError(f"{self.outputs} outputs do not fit {len(self.classes)} classes")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from pipeline.common.paths import is_url
-from pipeline.common.text import shortened
+from pipeline.common.text import is_printable, shortened
 
 
 class ContradictionError(ValueError):
@@ -200,7 +200,7 @@ class DataParams(Section):
         if (twice := repeated(names)) is not None:
             raise ContradictionError("classes", f"contains {twice!r} twice; make the names unique")
         for name in names:
-            if not name.strip() or not name.isprintable():
+            if not name.strip() or not is_printable(name):
                 raise ContradictionError(
                     "classes", f"contains {name!r}, allowed are printable names on one line; change it"
                 )

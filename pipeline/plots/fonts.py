@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from pipeline.common.text import listed
+from pipeline.common.text import is_printable, listed
 from pipeline.progress import say
 
 # Fonts with a placeholder for every character, or with glyphs of other characters.
@@ -42,7 +42,8 @@ def fonts_for(texts: Iterable[str]) -> list[str]:
 
 def shortened(text: str, width: int) -> str:
     """Shorten ``text`` to one line of ``width`` columns by an ellipsis in its middle; wide characters take two."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    # Fonts have no glyphs for joiners, and not for every kind of space.
+    text = "".join(c if c.isprintable() else "?" if not is_printable(c) else " " if c.isspace() else "" for c in text)
     if _width(text) <= width:
         return text
     head, tail = text[: width // 2], text[len(text) - width // 2 :]

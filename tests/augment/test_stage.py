@@ -53,6 +53,23 @@ def test_arrays_have_the_documented_shape_and_order(dataset):
         assert (brightest == np.array([2, 1, 0])[split.labels]).all()
 
 
+def test_names_with_other_spaces_and_joiners_are_in_the_tables_and_pages_as_they_are(photos):
+    screenshot, family = "Screenshot 2026-11-27 at 9.41.00\u202fAM", "👨\u200d👩\u200d👧\u3000一"
+    for name, folder in ((screenshot, "red"), (family, "blue")):
+        Image.new("RGB", (40, 40), 3).save(photos / folder / f"{name}.png")  # too dark, and twice
+    (photos / "red").rename(photos / "赤\u3000い")
+    download(DataParams(**DATA))
+    pack_photos(on_leak="warn")
+    packed = PackedDataset(DATASET)
+    splits = [packed.split(name) for name in ("train", "valid", "test")]
+    sources = {f"赤\u3000い/{screenshot}.png", f"blue/{family}.png"}
+    assert packed.manifest.classes == ("blue", "green", "赤\u3000い")
+    assert {screenshot, family} <= {id.partition("_")[2] for split in splits for id in split.ids}
+    assert sources <= {source for split in splits for source in split.sources}
+    assert sources <= set(pd.read_csv(AUDIT_TABLE)["source"])
+    assert all(source in AUDIT_PAGE.read_text("utf-8") for source in sources)
+
+
 def test_mean_and_std_are_those_of_the_plain_training_images(dataset):
     packed = PackedDataset(DATASET)
     pixels = packed.split("train").images[:, 0].reshape(-1, 3) / 255

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.common import text as module
-from pipeline.common.text import hide, listed, one_line, shown, shown_name, similar
+from pipeline.common.text import hide, is_printable, listed, one_line, shown, shown_name, similar
 
 VISIBLE = string.ascii_letters + string.digits + string.punctuation
 # Both ends are marked with a text that occurs nowhere else.
@@ -52,8 +52,29 @@ def test_one_line_joins_lines_and_replaces_what_is_not_printable(text, line):
 
 
 @pytest.mark.parametrize(
+    "name", ["", "a b", "größe 图", "9.41.00\u202fAM", "猫\u3000犬", "👨\u200d👩\u200d👧 ❤️", "می\u200cخواهم"]
+)
+def test_names_may_have_any_spaces_and_joiners(name):
+    assert is_printable(name)
+
+
+@pytest.mark.parametrize(
+    "character",
+    [*map(chr, range(32)), *"\x7f\x85\x9b\u200b\u200e\u2028\u2029\u202a\u202d\u202e\u2066\u2069\ud800\udcff\ufeff"],
+    ids=ascii,
+)
+def test_names_have_no_control_characters_line_breaks_overrides_of_direction_or_surrogates(character):
+    assert not is_printable(f"a\u202f{character}b")
+
+
+@pytest.mark.parametrize(
     ("name", "shown"),
-    [("größe 图.png", "größe 图.png"), (Path("a/b.png"), "a/b.png"), ("two\nlines\x1b[1m\t", "two?lines?[1m?")],
+    [
+        ("größe 图.png", "größe 图.png"),
+        (Path("a/b.png"), "a/b.png"),
+        ("two\nlines\x1b[1m\t", "two?lines?[1m?"),
+        ("9\u202fAM", "9 AM"),
+    ],
 )
 def test_shown_name_replaces_what_is_not_printable(name, shown):
     assert shown_name(name) == shown

@@ -31,6 +31,7 @@ from tests.support.faulty_server import (
     cut,
     drip,
     endless,
+    endless_part,
     garbage,
     good,
     labelled_gzip,
@@ -474,6 +475,17 @@ class TestDiskSpace:
         assert "sends more than the 21 MB that fit into" in message
         assert "without a length; free some space" in message
         assert message.endswith("PIPELINE_CACHE to a folder that has enough")
+
+    def test_is_not_filled_by_a_file_that_is_longer_than_stated(self, serve):
+        site = serve(endless_part)
+        assert " states a size of 20,000 bytes, but sends more; " in complaint(site)
+        assert site.offsets() == [0]
+        assert not part().exists()
+
+    def test_is_not_filled_by_the_rest_of_a_file_and_its_beginning_is_kept(self, serve):
+        message = complaint(serve(with_(cut, share=0.5), says(404)), serve(endless_part))
+        assert " states a size of 70,000 bytes, but sends more" in message
+        assert part().read_bytes() == CONTENT[:50_000]
 
     def test_that_runs_out_while_writing_is_an_error(self, serve, cache):
         code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"

@@ -83,9 +83,50 @@ class TestFormats:
         assert described(source)["photos/c.jpg"] == ("test", "11", None)
         assert source.left_out == {"photos/d.jpg": "not in data.labels"}
 
+    @pytest.mark.parametrize("label", ["cat", "0"])
+    def test_one_label_in_all_rows_of_test_says_nothing_about_their_class(self, capsys, label):
+        source = read("", train="photos/a cat\nphotos/b dog\n", test=f"photos/c {label}\nphotos/d {label}\n")
+        assert described(source) == {
+            **{f"photos/{name}.jpg": ("train", kind, None) for name, kind in (("a", "cat"), ("b", "dog"))},
+            **{f"photos/{name}.jpg": ("test", None, None) for name in "cd"},
+        }
+        said = capsys.readouterr().out
+        assert f"test is taken as unlabelled: all its 2 images have the label '{label}'; to evaluate on it, add" in said
+
+    def test_two_labels_in_the_rows_of_test_are_kept_without_a_word(self, capsys):
+        source = read("", train="photos/a.jpg cat\nphotos/b.jpg dog\n", test="photos/c.jpg cat\nphotos/d.jpg dog\n")
+        assert [label for _, label, _ in described(source).values()] == ["cat", "dog"] * 2
+        assert capsys.readouterr().out == ""
+
+    @pytest.mark.parametrize(
+        "table",
+        [
+            "image_id\nc.jpg\nd.jpg\n",
+            "id\nc\nd\n",
+            "id,label\nc,\nd,\n",
+            ",id\n0,c\n1,d\n",
+            "id,width,height\nc,9,9\nd,8,8\n",
+            "photos/c.jpg\nphotos/d.jpg\n",
+        ],
+    )
+    def test_a_table_of_test_needs_only_paths(self, table):
+        source = read("", train="photos/a.jpg cat\nphotos/b.jpg dog\n", test=table)
+        assert {path: found for path, found in described(source).items() if path[-5] in "cd"} == {
+            f"photos/{name}.jpg": ("test", None, None) for name in "cd"
+        }
+
+    def test_paths_alone_may_have_spaces(self):
+        images = IMAGES | {"photos/my photo 1.jpg": b""}
+        source = read("", images, train="photos/a.jpg cat\nphotos/b.jpg dog\n", test="path\nmy photo 1.jpg\n")
+        assert described(source)["photos/my photo 1.jpg"] == ("test", None, None)
+
     def test_the_columns_are_named_with_those_that_are_not_used(self, capsys):
         read(CSV.replace("path,label", "path,label,weight").replace("\n", ",1\n").replace("weight,1", "weight"))
         assert "labels.csv: path from path, class from label; not used: weight" in capsys.readouterr().out
+
+    def test_an_index_that_pandas_wrote_is_named_as_a_column_without_a_name(self, capsys):
+        assert described(read(CSV.replace("path,label", ",path,label").replace("photos", "0,photos"))) == EXPECTED
+        assert "path from path, class from label; not used: a column without a name\n" in capsys.readouterr().out
 
     def test_a_table_of_the_repository_is_found(self, workspace):
         (workspace / "mine.csv").write_text(CSV)
@@ -104,9 +145,30 @@ class TestFormats:
         assert described(source)["unlabeled/3.jpg"] == ("unlabelled", None, None)
         assert source.left_out == {"other/2.jpg": "not in data.labels"}
 
+    @pytest.mark.parametrize("folder", ["test_images", "x/Test1", "images-test"])
+    def test_the_reason_for_what_may_be_test_images_says_how_to_predict_them(self, folder):
+        reason = (
+            "not in data.labels (to predict them as the test split, rename their folder to test, or list them in "
+            "data.labels: {train: ..., test: ...})"
+        )
+        images = IMAGES | {f"{folder}/1.jpg": b"", "other/2.jpg": b""}
+        assert read(CSV, images).left_out == {f"{folder}/1.jpg": reason, "other/2.jpg": "not in data.labels"}
+        # Both ways are as they say.
+        renamed = IMAGES | {f"{folder.rpartition('/')[0]}/test/1.jpg".lstrip("/"): b""}
+        for source in (read(CSV, renamed), read("", images, train=CSV, test=f"path\n{folder}/1.jpg\n")):
+            assert [image.label for image in source.images if image.split == "test"] == [None]
+        # With a test split there is nothing to say.
+        assert set(read(CSV, images | {"test/3.jpg": b""}).left_out.values()) == {"not in data.labels"}
+
     def test_classes_txt_names_numbers(self):
         text = CSV.replace("cat", "1").replace("dog", "0")
         assert described(read(text, IMAGES | {"classes.txt": b"dog\ncat\n"})) == EXPECTED
+
+    def test_names_that_differ_only_in_case_and_missing_values_are_named(self, capsys):
+        read(CSV.replace("c.jpg,cat", "c.jpg,Cat").replace("d.jpg,dog", "d.jpg,nan"))
+        said = capsys.readouterr().out
+        assert "warning: set: classes whose names differ only in case, spaces, _ or -: Cat and cat; if they" in said
+        assert "warning: set: the class nan has the name of a missing value; if its images have no label" in said
 
 
 def test_a_path_may_lead_out_of_the_folder_of_the_table():
@@ -124,6 +186,9 @@ class TestRefused:
             (CSV + "photos/a.jpg,dog\n", "line 6: photos/a.jpg is 'dog' in no split here, but 'cat' in no split at "),
             (CSV.replace("b.jpg,dog", "b.jpg,"), "line 3: has no class"),
             (CSV + ",cat\n", "line 6: has no path"),
+            ("path\na.jpg\n", "labels.csv begins with 'path'; allowed is a header with path and label"),
+            (",path\n0,a.jpg\n", "labels.csv begins with ',path'; allowed is a header with path and label"),
+            ("a.jpg\nb.jpg\n", "needs only paths"),
             (CSV.replace("dog", "cat"), "data.labels: names one class (cat)"),
             ("path,label,split\na,cat,train\nb,dog,train\nc,eel,valid\n", "of the class 'eel', which has no training"),
             ("path,label,split\na,cat,train\nb,dog,\n", "line 3: has no split, but other rows have one"),

@@ -1,5 +1,7 @@
 """Both layouts are recognised from the paths alone, and others are refused."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -261,6 +263,28 @@ class TestRefused:
     def test_one_class(self, paths, classes, name):
         assert f"photos: contains one class ({name}), needs two or more; " in complaint(paths, classes)
 
+    def test_names_that_are_not_printable_are_counted(self):
+        names = ["cat/a\nb.jpg", "cat/\u202egpj.exe.jpg", "dog/\udcff.jpg", "dog/a.jpg"]
+        assert complaint(names[2:]).startswith(
+            r"photos: the name 'dog/\udcff.jpg' is not printable UTF-8; allowed are "
+        )
+        assert r"photos: the name 'cat/a\nb.jpg' and those of 2 more files are not printable UTF-8; " in complaint(
+            names
+        )
+
+    @pytest.mark.parametrize("stamp", ["20230101", "1672574400", "999999999999999999"])
+    def test_a_date_in_all_names_is_refused_before_a_name_is_made_for_each_lower_index(self, stamp):
+        tracemalloc.start()
+        try:
+            one = complaint([f"{stamp}_{number}.jpg" for number in range(5)])
+            several = complaint(["0_a.jpg", f"{stamp}_1.jpg", f"{stamp}_2.jpg"])
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert f"photos: contains one class ({stamp}), needs two or more; " in one
+        assert f"photos: {stamp}_1.jpg would be of class {stamp}, but there are only 3 images; " in several
+        assert most < 2**20
+
     @pytest.mark.parametrize("other", ["extra/a.jpg", "preview.jpg"])
     def test_other_files_beside_the_splits(self, other):
         message = complaint([*(f"train/{name}" for name in PREFIXED), other])
@@ -444,6 +468,36 @@ class TestNamesThatContradictTheSource:
         assert "data.classes: orders the classes dog, cat, but classes.txt in photos orders them cat, dog" in message
 
 
+class TestNamesThatMayBeMistakes:
+    @pytest.mark.parametrize(
+        "names", [["Apple_pie", "apple_pie"], ["apple pie", "apple-pie", "applepie"], ["1-1", "1_1"], ["Ä", "ä"]]
+    )
+    def test_names_that_differ_only_in_case_or_separators_are_named(self, capsys, names):
+        assert set(layout([*(f"{name}/1.jpg" for name in names), "soup/1.jpg"]).classes) == {*names, "soup"}
+        assert capsys.readouterr().out == (
+            "download: warning: photos: classes whose names differ only in case, spaces, _ or -: "
+            f"{' and '.join(names)}; if they are the same class, correct the table or rename the folder\n"
+        )
+
+    def test_all_such_names_are_in_one_line(self, capsys):
+        layout([f"{name}/1.jpg" for name in ("A", "a", "B b", "b_b")])
+        assert "spaces, _ or -: A and a, B b and b_b; if" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("names", [["-1", "1"], ["B", "B-", "B+"], ["1_10", "11_0", "110"], ["cat", "cats"]])
+    def test_other_names_are_not(self, capsys, names):
+        layout([f"{name}/1.jpg" for name in names])
+        assert capsys.readouterr().out == ""
+
+    def test_names_that_are_given_are_not(self, capsys):
+        layout(["A/1.jpg", "a/1.jpg"], classes=("A", "a"))
+        assert capsys.readouterr().out == ""
+
+    @pytest.mark.parametrize("name", ["nan", "NaN", "<NA>"])
+    def test_a_missing_value_is_named(self, capsys, name):
+        layout([f"{name}/1.jpg", "soup/1.jpg"])
+        assert f"warning: photos: the class {name} has the name of a missing value; if its" in capsys.readouterr().out
+
+
 NESTED = ["Fruit/Apple/Gala/1.jpg", "Fruit/Apple/Fuji/1.jpg", "Fruit/Kiwi/1.jpg", "Veg/Leek/1.jpg", "Veg/Kiwi/2.jpg"]
 
 
@@ -462,6 +516,24 @@ class TestClassDepth:
 
     def test_an_image_that_is_not_as_deep_is_named(self):
         assert "Fruit/Kiwi/1.jpg in photos is 2 folders deep" in complaint(NESTED, depth=3)
+
+    @pytest.mark.parametrize("above", ["", "set/train/"])
+    def test_folders_in_only_some_of_the_folders_are_mentioned(self, capsys, above):
+        folders = ["Sweet/pie", "Sweet/baklava", "Savoury/bibimbap", "Savoury/ramen"]
+        paths = [f"{above}{folder}/1.jpg" for folder in folders]
+        assert layout([*paths, f"{above}Other/1.jpg"]).classes == ("Other", "Savoury", "Sweet")
+        assert (
+            "photos: several folders of images are one class: Savoury (bibimbap, ramen), Sweet (baklava, pie); to make "
+            "these folders the classes, set data.class_depth to 2, and move each image that is less deep, such as "
+            f"{above}Other/1.jpg to {above}Other/Other/1.jpg\n"
+        ) in capsys.readouterr().out
+        moved = layout([*paths, f"{above}Other/Other/1.jpg"], depth=2)
+        assert moved.classes == ("Other", "baklava", "bibimbap", "pie", "ramen")
+
+    def test_one_folder_in_some_of_the_folders_is_not_mentioned(self, capsys):
+        assert layout(["cat/1.jpg", "cat/more/2.jpg", "dog/1.jpg"]).classes == ("cat", "dog")
+        assert layout(["cat/a/1.jpg", "cat/b/1.jpg", "dog/1.jpg"], depth=1).classes == ("cat", "dog")
+        assert "class_depth to" not in capsys.readouterr().out
 
     def test_one_folder_that_all_classes_have_is_no_class(self):
         assert layout(["cat/images/1.jpg", "dog/images/1.jpg"]).classes == ("cat", "dog")

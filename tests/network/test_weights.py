@@ -153,6 +153,12 @@ WRONG = "its metadata are wrong: "
 TENSORS = "its metadata do not fit its tensors: "
 
 
+def test_a_class_may_have_the_name_of_a_folder_with_another_space(tmp_path):
+    spec = replace(SPEC, classes=("猫\u3000犬", "a\u202fb", *SPEC.classes[2:]))
+    save_model(tmp_path / "model.safetensors", build_model(spec).state_dict(), spec)
+    assert load_model(tmp_path / "model.safetensors")[1].classes == spec.classes
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

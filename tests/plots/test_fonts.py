@@ -132,6 +132,7 @@ def test_settings_of_matplotlib_are_restored_after_a_figure(tmp_path):
         ("面条意大利面", 12, "面条意大利面"),
         ("面条意大利面", 9, "面条…利面"),
         ("a\nb", 10, "a?b"),
+        ("9.41\u202fAM\u3000👨\u200d👩.png", 20, "9.41 AM 👨👩.png"),
     ],
 )
 def test_long_names_are_shortened_in_the_middle(text, width, expected):

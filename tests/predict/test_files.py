@@ -304,6 +304,14 @@ def test_the_csv_has_one_row_per_image_and_one_column_per_class(capsys):
     assert out.endswith(" images per second, written to new/out.csv\n")
 
 
+def test_a_screenshot_of_macos_is_in_the_csv_under_its_own_name():
+    write_model()
+    name = "Screenshot 2026-11-27 at 9.41.00\u202fAM.png"
+    write_image(f"photos/{name}")
+    predict_paths([Path("photos")], [Path("model.safetensors")], Path("out.csv"), 3)
+    assert [row[0] for row in read_csv()[1:]] == [f"photos/{name}"]
+
+
 def test_probabilities_are_calibrated_and_energies_are_those_of_the_logits():
     write_model(calibration=Calibration(temperature=2.5))
     file = write_image("a.png")

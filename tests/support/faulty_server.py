@@ -199,6 +199,15 @@ def endless(request):
         request.body(bytes(2**16))
 
 
+def endless_part(request, stated=20_000):
+    """The right beginning of a part with a stated size, and then no end."""
+    end = request.offset + stated
+    request.head(206, f"Content-Range: bytes {request.offset}-{end - 1}/{end}", "Transfer-Encoding: chunked")
+    request.body(b"%x\r\n%b\r\n" % (stated, request.content[request.offset : end]))
+    while True:
+        request.body(b"10000\r\n" + bytes(2**16) + b"\r\n")
+
+
 def redirect(request, code=302, to="/elsewhere"):
     request.head(code, f"Location: {to}", "Content-Length: 0")
 
