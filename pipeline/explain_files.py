@@ -4,7 +4,8 @@ It is no part of the stage ``explain``, which needs neither files of images nor 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -101,9 +102,10 @@ def picture_names(files: Sequence[Path]) -> dict[Path, str]:
     """The name of the picture of each file: its own with the ending png, and a number if several files have it."""
     names: dict[Path, str] = {}
     used: set[str] = set()
+    # Some file systems do not distinguish upper and lower case.
+    numbers: dict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
     for file in files:
-        candidates = (f"{file.stem}{f'-{number}' if number > 1 else ''}.png" for number in itertools.count(1))
-        # Some file systems do not distinguish upper and lower case.
+        candidates = (f"{file.stem}{f'-{n}' if n > 1 else ''}.png" for n in numbers[file.stem.casefold()])
         names[file] = next(name for name in candidates if name.casefold() not in used)
         used.add(names[file].casefold())
     return names

@@ -1,6 +1,7 @@
 """``python -m pipeline explain PATH…``."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,14 @@ def test_a_network_whose_output_is_not_finite_is_refused(machine):
 def test_pictures_of_files_with_the_same_name_are_numbered_also_if_only_their_case_differs():
     files = [Path(name) for name in ("a.png", "x/A.jpg", "a-2.png", "y/a.webp")]
     assert list(picture_names(files).values()) == ["a.png", "A-2.png", "a-2-2.png", "a-3.png"]
+
+
+def test_pictures_of_many_files_with_the_same_name_are_named_in_a_moment():
+    start = time.process_time()
+    names = picture_names([Path(f"{number}/front.jpg") for number in range(20_000)])
+    assert len(set(names.values())) == 20_000
+    assert names[Path("19999/front.jpg")] == "front-20000.png"
+    assert time.process_time() - start < 10
 
 
 def test_the_probability_is_that_of_the_explained_class():

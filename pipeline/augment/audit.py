@@ -129,15 +129,13 @@ class Audit:
         Only rows that are kept count; no row is in both sets.
         """
         kept = set(self.kept)
-        certain, near = (
-            {
-                row
-                for group in self.groups[kind]
-                for row in kept.intersection(group.rows)
-                if any(_split(self.images[other]) < _split(self.images[row]) for other in kept.intersection(group.rows))
-            }
-            for kind in ("leak", "near-duplicate in two splits")
-        )
+        certain: set[int] = set()
+        near: set[int] = set()
+        for kind, found in (("leak", certain), ("near-duplicate in two splits", near)):
+            for group in self.groups[kind]:
+                splits = {row: _split(self.images[row]) for row in kept.intersection(group.rows)}
+                first = min(splits.values(), default=0)
+                found.update(row for row, split in splits.items() if split > first)
         return certain, near - certain
 
     @cached_property
@@ -171,12 +169,20 @@ class Audit:
         label = self.images[row].label
         return "" if label is None else self.classes[label]
 
+    @cached_property
+    def _same(self) -> dict[int, str]:
+        """What the images of each group of identical images have in common, by its first row."""
+        contents = {group.rows[0]: self.measures["content"][list(group.rows)] for group in self.duplicates.identical}
+        return {
+            row: "the same file" if len(np.unique(content)) == 1 else "the same pixels"
+            for row, content in contents.items()
+        }
+
     def describe_duplicate(self, group: Group, row: int) -> str:
         """What the images of a group have in common, and whether this one is left out."""
         if group.correlation is not None:
             return f"near-duplicate, correlation {group.correlation:.3f}"
-        files = len(np.unique(self.measures["content"][list(group.rows)]))
-        same = "the same file" if files == 1 else "the same pixels"
+        same = self._same[group.rows[0]]
         return f"{same}, dropped" if row in self.dropped else same
 
     def describe_unfit(self, kind: str, row: int) -> str:
@@ -280,7 +286,8 @@ def findings_table(found: Audit) -> pd.DataFrame:
     findings = [("bad image", row, "", reason) for row, reason in found.bad.items()]
     for kind, groups in found.groups.items():
         for group in groups:
-            findings += [(kind, row, str(number[group]), found.describe_duplicate(group, row)) for row in group.rows]
+            place = str(number[group])
+            findings += [(kind, row, place, found.describe_duplicate(group, row)) for row in group.rows]
     for kind, rows in found.unfit.items():
         findings += [(kind, row, "", found.describe_unfit(kind, row)) for row in rows]
     rows_of = {image.path: row for row, image in enumerate(found.images) if image.label is not None}

@@ -4,7 +4,9 @@
 import csv
 import io
 import posixpath
+import sys
 import unicodedata
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -85,25 +87,27 @@ class _Images:
     left_out: dict[str, str] = field(default_factory=dict)
 
     @cached_property
-    def _by_name(self) -> dict[str, list[str]]:
-        """The paths by file name, with and without the extension."""
-        found: dict[str, list[str]] = defaultdict(list)
-        for path in self.paths:
-            name = posixpath.basename(path)
-            for key in {name, posixpath.splitext(name)[0]}:
-                found[key].append(path)
-        return found
+    def _known(self) -> set[str]:
+        return set(self.paths)
+
+    @cached_property
+    def _endings(self) -> list[tuple[str, str]]:
+        """The paths, each after itself backwards, so that a binary search finds those with the same ending."""
+        return sorted((f"/{path}"[::-1], path) for path in self.paths)
+
+    @cached_property
+    def _endings_of_stems(self) -> list[tuple[str, str]]:
+        """The same without the extensions."""
+        return sorted((f"/{posixpath.splitext(path)[0]}"[::-1], path) for path in self.paths)
 
     def find(self, name: str, folder: str) -> list[str]:
         """The images with this path, relative to the source, to the table's folder or to any other; without the
         extension if there is none with it."""
         name = posixpath.normpath(name.replace("\\", "/")).lstrip("/")
-        candidates = self._by_name.get(posixpath.basename(name), [])
         for exact in (name, posixpath.normpath(posixpath.join(folder, name))):
-            if exact in candidates:
+            if exact in self._known:
                 return [exact]
-        with_extension = [path for path in candidates if f"/{path}".endswith(f"/{name}")]
-        return with_extension or [path for path in candidates if f"/{posixpath.splitext(path)[0]}".endswith(f"/{name}")]
+        return _ending_with(name, self._endings) or _ending_with(name, self._endings_of_stems)
 
     def require(self, row: Row, folder: str) -> str:
         """The one image of a row.
@@ -123,6 +127,12 @@ class _Images:
                 f"{row.place}: {row.path!r} {found_is} {self.source}; correct the path, or remove the row"
             )
         return found[0]
+
+
+def _ending_with(name: str, endings: list[tuple[str, str]]) -> list[str]:
+    backwards = f"/{name}"[::-1]
+    start, end = (bisect_left(endings, (key,)) for key in (backwards, backwards + chr(sys.maxunicode)))
+    return sorted(path for _, path in endings[start:end])
 
 
 def read_labels(

@@ -9,6 +9,7 @@ import functools
 import io
 import logging
 import os
+import re
 import struct
 import threading
 import warnings
@@ -61,6 +62,13 @@ _UPRIGHT_FORMATS = ("TIFF", "HEIF")
 # What of a PNG is not decoded: colour profiles, and texts except those that may contain the orientation.
 _PNG_PROFILE, _PNG_TEXTS = b"iCCP", (b"tEXt", b"zTXt", b"iTXt")
 _PNG_ORIENTATION_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+
+# A progressive JPEG has about 10 scans, each of which changes all pixels; libjpeg-turbo's own tools allow 500, too.
+MAX_SCANS = 500
+_SCAN = b"\xff\xda"
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd8\xff])")
+# Pillow joins comments one by one, so the time grows with the square of their number.
+MAX_COMMENTS = 10_000
 
 _STDERR_LOCK = threading.Lock()
 
@@ -166,6 +174,7 @@ def _decode(content: bytes, least: int, most: int) -> NDArray[np.uint8]:
 
 
 def _open(content: bytes) -> Image.Image:
+    _refuse_repetition(content)
     if kind_of(content[:HEAD]) is not Kind.PNG:
         return Image.open(io.BytesIO(content), formats=_formats())
     start, texts, rest = _png_chunks(content)
@@ -173,6 +182,27 @@ def _open(content: bytes) -> Image.Image:
         return Image.open(io.BytesIO(start + texts + rest), formats=["PNG"])
     except ValueError:  # a text inflates to more than Pillow's limit
         return Image.open(io.BytesIO(start + rest), formats=["PNG"])
+
+
+def _refuse_repetition(content: bytes) -> None:
+    """Refuse a small file that would take minutes: a JPEG with many scans, a GIF or a text PPM with many comments."""
+    kind = kind_of(content[:HEAD])
+    if kind is Kind.JPEG and content.count(_SCAN) > MAX_SCANS and _has_many_scans(content):
+        raise _UnusableError(f"more than {MAX_SCANS:,} scans")
+    is_text = content[:2] in (b"P1", b"P2", b"P3")  # pixels in decimal digits
+    comment = b"!\xfe" if kind is Kind.GIF else b"#" if is_text else None
+    if comment and content.count(comment) > MAX_COMMENTS:
+        raise _UnusableError(f"more than {MAX_COMMENTS:,} comments")
+
+
+def _has_many_scans(content: bytes) -> bool:
+    """Whether a JPEG has more than ``MAX_SCANS`` scans before its end, besides those of its thumbnail."""
+    place = scans = 0
+    while scans <= MAX_SCANS and (marker := _JPEG_MARKER.search(content, place)) and marker[1] != b"\xd9":
+        scans += marker[0] == _SCAN
+        # Its parameters; those of an application can be any bytes, such as a whole JPEG.
+        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
+    return scans > MAX_SCANS
 
 
 def _png_chunks(content: bytes) -> tuple[bytes, bytes, bytes]:

@@ -1,6 +1,5 @@
 """An exported network, opened in onnxruntime. Nothing here needs torch, so that a server starts without it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter
 from pipeline.common.text import one_line
 from pipeline.errors import PipelineError
 from pipeline.network.calibration import UNCALIBRATED, Calibration
+from pipeline.network.file_facts import ClassNames, ImageSize, Interpolation, Resize, check_classes
 
 INPUT = "images"
 OUTPUTS = ("probabilities", "logits")
@@ -81,16 +81,17 @@ def _described(path: Path, session: Any) -> OnnxModel:
     found = session.get_modelmeta().custom_metadata_map
     names = ([given.name for given in session.get_inputs()], tuple(output.name for output in session.get_outputs()))
     try:
-        classes = tuple(json.loads(found["classes"]))
+        classes = TypeAdapter(ClassNames).validate_json(found["classes"], strict=True)
+        check_classes(classes)
         # Files of earlier versions have neither interpolation nor calibration.
-        resizing = (int(found["image_size"]), found["resize"], found.get("interpolation", "area"))
+        resizing = (
+            TypeAdapter(ImageSize).validate_strings(found["image_size"]),
+            TypeAdapter(Resize).validate_strings(found["resize"]),
+            TypeAdapter(Interpolation).validate_strings(found.get("interpolation", "area")),
+        )
         calibration = TypeAdapter(Calibration).validate_json(found.get(CALIBRATION, "{}"))
         model = OnnxModel(path, session, found["network"], classes, *resizing, calibration)
-        fits = (
-            session.get_outputs()[0].shape[-1] == len(classes)
-            and all(isinstance(name, str) for name in classes)
-            and len(calibration.thresholds) in (0, len(classes))
-        )
+        fits = session.get_outputs()[0].shape[-1] == len(classes) and len(calibration.thresholds) in (0, len(classes))
     except (KeyError, TypeError, ValueError):
         fits = False
     if not fits or names != ([INPUT], OUTPUTS):

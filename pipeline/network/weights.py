@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from pipeline.common.paths import MODEL
 from pipeline.common.reading import reading
-from pipeline.common.text import is_printable, listed
+from pipeline.common.text import listed
 from pipeline.errors import PipelineError
 from pipeline.network.calibration import UNCALIBRATED, Calibration
+from pipeline.network.file_facts import ClassNames, ImageSize, Interpolation, Resize, check_classes
 from pipeline.network.models import ModelSpec, build_model, build_without_data, require_library
 from pipeline.network.tensors import Mean, Std, read_content, read_tensors, write_tensors
 from pipeline.params.schema import Section, refuse_large
@@ -33,11 +34,11 @@ class Metadata(Section):
     dropout: float = Field(ge=0, lt=1)
     stem: Literal["default", "small"]
     outputs: int
-    image_size: int = Field(ge=32, le=1024, multiple_of=32)
-    resize: Literal["stretch", "crop", "pad"]
+    image_size: ImageSize
+    resize: Resize
     # Files of earlier versions do not have it.
-    interpolation: Literal["area", "bilinear", "bicubic"] = "area"
-    classes: tuple[str, ...] = Field(min_length=2)
+    interpolation: Interpolation = "area"
+    classes: ClassNames
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Std, Std, Std]
     # Files of earlier versions do not have these.
@@ -55,10 +56,7 @@ class Metadata(Section):
 
     @model_validator(mode="after")
     def _classes_are_unique_names_of_the_outputs(self) -> Self:
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError("two classes have the same name")
-        if not all(is_printable(name) and name.strip() for name in self.classes):
-            raise ValueError("the name of a class is not printable")
+        check_classes(self.classes)
         if self.outputs != len(self.classes) and (self.outputs, len(self.classes)) != (1, 2):
             raise ValueError(f"{self.outputs} outputs do not fit {len(self.classes)} classes")
         if len(self.calibration.thresholds) not in (0, len(self.classes)):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.common.text import listed
@@ -17,7 +18,12 @@ from pipeline.network.tensors import Arrays
 
 # The parts of checkpoints that are a state dict, in the order in which timm prefers them.
 PARTS = ("state_dict_ema", "model_ema", "state_dict", "model")
+MOST_NESTED = 10
 MOST_OUTPUTS = 1_000_000
+_TYPES = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
 State = dict[str, Tensor]
 
 
@@ -32,14 +38,20 @@ def fit(content: Mapping[str, Any], spec: ModelSpec, source: str) -> tuple[Array
         PipelineError: these are the weights of another network.
     """
     model = build_without_data(spec)
-    state = _renamed(unwrapped(content, {key.partition(".")[0] for key in model.state_dict()}), model, spec)
-    outputs = {len(state[key]) for head, _ in find_heads(model) if (key := f"{head}.weight") in state}
+    state = unwrapped(content, {key.partition(".")[0] for key in model.state_dict()})
+    _require_plain(state, source)
+    state = _renamed(state, model, spec)
+    weights = [state[key] for head, _ in find_heads(model) if (key := f"{head}.weight") in state]
+    outputs = {len(weight) for weight in weights if weight.ndim}
     if outputs and 1 <= max(outputs) <= MOST_OUTPUTS:
         model = build_without_data(replace(spec, outputs=max(outputs)))
     own = model.state_dict()
     if spec.stem == "small":  # another first convolution than that of the published network
         start = find_stem(model)[0] + "."
         state = {key: t for key, t in state.items() if not key.startswith(start) or t.shape == own.get(key, t).shape}
+    for key in own.keys() & state.keys():
+        if state[key].dtype not in (own[key].dtype, *_TYPES):
+            raise _not_plain(source, key, f"of the type {state[key].dtype}")
     parameters = {key for key, _ in model.named_parameters()}
     unexpected = _load(model, state, source, spec.name)
     loaded = {key: tensor for key, tensor in model.state_dict().items() if not tensor.is_meta}
@@ -63,12 +75,35 @@ def unwrapped(content: Mapping[str, Any], top: set[str]) -> State:
         content: of the checkpoint.
         top: the first parts of the names of the network, which are no wrappers.
     """
-    while part := next((part for part in PARTS if isinstance(content.get(part), Mapping)), ""):
-        content = content[part]
+    for _ in range(MOST_NESTED):  # a mapping can contain itself
+        if part := next((part for part in PARTS if isinstance(content.get(part), Mapping)), ""):
+            content = content[part]
     state = {str(key): value for key, value in content.items() if isinstance(value, Tensor) and key != "n_averaged"}
     while len(first := {key.partition(".")[0] for key in state}) == 1 and first.isdisjoint(top | state.keys()):
         state = {key.partition(".")[2]: tensor for key, tensor in state.items()}
     return state
+
+
+def _require_plain(state: State, source: str) -> None:
+    """Refuse tensors that numpy does not have, and those that would need more memory than the file has bytes.
+
+    Raises:
+        PipelineError: there is one.
+    """
+    for key, tensor in state.items():
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            raise _not_plain(source, key, "sparse or nested")
+        if tensor.is_quantized:
+            raise _not_plain(source, key, "quantized")
+        if tensor.is_meta or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise _not_plain(source, key, f"{list(tensor.shape)}, but the file does not have all these values")
+
+
+def _not_plain(source: str, key: str, kind: str) -> PipelineError:
+    return PipelineError(
+        f"params.yaml: model.pretrained: {source}: the tensor {key} is {kind}; allowed are dense tensors of "
+        "real numbers: convert it, and save the file again"
+    )
 
 
 def _renamed(state: State, model: nn.Module, spec: ModelSpec) -> State:

@@ -4,16 +4,20 @@ import argparse
 import hashlib
 import logging
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import torch
 from safetensors.torch import load_file
 
+from pipeline.common.files import replacing
 from pipeline.common.paths import MODEL, user_path
 from pipeline.common.runs import RUN, copy_output
 from pipeline.common.text import one_line
@@ -25,6 +29,7 @@ from pipeline.network.weights import SPEC, load_model
 from pipeline.progress import say
 
 KEY = "params.yaml: model.pretrained"
+SECONDS = 60.0  # without a byte
 
 
 @contextmanager
@@ -128,13 +133,30 @@ def _of_library(name: str) -> tuple[Path, str]:
 def _from_url(name: str, url: str) -> Path:
     file = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name)
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
         say(f"pretrained: downloading {url}")
         try:
-            torch.hub.download_url_to_file(url, str(file), _digits(file.name), progress=False)
-        except (OSError, RuntimeError) as error:
+            _download(url, file)
+        except (OSError, HTTPException, ValueError) as error:
             raise _not_downloaded(name, url, error, _digits(file.name), file) from None
     return file
+
+
+def _download(url: str, file: Path) -> None:
+    """Download a file; unlike torch's function, do not wait for ever, and notice that the end is missing.
+
+    Raises:
+        OSError, HTTPException, ValueError: it cannot be fetched, or is not the file of its name.
+    """
+    request = Request(url, headers={"User-Agent": "torch.hub"})
+    with replacing(file) as temporary:
+        with urlopen(request, timeout=SECONDS) as answer, temporary.open("wb") as part:
+            shutil.copyfileobj(answer, part)
+            if answer.length:
+                raise ValueError(f"the last {answer.length:,} bytes are missing")
+        with temporary.open("rb") as part:
+            sha256 = hashlib.file_digest(part, "sha256").hexdigest()
+        if not sha256.startswith(_digits(file.name) or ""):
+            raise ValueError(f"it has the SHA-256 {sha256}")
 
 
 def _from_hub(name: str, repository: str, file: str | None) -> tuple[Path, str]:

@@ -1,7 +1,9 @@
 """Command ``serve``: the exported network as a web service."""
 
 import ipaddress
+import os
 import socket
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -20,6 +22,7 @@ try:
     import uvicorn
 
     from pipeline.serve.app import Answering, make_app
+    from pipeline.serve.connections import connection_limits, limited_connections
 except ImportError as error:
     raise PipelineError(
         f"serve: needs the package {error.name}, which is not installed; run pip install -c constraints.txt "
@@ -61,8 +64,11 @@ def serve(
     answering = Answering(abstain, precision, class_thresholds([model], abstain, precision, "--"), top)
     listening = _listen(host, port)
     app = make_app(model, Classifying(model, threads, limits.pixels), limits, answering)
+    most, backlog = connection_limits()
     config = uvicorn.Config(
         app,
+        http=limited_connections(limits.seconds, most),
+        backlog=backlog,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -99,13 +105,20 @@ def _is_local(listening: socket.socket) -> bool:
 
 
 def _run(server: uvicorn.Server, listening: socket.socket) -> None:
-    """Run a server in a thread, where it leaves the signals to this one, until the first signal or its own end."""
+    """Run a server in a thread, where it leaves the signals to this one, until the first signal or its own end.
+
+    A second Ctrl-C ends the process at once.
+    """
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     with warnings.catch_warnings(action="ignore"), stop_signals(deferred=True) as stopped:
         thread.start()
-        while thread.is_alive():
-            thread.join(SECONDS_BETWEEN_CHECKS)
-            server.should_exit = server.should_exit or stopped()
+        try:
+            while thread.is_alive():
+                thread.join(SECONDS_BETWEEN_CHECKS)
+                server.should_exit = server.should_exit or stopped()
+        except KeyboardInterrupt:  # the second Ctrl-C: Python would end only after the images that are being decoded
+            sys.stdout.flush()
+            os._exit(130)
         if stopped():
             raise KeyboardInterrupt
     raise PipelineError("serve: the server ended by itself; the lines above have the reason")

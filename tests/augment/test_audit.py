@@ -1,13 +1,16 @@
 """Tests of the measures of an image and the findings of the audit."""
 
+import time
+
 import cv2
 import imagehash
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.augment.audit import COLUMNS, MAX_LEFT_OUT, findings_table, measure, summarize
-from pipeline.images.duplicates import Duplicates
+from pipeline.augment.audit import COLUMNS, MAX_LEFT_OUT, MEASURES, Audit, findings_table, measure, summarize
+from pipeline.common.raw_archive import RawImage
+from pipeline.images.duplicates import Duplicates, Group
 from tests.support.audits import SIZE, audited, changed, noise, smooth
 
 
@@ -126,6 +129,22 @@ def test_leaks_count_images_of_valid_and_test_that_are_in_an_earlier_split():
     assert summarize(audited(*images))[0]["leaks"] == 4
     # The same pictures are dropped from train and valid; near-duplicates stay, and are still leaks.
     assert audited(*images, drop=True).leaked == (set(), {4, 5})
+
+
+def test_many_identical_images_are_described_in_a_moment():
+    count = 20_000
+    images = [
+        RawImage(f"{split}/0_{number}.jpg", split, 0, str(number), f"{number}.jpg")
+        for number, split in enumerate(np.repeat(["train", "valid"], count // 2).tolist())
+    ]
+    measures, duplicates = np.zeros(count, MEASURES), Duplicates([Group(tuple(range(count)))], [], 0)
+    measures["content"][0] = b"another"
+    start = time.process_time()
+    found = Audit(images, ("a", "b"), {}, measures, SIZE, duplicates, frozenset({0}), {})
+    assert found.leaked == (set(range(count // 2, count)), set())
+    details = findings_table(found).query("finding == 'leak'")["detail"]
+    assert details.tolist() == ["the same pixels, dropped", *["the same pixels"] * (count - 1)]
+    assert time.process_time() - start < 10
 
 
 def test_files_that_were_left_out_are_counted_by_reason_and_listed_up_to_a_limit():

@@ -1,11 +1,15 @@
 """Tables of labels: their formats, how their images are found, and what is refused."""
 
 import os
+import posixpath
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.download.labels import read_labels
+from pipeline.download.labels import _Images, read_labels
 from pipeline.download.trees import folder_tree
 from pipeline.errors import PipelineError
 from tests.support.sections import write_photos
@@ -43,6 +47,30 @@ EXPECTED = {f"photos/{name}.jpg": (None, kind, None) for name, kind in zip("abcd
 @pytest.fixture(autouse=True)
 def run_in_workspace(workspace):
     """No table of the repository is found by chance."""
+
+
+@given(
+    st.lists(st.from_regex(r"([ab]/){0,3}[ab](\.[cd]){0,2}", fullmatch=True), unique=True),
+    st.from_regex(r"(\./|\.\./|/)?([ab]/){0,2}[ab](\.[cd]){0,2}", fullmatch=True),
+    st.sampled_from(["", "a", "a/b"]),
+)
+def test_images_are_found_by_path_then_by_its_ending_then_without_the_extension(paths, name, folder):
+    paths = sorted(paths)
+    wanted = posixpath.normpath(name).lstrip("/")
+    exact = [path for path in (wanted, posixpath.normpath(posixpath.join(folder, wanted))) if path in paths]
+    whole = [path for path in paths if f"/{path}".endswith(f"/{wanted}")]
+    stems = [path for path in paths if f"/{posixpath.splitext(path)[0]}".endswith(f"/{wanted}")]
+    assert _Images("set", paths).find(name, folder) == (exact[:1] or whole or stems)
+
+
+def test_images_with_one_name_in_many_folders_are_found_in_a_moment():
+    paths = [f"data/train/patient{number:05}/study1/frontal.jpg" for number in range(40_000)]
+    images = _Images("set", paths)
+    start = time.process_time()
+    for path in paths:
+        assert images.find(path, "") == images.find(path.removeprefix("data/"), "") == [path]
+        assert images.find(path.removeprefix("data/").removesuffix(".jpg"), "") == [path]
+    assert time.process_time() - start < 20
 
 
 class TestFormats:

@@ -18,7 +18,17 @@ from PIL import Image, ImageFile, ImageOps
 
 from pipeline.images import decoding
 from pipeline.images.decoding import decode, one_large_image, plain_photo, smaller_photo
-from tests.support.hostile_images import NOISE, PICTURE, encode, hostile_files, oriented, png, png_chunk, tiff
+from tests.support.hostile_images import (
+    NOISE,
+    PICTURE,
+    encode,
+    hostile_files,
+    jpeg_of_scans,
+    oriented,
+    png,
+    png_chunk,
+    tiff,
+)
 
 HOSTILE_FILES = hostile_files()
 SMALL_FILES = [file.content for file in HOSTILE_FILES.values() if len(file.content) < 10_000]
@@ -35,6 +45,7 @@ WRITERS = {
     "PPM": {},
 }
 WHOLE_FILES = {name: encode(NOISE, **{"kind": name, **options}) for name, options in WRITERS.items()}
+GIF_HEADER = 13 + 3 * 256  # bytes, with the palette
 
 
 def decode_or_reason(content: bytes, least: int = 0) -> np.ndarray | str:
@@ -65,6 +76,36 @@ def test_a_hostile_file_is_decoded_or_rejected_with_a_reason_and_nothing_is_prin
         np.testing.assert_allclose(result.astype(int), file.pixels, rtol=0, atol=file.tolerance)
     assert not shown
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_jpeg_with_many_scans_is_refused_at_once():
+    assert decode(jpeg_of_scans(32, 500)).shape == (32, 32, 3)
+    start = time.process_time()
+    assert decode_or_reason(jpeg_of_scans(8000, 20_000)) == "more than 500 scans"
+    assert time.process_time() - start < 2
+
+
+def test_scans_of_a_thumbnail_and_of_what_follows_a_photo_do_not_count():
+    photo, scan = encode(PICTURE, "JPEG"), b"\xff\xda\x00\x02"
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + len(scan) * 1000) + scan * 1000
+    for content in (photo[:2] + thumbnail + photo[2:], photo + scan * 1000):
+        np.testing.assert_array_equal(decode(content), decode(photo))
+
+
+@pytest.mark.parametrize(
+    ("before", "comment", "after"),
+    [
+        (WHOLE_FILES["GIF"][:GIF_HEADER], b"!\xfe\1x\0", WHOLE_FILES["GIF"][GIF_HEADER:]),
+        (b"P1\n", b"#\n", b"2 1\n0 1\n"),
+        (b"P3\n2 1 255\n", b"# red\n", b"255 0 0 0 0 0\n"),
+    ],
+    ids=["GIF", "PBM", "PPM"],
+)
+def test_a_file_with_many_comments_is_refused_at_once(before, comment, after):
+    assert isinstance(decode_or_reason(before + comment * 10 + after), np.ndarray)
+    start = time.process_time()
+    assert decode_or_reason(before + comment * 500_000 + after) == "more than 10,000 comments"
+    assert time.process_time() - start < 2
 
 
 def test_the_hostile_files_are_many_and_reproducible():

@@ -122,6 +122,39 @@ def test_a_file_with_more_tensors_of_the_first_layer_than_a_small_stem_has_is_re
     assert model.conv1.bias is None
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "line"),
+    [
+        ("fc.weight", lambda t: t.to_sparse(), "the tensor fc.weight is sparse or nested; allowed are dense"),
+        ("fc.weight", lambda t: t.to(torch.float8_e4m3fn), "the tensor fc.weight is of the type torch.float8_e4m3fn; "),
+        ("conv1.weight", lambda t: t > 0, "the tensor conv1.weight is of the type torch.bool; allowed are dense"),
+        ("conv1.weight", lambda t: t.to(torch.complex64), "the tensor conv1.weight is of the type torch.complex64; "),
+        ("fc.weight", lambda _: torch.tensor(1.0), r"fc.weight is \[\], resnet18 needs \[2, 512\]"),
+        (
+            "fc.weight",
+            lambda _: torch.zeros(1).expand(10**6, 512),
+            r"fc.weight is \[1000000, 512\], but the file does not",
+        ),
+    ],
+    ids=["sparse", "float8", "bool", "complex", "one number", "expanded"],
+)
+def test_a_tensor_that_is_no_array_of_numbers_is_one_line(workspace, name, change, line):
+    from torchvision import models
+
+    state = models.resnet18().state_dict()
+    path = workspace / "weights.pth"
+    torch.save(state | {name: change(state[name])}, path)
+    assert_refused(line, weights=str(path))
+    assert path.stat().st_size < 10**8
+
+
+def test_a_checkpoint_that_contains_itself_is_one_line(workspace):
+    content: dict = {}
+    content["model"] = content
+    torch.save(content, workspace / "weights.pth")
+    assert_refused("weights.pth has 0 of the 60 weights of resnet18", weights=str(workspace / "weights.pth"))
+
+
 class Program:
     """Runs a program when it is unpickled."""
 

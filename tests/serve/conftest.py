@@ -32,10 +32,13 @@ READY = re.compile(r"^serve: .* at (http://\S+)$")
 
 
 class Server:
-    """A running ``python -m pipeline serve`` on a free port of this machine, at ``url``."""
+    """A running ``python -m pipeline serve`` on a free port of this machine, at ``url``.
 
-    def __init__(self, model: Path, *options: str, **variables: str):
-        command = [sys.executable, "-m", "pipeline", "serve", "--model", str(model), "--port", "0", *options]
+    ``before`` is a program that starts it.
+    """
+
+    def __init__(self, model: Path, *options: str, before: tuple[str, ...] = (), **variables: str):
+        command = [*before, sys.executable, "-m", "pipeline", "serve", "--model", str(model), "--port", "0", *options]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **variables}
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=model.parent

@@ -1,8 +1,10 @@
 """How the command starts and ends."""
 
+import contextlib
 import importlib.metadata
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from ruamel.yaml import YAML
 
 from tests.serve.conftest import Server
 from tests.support.commands import run_command
-from tests.support.hostile_images import PICTURE, encode
+from tests.support.hostile_images import PICTURE, encode, jpeg_of_scans
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "image-classification-pipeline"
@@ -47,6 +49,30 @@ def test_sigterm_finishes_the_running_requests_and_ends_with_130(model_file):
     assert statuses == [200] * 4
     assert code == 130
     assert output.count("\n") == 1
+
+
+def test_a_second_ctrl_c_ends_the_server_at_once_while_it_decodes(model_file):
+    server = Server(model_file, PIPELINE_WORKERS="1")
+    slow = jpeg_of_scans(8000, 400)
+
+    def client():
+        with contextlib.suppress(requests.ConnectionError):
+            requests.post(f"{server.url}/predict", data=slow, headers={"Content-Type": "image/jpeg"}, timeout=60)
+
+    clients = [threading.Thread(target=client) for _ in range(16)]
+    for each in clients:
+        each.start()
+    while requests.get(f"{server.url}/health", timeout=20).json()["requests"] < 16:
+        time.sleep(0.01)
+    server.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert server.process.poll() is None
+    start = time.monotonic()
+    code, output = server.stop(signal.SIGINT)
+    assert (code, output.count("\n")) == (130, 1)
+    assert time.monotonic() - start < 2
+    for each in clients:
+        each.join()
 
 
 def test_a_port_that_is_in_use_is_refused_in_one_line(model_file):

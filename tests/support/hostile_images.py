@@ -1,6 +1,7 @@
 """Unusual, damaged and malicious files: each with its pixels, or the reason why it is rejected."""
 
 import io
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -75,6 +76,15 @@ def jpeg_of_size(width: int, height: int) -> bytes:
     content = bytearray(encode(PICTURE, "JPEG"))
     struct.pack_into(">HH", content, content.index(b"\xff\xc0") + 5, height, width)
     return bytes(content)
+
+
+def jpeg_of_scans(side: int, scans: int) -> bytes:
+    """A grey progressive JPEG with this number of scans, of which most are the same."""
+    content = encode(Image.new("L", (side, side), 128), "JPEG", progressive=True)
+    starts = [match.start() for match in re.finditer(rb"\xff\xda", content)]
+    first, second = starts[1:3]
+    # The tables before the next scan are repeated, too.
+    return content[:second] + content[first:second] * (scans - len(starts)) + content[second:]
 
 
 def gif_of_size(width: int, height: int) -> bytes:
