@@ -74,7 +74,7 @@ def free_space(path: str | None) -> str:
             places.append(Path(tempfile.gettempdir()))
     disks = {}
     for place in places:
-        folder = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
+        folder = next(folder for folder in (place.resolve(), *place.resolve().parents) if folder.exists())
         mount = next(parent for parent in (folder, *folder.parents) if os.path.ismount(parent))
         disk = os.statvfs(folder)
         # A disk without a limit for the number of files has 0 of them.

@@ -23,7 +23,7 @@ from pipeline.experiments.comparison import wrapped
 from pipeline.experiments.dvc_command import overridden_params, override_key
 from pipeline.experiments.ray_cluster import Cluster
 from pipeline.experiments.revisions import PREDICTIONS, Experiment
-from pipeline.experiments.sandbox import take_snapshot
+from pipeline.experiments.sandbox import SANDBOXES, take_snapshot
 from pipeline.experiments.series import Series, series_lines
 from pipeline.predict.table import require_csv
 from pipeline.progress import say
@@ -72,7 +72,7 @@ def _page(table: pd.DataFrame, experiment: Experiment, corrections: Mapping[str,
     """The page to review labels, with the photos of an experiment."""
     ranked = most_suspect(table)
     wrong = ranked[ranked["predicted"] != ranked["label"]]
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(dir=SANDBOXES) as folder:  # the archive may be too large for that of the system
         archive = Path(folder, RAW_ARCHIVE.name)
         experiment.copy(RAW_ARCHIVE, archive)
         classes, images, _ = read_raw_archive(archive)
