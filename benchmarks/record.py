@@ -73,10 +73,12 @@ def run(
     seeds: int = 5,
     first: int = 1,
     ablation: bool = False,
-    part: list[str] = [],  # noqa: B006
+    part: list[str] | None = None,
     lines: Path = LINES,
 ) -> None:
     """Train the missing networks of a row, or those of its ablation, or of some parts of it."""
+    if unknown := set(part or ()) - ABLATION.keys():
+        raise SystemExit(f"--part: got {', '.join(unknown)}, allowed are {', '.join(ABLATION)}")
     if not folder.exists():
         prepare(folder, archive, {})
     for name in part or (ABLATION if ablation else ["recipe"]):
