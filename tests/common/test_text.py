@@ -182,9 +182,9 @@ def test_a_hidden_value_is_shown_by_its_name_wherever_it_is(monkeypatch):
 )
 @pytest.mark.parametrize("ends", ["{}", "https://{}@", "{}?x"])
 def test_a_long_text_takes_no_longer_per_character_than_a_short_one(part, ends):
-    start = time.perf_counter()
+    start = time.process_time()
     shown(ends.format(part * (100_000 // len(part))))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_similar_lists_the_closest_names_or_without_any_the_first_twelve() -> None:
