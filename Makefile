@@ -26,9 +26,9 @@ test: $(READY)
 test-all: $(READY)
 	TEST_EXAMPLES_FACTOR=3 $(PYTEST)
 
-# The networks of benchmarks/RESULTS.md on Imagewoof: make record ARCHIVE=imagewoof2-160.tgz [EPOCHS=5] [SEEDS=5]
+# The networks of benchmarks/RESULTS.md on Imagewoof: make record ARCHIVE=imagewoof2-160.tgz [EPOCHS=5] [SEEDS=5] [ABLATION=1]
 record: $(READY)
-	python benchmarks/record.py run .record $(ARCHIVE) --epochs $(or $(EPOCHS),5) --seeds $(or $(SEEDS),5)
+	python benchmarks/record.py run .record $(ARCHIVE) --epochs $(or $(EPOCHS),5) --seeds $(or $(SEEDS),5) $(if $(ABLATION),--ablation)
 	python benchmarks/record.py table
 
 # Without the long proofs 93 % of lines and branches are covered; less means that a new part has no tests.
