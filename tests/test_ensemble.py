@@ -259,6 +259,7 @@ def test_options_that_do_not_go_together_are_one_line(workspace, arguments, line
             "--submission: got a.csv, as for --output, allowed is another file",
         ),
         ({"model_files": [Path("none.safetensors")]}, "none.safetensors: no such file"),
+        ({"model_files": [Path("seed-1-9b40cb8")]}, "seed-1-9b40cb8: no such file; the model of an experiment, "),
     ],
 )
 def test_what_cannot_be_predicted_is_one_line(trained, changes, line):

@@ -201,6 +201,8 @@ def _open_model(path: Path) -> tuple[PixelClassifier, ModelSpec]:
         return PixelClassifier(network, spec), spec
     if path.is_dir():
         raise PipelineError(f"{path}: is a folder, allowed is a weights file, such as {path / 'model.safetensors'}")
+    if not path.suffix and not path.exists():
+        raise PipelineError(f"{path}: no such file; the model of an experiment, a branch or a commit is {RUN}{path}")
     if path.suffix.lower() == ".onnx":
         model = open_onnx(path, worker_count())
         return OnnxNetwork(model), spec_of(model)
