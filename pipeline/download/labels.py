@@ -229,7 +229,7 @@ def _lines(file: str, text: str) -> Iterator[tuple[int, list[str]]]:
         only_paths = len(first.split()) == 1  # which may have spaces
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
-                yield number, [line] if only_paths else line.rsplit(None, 1)
+                yield number, [line.strip()] if only_paths else line.rsplit(None, 1)
         return
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:

@@ -32,7 +32,10 @@ from pipeline.progress import say
 
 # A failure in these stages is not the fault of a trial's parameters, and neither are these failures.
 STAGES_BEFORE_TRIAL = (None, "source", "download")
-FAILURES_OF_THE_MACHINE = (os.strerror(errno.ENOSPC), "cannot be downloaded")
+# The server's refusal of a file (4xx), or another file, is due to the name of the network.
+FAILURES_OF_THE_MACHINE = re.compile(
+    re.escape(os.strerror(errno.ENOSPC)) + r"|cannot be downloaded \((?![^)]*(\b4\d\d\b|SHA-256))"
+)
 STAGES_WITH_CURVES = ("train", "evaluate")
 
 
@@ -242,7 +245,7 @@ class TrialJob:
         try:
             outcome = self._run(sandbox, checkpoints)
         except DvcError as error:
-            if error.stage in STAGES_BEFORE_TRIAL or any(reason in str(error) for reason in FAILURES_OF_THE_MACHINE):
+            if error.stage in STAGES_BEFORE_TRIAL or FAILURES_OF_THE_MACHINE.search(str(error)):
                 raise
             outcome = _failed(error)
         # The checkpoints of a hundred pruned trials would fill the disk.

@@ -66,7 +66,7 @@ _PNG_ORIENTATION_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 # A progressive JPEG has about 10 scans, each of which changes all pixels; libjpeg-turbo's own tools allow 500, too.
 MAX_SCANS = 500
 _SCAN = b"\xff\xda"
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd8\xff])")
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 # Pillow joins comments one by one, so the time grows with the square of their number.
 MAX_COMMENTS = 10_000
 
@@ -190,9 +190,26 @@ def _refuse_repetition(content: bytes) -> None:
     if kind is Kind.JPEG and content.count(_SCAN) > MAX_SCANS and _has_many_scans(content):
         raise _UnusableError(f"more than {MAX_SCANS:,} scans")
     is_text = content[:2] in (b"P1", b"P2", b"P3")  # pixels in decimal digits
-    comment = b"!\xfe" if kind is Kind.GIF else b"#" if is_text else None
-    if comment and content.count(comment) > MAX_COMMENTS:
+    comments = _gif_comments(content) if kind is Kind.GIF else content.count(b"#") if is_text else 0
+    if comments > MAX_COMMENTS:
         raise _UnusableError(f"more than {MAX_COMMENTS:,} comments")
+
+
+def _gif_comments(content: bytes) -> int:
+    """The comments of a GIF before its first image, of up to 255 bytes each."""
+    palette = 3 << (content[10] & 7) + 1 if content[10:11] > b"\x7f" else 0
+    place, comments = 13 + palette, 0
+    while (start := content[place : place + 1]) not in (b"", b",", b";"):
+        place += 1
+        if start == b"!":
+            is_comment = content[place : place + 1] == b"\xfe"
+            place += 1
+            while place < len(content) and content[place]:
+                place += content[place] + 1
+                comments += is_comment
+            place += 1
+            comments += is_comment
+    return comments
 
 
 def _has_many_scans(content: bytes) -> bool:

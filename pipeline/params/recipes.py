@@ -91,9 +91,12 @@ def _keep_own_images(content: dict[str, Any], recipe: dict[str, Any]) -> list[st
         or data.get("source") not in ("folder", "archive")
     ):
         return []
-    others = (read_yaml(path).get("data", {}) for path in RECIPES.glob("*.yaml"))
-    if any(all(data.get(key) == value for key, value in other.items()) for other in others):
-        return []
+    for path in RECIPES.glob("*.yaml"):
+        other = read_yaml(path).get("data", {})
+        # The archive of a recipe is not the user's, whatever else has changed; the folder of one may be.
+        compared = ("source", "location") if data["source"] == "archive" else tuple(other)
+        if other and all(data.get(key) == other.get(key) for key in compared):
+            return []
     recipe["data"] = {key: value for key, value in values.items() if key not in data}
     return [f"data: kept, as it has your own images ({data['source']} {data.get('location')})"]
 

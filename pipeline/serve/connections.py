@@ -12,8 +12,11 @@ MOST_OPEN_FILES, MOST_CONNECTIONS = 65_536, 1_000
 MOST_BACKLOG = 100
 
 
-def connection_limits() -> tuple[int, int]:
+def connection_limits(requests: int) -> tuple[int, int]:
     """Raise the number of files that this process may open if it is low.
+
+    Args:
+        requests: how many are answered at the same time; a further one needs a connection to be refused.
 
     Returns:
         How many of them may be connections, and how many may be accepted at once.
@@ -22,7 +25,7 @@ def connection_limits() -> tuple[int, int]:
     with suppress(ValueError):  # macOS states a higher limit than it allows
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_OPEN_FILES)), hard))
     # The uploads and the model are files, too.
-    most = max(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, MOST_CONNECTIONS), 4)
+    most = max(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, max(MOST_CONNECTIONS, 2 * requests)), 4)
     return most, min(most // 4, MOST_BACKLOG)
 
 
@@ -64,7 +67,13 @@ def limited_connections(seconds: float, most: int) -> type[H11Protocol]:
                 return
             self._stop_timer()
             self._timed = answered
-            self._timer = self.loop.call_later(seconds if answered is None else 2 * seconds, self.transport.abort)
+            self._timer = self.loop.call_later(seconds if answered is None else 2 * seconds, self._expire)
+
+        def _expire(self) -> None:
+            if self._timed is None and self.transport.get_write_buffer_size():  # the answer is still being sent
+                self._timer = self.loop.call_later(2 * seconds, self.transport.abort)
+            else:
+                self.transport.abort()
 
         def _stop_timer(self) -> None:
             if self._timer:

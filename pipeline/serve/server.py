@@ -64,7 +64,7 @@ def serve(
     answering = Answering(abstain, precision, class_thresholds([model], abstain, precision, "--"), top)
     listening = _listen(host, port)
     app = make_app(model, Classifying(model, threads, limits.pixels), limits, answering)
-    most, backlog = connection_limits()
+    most, backlog = connection_limits(limits.requests)
     config = uvicorn.Config(
         app,
         http=limited_connections(limits.seconds, most),

@@ -71,9 +71,10 @@ class Trainer:
     ) -> None:
         images = params.batch_size if params.min_steps_per_epoch > 1 else min(len(train), params.batch_size)
         if params.batch_size % group.world or images % group.world:
+            most = f", up to the {len(train):,} training images" if images < params.batch_size else ""
             raise PipelineError(
                 f"params.yaml: train.batch_size: got {params.batch_size}, allowed is a multiple of the "
-                f"{group.world} processes, up to the {len(train):,} training images"
+                f"{group.world} processes{most}"
             )
         self.splits, self.classes, self.device = (train, valid), classes, train.device
         self.params, self.seed, self.group = params, seed, group

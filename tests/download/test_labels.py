@@ -134,7 +134,7 @@ class TestFormats:
             "id,label\nc,\nd,\n",
             ",id\n0,c\n1,d\n",
             "id,width,height\nc,9,9\nd,8,8\n",
-            "photos/c.jpg\nphotos/d.jpg\n",
+            "photos/c.jpg \nphotos/d.jpg\n",
         ],
     )
     def test_a_table_of_test_needs_only_paths(self, table):

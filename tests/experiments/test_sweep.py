@@ -168,6 +168,14 @@ def test_an_error_that_is_not_the_fault_of_the_parameters_ends_the_sweep_and_is_
     assert not list(repository.folder.glob(".sweeps/*/trials.csv"))
 
 
+def test_weights_that_the_server_does_not_have_fail_the_trial(sweep, fake_dvc, repository):
+    fake_dvc.error = "model.pretrained: the weights of timm/x cannot be downloaded (HTTP Error 404: Not Found)"
+    fake_dvc.stage = "pretrained"
+    with pytest.raises(PipelineError, match="no trial is complete"):
+        sweep(LR.format(seed=1))
+    assert set(table(repository)["state"]) == {"failed"}
+
+
 def test_parameters_that_exclude_each_other_fail_before_any_training(sweep, fake_dvc):
     output = sweep("sampler: grid\nspace:\n  model.pretrained: [true, false]\n  train.lr: [0.01, 0.1]\n", 9)
     assert "its grid has 4 points; each is tried once" in output

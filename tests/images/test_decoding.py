@@ -92,6 +92,12 @@ def test_scans_of_a_thumbnail_and_of_what_follows_a_photo_do_not_count():
         np.testing.assert_array_equal(decode(content), decode(photo))
 
 
+def test_a_marker_without_a_length_hides_no_scans():
+    content = jpeg_of_scans(32, 600)
+    first = content.index(b"\xff\xda")
+    assert decode_or_reason(content[:first] + b"\xff\x01" + content[first:]) == "more than 500 scans"
+
+
 @pytest.mark.parametrize(
     ("before", "comment", "after"),
     [
@@ -106,6 +112,14 @@ def test_a_file_with_many_comments_is_refused_at_once(before, comment, after):
     start = time.process_time()
     assert decode_or_reason(before + comment * 500_000 + after) == "more than 10,000 comments"
     assert time.process_time() - start < 2
+
+
+def test_a_gif_with_a_long_comment_is_refused_at_once_wherever_it_is_before_the_image():
+    before, after = WHOLE_FILES["GIF"][:GIF_HEADER], WHOLE_FILES["GIF"][GIF_HEADER:]
+    for garbage in (b"", b"\0\1"):  # which Pillow skips
+        content = before + garbage + b"!\xfe" + b"\1x" * 20_000 + b"\0" + after
+        assert decode_or_reason(content) == "more than 10,000 comments"
+    assert isinstance(decode_or_reason(before + b"!\xf9\4\0\0\0\0\0" + after), np.ndarray)
 
 
 def test_the_hostile_files_are_many_and_reproducible():

@@ -51,6 +51,13 @@ def test_a_recipe_for_any_folder_keeps_the_section_data_of_the_users_own_images(
     assert load_params(params).data.source == "digits"
 
 
+def test_the_archive_of_a_recipe_is_not_the_users_own(params):
+    apply_recipe("imagewoof", params)
+    params.write_text(params.read_text().replace("split_seed: 0", "split_seed: 1"))
+    apply_recipe("imagefolder", params)
+    assert load_params(params).data.source == "folder"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_gives_the_same_whatever_was_applied_before(params, name):
     apply_recipe(name, params)
