@@ -74,8 +74,9 @@ def overridden_params(overrides: Sequence[str]) -> dict[str, Any]:
             raise PipelineError(f"-S: DVC rejects {listed(overrides)} ({reason}); fix it") from error
         content = read_yaml(path)
     check_params(content, Path("-S"))
-    for key, value in (override.removeprefix(f"{PARAMS.name}:").split("=", 1) for override in overrides):
-        if value.strip() == "{}" and reduce(getitem, key.lstrip("+").split("."), content):
+    for override in overrides:
+        key, value = override_key(override), override.partition("=")[2]
+        if value.strip() == "{}" and reduce(getitem, key.split("."), content):
             raise PipelineError(f"-S: got {key}={value}, which changes nothing, as DVC merges mappings; use {key}=null")
     return content
 

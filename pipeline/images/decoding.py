@@ -174,8 +174,9 @@ def _decode(content: bytes, least: int, most: int) -> NDArray[np.uint8]:
 
 
 def _open(content: bytes) -> Image.Image:
-    _refuse_repetition(content)
-    if kind_of(content[:HEAD]) is not Kind.PNG:
+    kind = kind_of(content[:HEAD])
+    _refuse_repetition(content, kind)
+    if kind is not Kind.PNG:
         return Image.open(io.BytesIO(content), formats=_formats())
     start, texts, rest = _png_chunks(content)
     try:
@@ -184,9 +185,8 @@ def _open(content: bytes) -> Image.Image:
         return Image.open(io.BytesIO(start + rest), formats=["PNG"])
 
 
-def _refuse_repetition(content: bytes) -> None:
+def _refuse_repetition(content: bytes, kind: Kind | None) -> None:
     """Refuse a small file that would take minutes: a JPEG with many scans, a GIF or a text PPM with many comments."""
-    kind = kind_of(content[:HEAD])
     if kind is Kind.JPEG and content.count(_SCAN) > MAX_SCANS and _has_many_scans(content):
         raise _UnusableError(f"more than {MAX_SCANS:,} scans")
     is_text = content[:2] in (b"P1", b"P2", b"P3")  # pixels in decimal digits

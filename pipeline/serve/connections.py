@@ -61,7 +61,7 @@ def limited_connections(seconds: float, most: int) -> type[H11Protocol]:
             self._stop_timer()
 
         def _restart_timer(self) -> None:
-            """Begin anew if another request is being answered than before, or if one has been answered."""
+            """Start the time again if another request is being answered than before, or if one has been answered."""
             answered = None if self.cycle is None or self.cycle.response_complete else self.cycle
             if self.transport.is_closing() or (self._timer and answered is self._timed):
                 return
