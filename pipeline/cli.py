@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from pipeline.common.files import clean_up
 from pipeline.common.paths import MODEL, ONNX, PARAMS, written_folders
-from pipeline.errors import PipelineError, explained, unexpected
+from pipeline.errors import MachineError, PipelineError, explained, is_full_disk, unexpected
 from pipeline.processes import end_with_parent, stop_signals
 from pipeline.progress import say, say_json, set_up_output
 
@@ -41,7 +41,8 @@ class Commands(TyperGroup):
                 say(traceback.format_exc().rstrip(), sys.stderr)
             if isinstance(error, PipelineError):
                 raise
-            raise PipelineError(explained(error) or unexpected(error)) from error
+            kind = MachineError if is_full_disk(error) else PipelineError
+            raise kind(explained(error) or unexpected(error)) from error
 
 
 app = typer.Typer(
@@ -94,7 +95,9 @@ GpusOption = Annotated[
 
 
 def main() -> None:
-    """Run a command; exit with 1 and one line per error on bad input, 2 on wrong options, and 130 when stopped."""
+    """Run a command; exit with 1 and one line per error on bad input, 2 on wrong options, 130 when stopped, and 75 on a
+    full disk or if weights cannot be downloaded.
+    """
     # Torch reads it when it starts: huge pages for large tensors, a tenth more images per second on a CPU with Linux.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     set_up_output()
@@ -104,7 +107,7 @@ def main() -> None:
             sys.exit(app(standalone_mode=False))
         except PipelineError as error:
             say("\n".join(f"error: {line}" for line in str(error).splitlines()), sys.stderr)
-            sys.exit(1)
+            sys.exit(error.exit_code)
         except typer.TyperException as error:
             say_usage(error)
             sys.exit(2)
@@ -117,7 +120,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # that of `| head`, which needs no more output
             say(f"error: standard output: {explained(error)}", sys.stderr)
-        sys.exit(1)
+        sys.exit(MachineError.exit_code if is_full_disk(error) else 1)
 
 
 def refuse_arguments(arguments: list[str]) -> None:

@@ -17,6 +17,14 @@ NEARLY_FULL = 10e6
 class PipelineError(Exception):
     """Bad input. The message is one line: the file or key, what was found, what is allowed, how to fix it."""
 
+    exit_code = 1
+
+
+class MachineError(PipelineError):
+    """Not the fault of the input: the disk is full, or a server does not answer. The command may succeed later."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
 
 def explained(error: Exception) -> str | None:
     """What an error of the machine means, in one line: of a file or a disk, too little memory, a killed process.
@@ -57,6 +65,11 @@ def unexpected(error: Exception) -> str:
         f"unexpected {type(error).__name__}{place}: {one_line(str(error))[:300]}; set PIPELINE_DEBUG=1 for the "
         "traceback, and report it"
     )
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether an error is that of a full disk, of a file that it names or not."""
+    return (isinstance(error, OSError) and error.errno in NO_SPACE) or unnamed_full_disk(error)
 
 
 def unnamed_full_disk(error: Exception) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.common import files
+from pipeline.errors import MachineError
 from tests.support.commands import run_command
 from tests.support.sections import write_photos
 
@@ -273,7 +274,7 @@ def test_an_output_that_is_closed_is_no_error_message(folder):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 def test_an_output_on_a_full_disk_is_one_line(folder):
     result = run_in_shell("$PIPELINE params train.lr > /dev/full")
-    assert result.returncode == 1
+    assert result.returncode == MachineError.exit_code
     assert result.stderr.startswith("error: No space left on device; ")
     assert result.stderr.count("\n") == 1
 
@@ -281,7 +282,7 @@ def test_an_output_on_a_full_disk_is_one_line(folder):
 def test_a_file_that_cannot_be_written_is_named(folder):
     # The kernel refuses to write more than 8 KB to a file.
     result = run_in_shell("ulimit -f 8 && $PIPELINE download")
-    assert result.returncode == 1
+    assert result.returncode == MachineError.exit_code
     assert result.stderr.startswith("error: data/raw.zip: File too large; the disk at /")
     assert result.stderr.count("\n") == 1
     assert list((folder / "data").iterdir()) == []

@@ -28,11 +28,11 @@ SECONDS_BETWEEN_CHECKS = 0.5
 
 
 class DvcError(PipelineError):
-    """DVC failed; ``stage`` is the one that it was running, None before the first."""
+    """DVC failed; ``stage`` is the one that it was running, None before the first, and ``exit_code`` that stage's."""
 
-    def __init__(self, message: str, stage: str | None = None) -> None:
+    def __init__(self, message: str, stage: str | None = None, exit_code: int = 1) -> None:
         super().__init__(message)
-        self.stage = stage
+        self.stage, self.exit_code = stage, exit_code
 
 
 def override_key(override: str) -> str:
@@ -135,7 +135,10 @@ def run_dvc(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     if process.returncode and not stopped:
-        raise DvcError(_reason("\n".join(lines)) or f"dvc {arguments[0]} failed", _last_stage(lines))
+        output = "\n".join(lines)
+        codes = re.findall(r"^ERROR: failed to reproduce .*, exited with (\d+)$", output, re.MULTILINE)
+        code = int(codes[-1]) if codes else 1
+        raise DvcError(_reason(output) or f"dvc {arguments[0]} failed", _last_stage(lines), code)
     return not stopped
 
 

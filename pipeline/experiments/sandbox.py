@@ -141,8 +141,10 @@ class Sandbox:
         try:
             return run_dvc(self.folder, *command, stop=stop, variables=variables)
         except DvcError as error:
-            hint = "; experiments lack what neither git nor DVC tracks: run dvc repro download here first"
-            raise DvcError(f"{error}{hint if 'data.location' in str(error) else ''}", error.stage) from error
+            if "data.location" not in str(error):
+                raise
+            hint = "experiments lack what neither git nor DVC tracks: run dvc repro download here first"
+            raise DvcError(f"{error}; {hint}", error.stage, error.exit_code) from error
 
     def fetch(self, name: str) -> Experiment:
         """Copy an experiment from the sandbox to the repository."""

@@ -1,8 +1,6 @@
 """A search over parameters: each trial is a DVC experiment, which is pruned if its epochs are not promising."""
 
-import errno
 import math
-import os
 import re
 import shutil
 import time
@@ -18,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.common.files import write_json, write_table
 from pipeline.common.paths import PARAMS, SWEEPS
 from pipeline.common.text import one_line, without_secrets
-from pipeline.errors import PipelineError
+from pipeline.errors import MachineError, PipelineError
 from pipeline.experiments.dvc_command import DvcError, overridden_params
 from pipeline.experiments.ray_cluster import Cluster, open_runner
 from pipeline.experiments.revisions import Experiment
@@ -30,12 +28,8 @@ from pipeline.machine import folder_variable
 from pipeline.params.file import check_params, in_yaml
 from pipeline.progress import say
 
-# A failure in these stages is not the fault of a trial's parameters, and neither are these failures.
+# A failure in these stages is not the fault of a trial's parameters.
 STAGES_BEFORE_TRIAL = (None, "source", "download")
-# The server's refusal of a file (4xx), or another file, is due to the name of the network.
-FAILURES_OF_THE_MACHINE = re.compile(
-    re.escape(os.strerror(errno.ENOSPC)) + r"|cannot be downloaded \((?![^)]*(\b4\d\d\b|SHA-256))"
-)
 STAGES_WITH_CURVES = ("train", "evaluate")
 
 
@@ -245,7 +239,7 @@ class TrialJob:
         try:
             outcome = self._run(sandbox, checkpoints)
         except DvcError as error:
-            if error.stage in STAGES_BEFORE_TRIAL or FAILURES_OF_THE_MACHINE.search(str(error)):
+            if error.stage in STAGES_BEFORE_TRIAL or error.exit_code == MachineError.exit_code:
                 raise
             outcome = _failed(error)
         # The checkpoints of a hundred pruned trials would fill the disk.

@@ -21,7 +21,7 @@ from pipeline.common.files import replacing
 from pipeline.common.paths import MODEL, user_path
 from pipeline.common.runs import RUN, copy_output
 from pipeline.common.text import one_line
-from pipeline.errors import PipelineError
+from pipeline.errors import MachineError, PipelineError
 from pipeline.network.models import TIMM
 from pipeline.network.pretrained import Origin
 from pipeline.network.tensors import read_metadata
@@ -30,6 +30,7 @@ from pipeline.progress import say
 
 KEY = "params.yaml: model.pretrained"
 SECONDS = 60.0  # without a byte
+REFUSED = (401, 403, 404, 410)  # statuses of HTTP for a file that is not there, or not for everybody
 
 
 @contextmanager
@@ -182,7 +183,9 @@ def _not_downloaded(
 ) -> PipelineError:
     place = f", or save it as {file}" if file else ""
     known = f"; its SHA-256 begins with {digits}" if digits else ""
-    return PipelineError(
+    status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    kind = PipelineError if status in REFUSED else MachineError
+    return kind(
         f"{KEY}: the weights of {name} cannot be downloaded ({one_line(str(error))[:200]}); save {url} where there "
         f"is a network and set model.pretrained to its path here{place}{known}; false trains from scratch"
     )

@@ -13,7 +13,7 @@ Running stage 'train':
 train: epoch 1 of 3
 error: train: the loss is nan
 error: train: lower train.lr
-ERROR: failed to reproduce 'train': failed to run: python -m pipeline train, exited with 1
+ERROR: failed to reproduce 'train': failed to run: python -m pipeline train, exited with 75
 """
 
 
@@ -70,7 +70,7 @@ def test_a_failure_is_one_line_of_the_stages_or_of_dvc(tmp_path, monkeypatch, ou
     with pytest.raises(DvcError) as error:
         run_dvc(tmp_path, "exp", "run")
     assert str(error.value) == line
-    assert error.value.stage == ("train" if output == OUTPUT else None)
+    assert (error.value.stage, error.value.exit_code) == (("train", 75) if output == OUTPUT else (None, 1))
     assert capsys.readouterr().out == ("  train: epoch 1 of 3\n" if output == OUTPUT else "")
 
 

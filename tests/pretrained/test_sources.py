@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from pipeline.errors import PipelineError
+from pipeline.errors import MachineError, PipelineError
 from pipeline.pretrained import sources
 from pipeline.pretrained.sources import _from_url
 from tests.support.faulty_server import CONTENT, Site, chunked, cut, good, says, silent, with_
@@ -33,20 +33,22 @@ def test_weights_are_downloaded_once(checkpoints, way, name):
 
 
 @pytest.mark.parametrize(
-    ("way", "name", "reason"),
+    ("way", "name", "reason", "kind"),
     [
-        (cut, "net.pth", "the last 40,000 bytes are missing"),
-        (with_(cut, how="hang"), "net.pth", "timed out"),
-        (with_(chunked, share=0.5), "net.pth", "IncompleteRead"),
-        (silent, "net.pth", "timed out"),
-        (says(404), "net.pth", "HTTP Error 404"),
-        (good, "net-01234567.pth", f"it has the SHA-256 {hashlib.sha256(CONTENT).hexdigest()}"),
+        (cut, "net.pth", "the last 40,000 bytes are missing", MachineError),
+        (with_(cut, how="hang"), "net.pth", "timed out", MachineError),
+        (with_(chunked, share=0.5), "net.pth", "IncompleteRead", MachineError),
+        (silent, "net.pth", "timed out", MachineError),
+        (says(429), "net.pth", "HTTP Error 429", MachineError),
+        (says(404), "net.pth", "HTTP Error 404", PipelineError),
+        (good, "net-01234567.pth", f"it has the SHA-256 {hashlib.sha256(CONTENT).hexdigest()}", MachineError),
     ],
-    ids=["cut", "stalled", "chunked", "silent", "missing", "another"],
+    ids=["cut", "stalled", "chunked", "silent", "too many requests", "missing", "another"],
 )
-def test_what_is_not_the_whole_file_is_refused_in_one_line_and_not_kept(checkpoints, way, name, reason):
+def test_what_is_not_the_whole_file_is_refused_in_one_line_and_not_kept(checkpoints, way, name, reason, kind):
     with pytest.raises(PipelineError, match="the weights of net cannot be downloaded") as error:
         _from_url("net", address(way, name=name))
     assert reason in str(error.value)
+    assert type(error.value) is kind
     assert len(str(error.value).splitlines()) == 1
     assert list(checkpoints.iterdir()) == []

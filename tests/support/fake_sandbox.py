@@ -37,7 +37,7 @@ class FakeDvc:
         experiments: those of the repository, by name.
         ran: the names of the experiments that were run.
         epochs: how many epochs each of them trained.
-        error: an error of DVC, in ``stage``, None before any.
+        error: an error of DVC, in ``stage``, None before any, which exits with ``exit_code``.
         failing_seed: the stage evaluate fails with this seed.
         interrupt_after: Ctrl-C comes after so many epochs in all.
     """
@@ -48,6 +48,7 @@ class FakeDvc:
         self.epochs: list[int] = []
         self.error: str | None = None
         self.stage: str | None = None
+        self.exit_code = 1
         self.failing_seed: int | None = None
         self.interrupt_after: int | None = None
 
@@ -75,7 +76,7 @@ class FakeSandbox:
         self.dvc.ran.append(name)
         self.dvc.epochs.append(0)
         if self.dvc.error:
-            raise DvcError(self.dvc.error, self.dvc.stage)
+            raise DvcError(self.dvc.error, self.dvc.stage, self.dvc.exit_code)
         best = 1 - abs(math.log10(params["train"]["lr"]) + 2) / 4
         if best < 0.3:
             raise DvcError("train: the loss is nan in step 1 of epoch 1", "train")
