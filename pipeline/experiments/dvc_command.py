@@ -9,8 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -75,10 +73,19 @@ def overridden_params(overrides: Sequence[str]) -> dict[str, Any]:
         content = read_yaml(path)
     check_params(content, Path("-S"))
     for override in overrides:
-        key, value = override_key(override), override.partition("=")[2]
-        if value.strip() == "{}" and reduce(getitem, key.split("."), content):
-            raise PipelineError(f"-S: got {key}={value}, which changes nothing, as DVC merges mappings; use {key}=null")
+        if override.partition("=")[2].strip() == "{}":
+            _refuse_empty_mapping(override_key(override), content)
     return content
+
+
+def _refuse_empty_mapping(key: str, content: Any) -> None:
+    """Refuse an override ``key={}`` that does not make the value of the key in ``content`` an empty mapping."""
+    *parts, last = key.split(".")
+    for part in (*parts, last):
+        content = content.get(part) if isinstance(content, dict) else None
+    if content and isinstance(content, dict):
+        fix = f"use {key}=null" if parts else "name one of its parameters"
+        raise PipelineError(f"-S: got {key}={{}}, which changes nothing, as DVC merges mappings; {fix}")
 
 
 def run_dvc(

@@ -6,14 +6,13 @@ These predictions show which labels may be wrong.
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score
 
-from pipeline.common.files import write_table, write_text
+from pipeline.common.files import hidden_path, write_table, write_text
 from pipeline.common.label_files import read_corrections
 from pipeline.common.paths import DATASET, RAW_ARCHIVE, SWEEPS
 from pipeline.common.raw_archive import RawReader, read_raw_archive
@@ -72,12 +71,15 @@ def _page(table: pd.DataFrame, experiment: Experiment, corrections: Mapping[str,
     """The page to review labels, with the photos of an experiment."""
     ranked = most_suspect(table)
     wrong = ranked[ranked["predicted"] != ranked["label"]]
-    with TemporaryDirectory(dir=SANDBOXES) as folder:  # the archive may be too large for that of the system
-        archive = Path(folder, RAW_ARCHIVE.name)
+    # It may be too large for the system's folder of temporary files.
+    archive = hidden_path(SANDBOXES / RAW_ARCHIVE.name, "part")
+    try:
         experiment.copy(RAW_ARCHIVE, archive)
         classes, images, _ = read_raw_archive(archive)
         photos = {image.path: image for image in images}
         return review_page(wrong, len(table), classes, corrections, RawReader(archive), photos)
+    finally:
+        archive.unlink(missing_ok=True)
 
 
 def _series(overrides: Sequence[str], cluster: Cluster | None) -> tuple[Series, dict[str, Any]]:

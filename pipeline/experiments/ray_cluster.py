@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 
 from pipeline.cluster import RETRIES, connected, explained, require_versions
 from pipeline.common.files import replacing
+from pipeline.common.text import one_line
 from pipeline.download.cache import cache_folder
 from pipeline.errors import PipelineError
 from pipeline.experiments.guardian import SECONDS_TO_END
@@ -187,6 +188,8 @@ class RayRunner:
                 git("update-ref", answer.reference, answer.commit)
         except self.ray.exceptions.RayError as error:
             answer = Answer(error=PipelineError(f"{job.name}: {explained(str(error))}"))
+        except (PipelineError, OSError, subprocess.CalledProcessError) as error:  # of git, or of DVC's cache
+            answer = Answer(error=PipelineError(f"{job.name}: its result cannot be stored: {one_line(str(error))}"))
         self._answers[job.name] = answer
 
     def _put_inputs(self) -> Files:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.common.paths import DETAILS, EVALUATION, METRICS
+from pipeline.common.paths import DETAILS, EVALUATION, METRICS, MODEL
 from pipeline.common.reading import checksum, json_object
 from pipeline.common.runs import unknown
 from pipeline.common.text import one_line
+from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.experiments.comparison import OWN_COLUMNS, SHARED_COLUMNS, Comparison, compare, pair
 from pipeline.git import git
@@ -147,9 +148,12 @@ def read_predictions(revision: str) -> pd.DataFrame:
     loss; the name of the split is in its ``attrs``.
 
     Raises:
-        PipelineError: see :func:`read_text`; or the file is not such a table, or is damaged.
+        PipelineError: see :func:`read_text`; or the file is not such a table, is damaged, or is in the workspace and of
+            an earlier network.
     """
     types = dict.fromkeys([*SHARED_COLUMNS, "predicted_class"], str) | dict.fromkeys(["confidence", "loss"], float)
+    if revision in WORKSPACE:
+        _require_current()
     try:
         text = read_text(revision, PREDICTIONS)
         # A class may be called NA or null.
@@ -169,6 +173,18 @@ def read_predictions(revision: str) -> pd.DataFrame:
     if len(repeated):
         raise PipelineError(f"{revision}: {PREDICTIONS} has two rows for the image {repeated.iloc[0]}")
     return table
+
+
+def _require_current() -> None:
+    """Refuse the predictions in the workspace if they are not those of its network."""
+    lock = Path("dvc.lock")
+    stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
+    trained, judged = (
+        [file.get("md5") for file in stages.get(stage, {}).get(kind, ()) if file["path"] == MODEL.as_posix()]
+        for stage, kind in (("train", "outs"), ("evaluate", "deps"))
+    )
+    if trained != judged or (trained and not MODEL.exists()):
+        raise PipelineError(f"workspace: {PREDICTIONS} are not those of its {MODEL}; run dvc repro")
 
 
 def compare_revisions(a: str, b: str) -> tuple[Comparison, pd.DataFrame, str]:

@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
-from pipeline.common.code import code_folders
 from pipeline.common.files import hidden_path, replacing
 from pipeline.common.label_files import COLUMNS, dvc_file
 from pipeline.common.paths import PARAMS, SOURCE
@@ -51,8 +50,8 @@ class Snapshot:
             params: the parameters.
 
         Returns:
-            The id of the git tree of each folder of code that the stages list in ``dvc.yaml``, the hash of
-            ``data/raw.zip`` in ``dvc.lock`` unless a commit of the hub's dataset is given, the ids of the files
+            The id of the git tree of each folder or file that the stages list in ``dvc.yaml`` and that is no output,
+            their commands, the hash of ``data/raw.zip`` in ``dvc.lock`` unless a commit of the hub's dataset is given, the ids of the files
             ``data.corrections`` and ``data.pseudo_labels``, and a hash of the source and of the pretrained weights as
             they are now. The commit and all other files do not count.
 
@@ -62,9 +61,11 @@ class Snapshot:
         data = params["data"]
         labels = {name: Path(data[name]).as_posix() for name in COLUMNS if data.get(name)}
         files = [*labels.values(), *(dvc_file(file).as_posix() for file in labels.values())]
-        rows = git("ls-tree", "-z", self.tree, "--", *code_folders(*STAGES, root=Path()), *files).split("\0")
+        workflow = read_yaml(Path("dvc.yaml"))["stages"]
+        rows = git("ls-tree", "-z", self.tree, "--", *_dependencies(workflow), *files).split("\0")
         columns = (row.partition("\t") for row in rows if row)
         ids = {path: facts.split()[2] for facts, _, path in columns}
+        commands = {f"{name}.cmd": workflow[name]["cmd"] for name in STAGES}
         lock = Path("dvc.lock")
         stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
         # All other images are pinned by the parameters or by the listing of the source.
@@ -81,7 +82,21 @@ class Snapshot:
                     raise PipelineError(f"data.{name}: {file} has changed since dvc add; run it again")
         source = find_source(data["source"], data["location"], data["labels"])
         weights = weights_identity(params["model"]["pretrained"])
-        return ids | archives | {SOURCE.as_posix(): digest(current_summary(source), *([weights] if weights else []))}
+        return (
+            ids
+            | commands
+            | archives
+            | {SOURCE.as_posix(): digest(current_summary(source), *([weights] if weights else []))}
+        )
+
+
+def _dependencies(workflow: Mapping[str, Any]) -> list[str]:
+    """What the stages of an experiment depend on and no stage writes: code, and files of the user's own stages."""
+    written = [
+        out for stage in workflow.values() for kind in ("outs", "metrics", "plots") for out in stage.get(kind, ())
+    ]
+    outputs = {out if isinstance(out, str) else next(iter(out)) for out in written}
+    return sorted({dep for name in STAGES for dep in workflow[name]["deps"]} - outputs)
 
 
 def take_snapshot() -> Snapshot:

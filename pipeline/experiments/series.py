@@ -76,7 +76,7 @@ class Series:
             waiting: dict[int, tuple[str, Callable[[], float]]] = {}
             for value in values:
                 name = f"{self.kind}-{value}-{self.identity}"
-                waiting[value] = name, runner.submit(SeriesJob(name, [f"{self.key}={value}", *self.overrides]))
+                waiting[value] = name, runner.submit(SeriesJob(name, [*self.overrides, f"{self.key}={value}"]))
             for count, (value, (name, result)) in enumerate(waiting.items(), start=1):
                 label = f"{self.kind} {value}"
                 say(f"{label} ({count} of {len(values)}): experiment {name}")

@@ -20,13 +20,14 @@ from pipeline.errors import MachineError, PipelineError
 from pipeline.experiments.dvc_command import DvcError, overridden_params
 from pipeline.experiments.ray_cluster import Cluster, open_runner
 from pipeline.experiments.revisions import Experiment
-from pipeline.experiments.sandbox import SANDBOXES, Runner, Sandbox, digest, open_sandbox, take_snapshot
+from pipeline.experiments.sandbox import SANDBOXES, Runner, Sandbox, Snapshot, digest, open_sandbox, take_snapshot
 from pipeline.experiments.study import OpenTrial, Outcome, Study
-from pipeline.experiments.sweep_file import Metric, Range, Sweep, Value, read_sweep, with_parameters
+from pipeline.experiments.sweep_file import Metric, Sweep, Value, most_epochs, read_sweep, with_parameters
 from pipeline.experiments.sweep_report import parameters_text, plot_sweep, summary_lines, trial_line
 from pipeline.machine import folder_variable
 from pipeline.params.file import check_params, in_yaml
 from pipeline.progress import say
+from pipeline.source.weights import weights_identity
 
 # A failure in these stages is not the fault of a trial's parameters.
 STAGES_BEFORE_TRIAL = (None, "source", "download")
@@ -52,7 +53,7 @@ def run_sweep(
     base = overridden_params(overrides)
     sweep = read_sweep(path, base, overrides)
     snapshot = take_snapshot()
-    inputs = snapshot.inputs(base)
+    inputs = _inputs(snapshot, base, sweep)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "sweep"
     # Values of params.yaml that the sweep searches do not decide its trials.
     fixed = with_parameters(base, dict.fromkeys(sweep.space))
@@ -62,11 +63,14 @@ def run_sweep(
         open_sandbox(SANDBOXES / "sweeps" / name, snapshot, f"the sweep {name}") as sandbox,
         open_runner(sandbox, cluster) as runner,
     ):
-        study = Study(folder / "journal.log", name, sweep, _most_epochs(sweep, base))
+        study = Study(folder / "journal.log", name, sweep, most_epochs(sweep.space, base))
         trials = _announce(study, stem, trials)
         facts = {"file": str(path), "commit": snapshot.head, "overrides": list(map(without_secrets, overrides))}
         write_json(folder / "sweep.json", facts | sweep.model_dump())
-        search = Search(study, runner, trials, base, overrides, inputs, stem)
+        # If the next trial does not wait for the first to end, a slow one keeps no worker idle; but after a deadline,
+        # those that wait in a queue would still start.
+        ahead = 4 if study.independent and runner.room > 1 and hours == math.inf else 1
+        search = Search(study, runner, trials, base, overrides, inputs, stem, runner.room * ahead)
         try:
             while len(study.trials) < trials:
                 while search.has_room and (time.monotonic() < deadline or not search.started):
@@ -83,9 +87,13 @@ def run_sweep(
         _report_best(study, folder, sandbox)
 
 
-def _most_epochs(sweep: Sweep, base: dict[str, Any]) -> int:
-    dimension = sweep.space.get("train.epochs", (base["train"]["epochs"],))
-    return int(dimension.high if isinstance(dimension, Range) else max(dimension))
+def _inputs(snapshot: Snapshot, base: dict[str, Any], sweep: Sweep) -> dict[str, str]:
+    """What decides the results apart from the parameters; an error if weights that are searched are not here."""
+    searched = sweep.space.get("model.pretrained")
+    if searched is None:
+        return snapshot.inputs(base)
+    inputs = snapshot.inputs(with_parameters(base, {"model.pretrained": False}))
+    return inputs | {"model.pretrained": digest(*map(weights_identity, searched))}
 
 
 def _announce(study: Study, stem: str, trials: int) -> int:
@@ -135,6 +143,7 @@ class Search:
         overrides: ``key=value``, for all trials.
         inputs: what else decides the result of a trial, :meth:`Snapshot.inputs`.
         stem: the beginning of the experiments' names.
+        room: how many trials are running or queued at the same time.
     """
 
     def __init__(
@@ -146,13 +155,12 @@ class Search:
         overrides: Sequence[str],
         inputs: dict[str, str],
         stem: str,
+        room: int,
     ) -> None:
         self.study, self.runner, self.trials = study, runner, trials
-        self.base, self.overrides, self.inputs, self.stem = base, overrides, inputs, stem
+        self.base, self.overrides, self.inputs, self.stem, self.room = base, overrides, inputs, stem, room
         self.waiting: deque[tuple[OpenTrial, Callable[[], tuple[OpenTrial, Outcome]]]] = deque()
         self.started = 0
-        # If the next trial does not wait for the first to end, a slow one keeps no worker idle.
-        self.room = runner.room * (4 if study.independent and runner.room > 1 else 1)
 
     @property
     def has_room(self) -> bool:

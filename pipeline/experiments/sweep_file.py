@@ -2,10 +2,10 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import Field, SkipValidation, ValidationError
 
@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import override_key
 from pipeline.params.file import error_lines, find_field, refusal
 from pipeline.params.names import parameter_names, suggestion
-from pipeline.params.schema import Section
+from pipeline.params.schema import Params, Section
 
 Value = bool | int | float | str | None
 # Parameters of data decide what is measured, and those of later stages cannot change it.
@@ -204,6 +204,7 @@ def _checked(content: Any, base: dict[str, Any]) -> Sweep:
         raise PipelineError(
             f"pruner: {file.metric} has no value at each epoch, allowed is none; or choose a metric that has ({curves})"
         )
+    _require_room(pruner, most_epochs(space, base))
     for name, dimension in space.items():
         if sampler.name == "grid" and isinstance(dimension, Range) and dimension.step is None:
             raise PipelineError(f"space.{name}: the sampler grid needs a list of values, or a range with step")
@@ -214,6 +215,23 @@ def _checked(content: Any, base: dict[str, Any]) -> Sweep:
                 f"space: the grid has {points:,} points, allowed are {MAX_TRIALS:,}; remove some, or use random"
             )
     return file.model_copy(update={"sampler": sampler, "pruner": pruner, "space": space})
+
+
+def most_epochs(space: Mapping[str, Dimension], base: Mapping[str, Any]) -> int:
+    """The epochs of the longest trial."""
+    dimension = space.get("train.epochs", (base["train"]["epochs"],))
+    return int(dimension.high if isinstance(dimension, Range) else max(dimension))
+
+
+def _require_room(pruner: Section, epochs: int) -> None:
+    """Refuse settings with which no trial would ever be pruned."""
+    key = "min_epochs" if isinstance(pruner, Halving) else "warmup_epochs"
+    first = getattr(pruner, key, 0)
+    if first and first >= epochs:
+        raise PipelineError(
+            f"pruner.{key}: got {first}, with which no trial of {epochs} epochs is pruned; allowed is less than that; "
+            "lower it, or use none"
+        )
 
 
 def _validated(schema: type[Part], content: dict[str, Any], prefix: str) -> Part:
@@ -237,6 +255,8 @@ def _named(schemas: Mapping[str, type[Section]], content: Any, key: str) -> Any:
 def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
     keys, key = tuple(str(name).split(".")), f"space.{name}"
     field = find_field(keys) if len(keys) <= MAX_KEYS else None
+    if name in Params.model_fields and field is None:
+        raise PipelineError(f"{key}: {name} is a section; name one of its parameters, such as {name}.…")
     if field is None:
         searched = [full for full in parameter_names() if full.partition(".")[0] in SECTIONS]
         hint = suggestion(str(name), searched)
@@ -248,8 +268,10 @@ def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
         )
     if isinstance(content, dict):
         numbers = (content.get(key, 0) for key in ("low", "high", "step"))
-        in_mapping = get_origin(field.annotation) is dict
-        whole = all(isinstance(number, int) for number in numbers) if in_mapping else field.annotation is int
+        in_mapping, types = get_origin(field.annotation) is dict, set(_types(field.annotation))
+        whole = (
+            all(isinstance(number, int) for number in numbers) if in_mapping else int in types and float not in types
+        )
         return _range(keys, content, base, whole)
     if not isinstance(content, list) or len(content) < 2:
         raise PipelineError(f"{key}: got {content!r}, allowed is {{low: ..., high: ...}} or a list of values")
@@ -264,6 +286,13 @@ def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
             raise PipelineError(f"{key}.{position}: got {value!r} twice; remove one")
         _check_value(keys, value, f"{key}.{position}", base)
     return tuple(content)
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    """A type, and those that it is made of, such as int and None."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _types(part)
 
 
 def _range(keys: tuple[str, ...], content: dict[str, Any], base: dict[str, Any], whole: bool) -> Range:

@@ -62,7 +62,7 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
         PipelineError: no such recipe, or the result is not valid; the file is then left unchanged.
     """
     path = recipe_path(name)
-    content, recipe = read_yaml(params_path), read_yaml(path)
+    content, recipe = _read_mapping(params_path), _read_mapping(path)
     sections = [key for key, values in recipe.items() if isinstance(values, dict)]
     unknown = unknown_keys([*recipe, *(f"{section}.{key}" for section in sections for key in recipe[section])])
     if unknown:
@@ -81,21 +81,34 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
     return own + (lines or [f"{params_path} already has these values"])
 
 
+def _read_mapping(path: Path) -> dict[str, Any]:
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise PipelineError(f"{path}: contains no keys; restore it with git checkout {path}, or remove it")
+    return content
+
+
 def _keep_own_images(content: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
     """Remove the recipe's values of ``data`` if its images are any folder and those of ``params.yaml`` the user's own,
     which are those of no recipe; return what to say about it."""
-    data, values = content.get("data"), recipe.get("data", {})
+    data, values = content.get("data"), recipe.get("data")
     if (
-        values.get("source") != "folder"
+        not isinstance(values, dict)
+        or values.get("source") != "folder"
         or not isinstance(data, dict)
         or data.get("source") not in ("folder", "archive")
     ):
         return []
     for path in RECIPES.glob("*.yaml"):
-        other = read_yaml(path).get("data", {})
+        try:
+            other = _read_mapping(path).get("data")
+        except PipelineError:  # a draft of the user's
+            continue
+        if not isinstance(other, dict):
+            continue
         # The archive of a recipe is not the user's, whatever else has changed; the folder of one may be.
         compared = ("source", "location") if data["source"] == "archive" else tuple(other)
-        if other and all(data.get(key) == other.get(key) for key in compared):
+        if all(data.get(key) == other.get(key) for key in compared):
             return []
     recipe["data"] = {key: value for key, value in values.items() if key not in data}
     return [f"data: kept, as it has your own images ({data['source']} {data.get('location')})"]

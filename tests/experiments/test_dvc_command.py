@@ -35,6 +35,10 @@ def test_null_removes_the_arguments_of_the_network_and_an_empty_mapping_is_refus
     with pytest.raises(PipelineError, match=r"^-S: got model\.kwargs={}, which changes nothing, as DVC merges"):
         overridden_params([*more, "model.kwargs={}"])
     assert overridden_params(["model.kwargs={}"])["model"]["kwargs"] == {}
+    with pytest.raises(PipelineError, match=r"^-S: got train={}, which changes nothing, .*name one of its parameters$"):
+        overridden_params(["train={}"])
+    with pytest.raises(PipelineError, match=r"^-S: "):
+        overridden_params(["augment.transforms=[Blur]", "augment.transforms.0={}"])
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,29 @@ def test_the_workspace_is_the_file_as_it_is_now(repository):
         path.write_text(text)
 
 
+@pytest.mark.parametrize("model", [None, "new"])
+def test_predictions_of_an_earlier_network_in_the_workspace_are_refused(repository, model):
+    """The network has been trained again, or is being trained."""
+    lock = repository.folder / "dvc.lock"
+    text, path = lock.read_text(), repository.folder / "results/model.safetensors"
+    locked = "\n  evaluate:\n    deps: [{path: results/model.safetensors, md5: old}]"
+    trained = f"\n  train:\n    outs: [{{path: results/model.safetensors, md5: {model or 'old'}}}]"
+    try:
+        lock.write_text(f"schema: '2.0'\nstages:{trained}{locked}\n")
+        if model:
+            path.write_text(model)
+        with pytest.raises(
+            PipelineError, match=r"^workspace: results/evaluation/predictions.csv are not those of its "
+        ):
+            read_predictions("workspace")
+        lock.write_text(lock.read_text().replace("md5: new", "md5: old"))
+        path.write_text("old")
+        assert len(read_predictions("workspace"))
+    finally:
+        lock.write_text(text)
+        path.unlink(missing_ok=True)
+
+
 def test_an_experiment_is_compared_by_name(repository):
     comparison, pairs, split = compare_revisions("main", "better")
     assert (comparison.images, split) == (40, "auto")

@@ -26,7 +26,8 @@ def test_the_inputs_are_the_trees_of_the_folders_that_the_stages_list(repository
     expected = {folder: repository.git("rev-parse", f"HEAD:{folder}").strip() for folder in folders}
     inputs = take_snapshot().inputs(PARAMETERS)
     assert {path: inputs[path] for path in expected} == expected
-    assert inputs.keys() - expected.keys() == {"data/source.json"}
+    commands = {f"{name}.cmd" for name in ("download", "augment", "pretrained", "train", "evaluate")}
+    assert inputs.keys() - expected.keys() == {"data/source.json", *commands}
 
 
 @pytest.mark.parametrize("is_committed", [False, True], ids=["in the workspace", "in a commit"])
@@ -46,6 +47,19 @@ def test_only_changes_in_folders_of_the_stages_count(repository, path, counts, i
     if is_committed:
         repository.commit("changed")
     assert (take_snapshot().inputs(PARAMETERS) != before) == counts
+
+
+def test_what_the_user_adds_to_a_stage_counts(repository):
+    found = [take_snapshot().inputs(PARAMETERS)]
+    repository.replace("dvc.yaml", "train: {cmd: echo, deps: [", "train: {cmd: echo 1, deps: [")
+    found.append(take_snapshot().inputs(PARAMETERS))
+    repository.write("extra/weights.csv", "1")
+    repository.replace("dvc.yaml", "train: {cmd: echo 1, deps: [", "train: {cmd: echo 1, deps: [extra/weights.csv, ")
+    repository.git("add", "extra")
+    found.append(take_snapshot().inputs(PARAMETERS))
+    repository.write("extra/weights.csv", "2")
+    found.append(take_snapshot().inputs(PARAMETERS))
+    assert all(found.count(inputs) == 1 for inputs in found)
 
 
 def test_a_new_file_counts_once_git_tracks_it(repository, capsys):

@@ -108,6 +108,22 @@ def test_other_code_parameters_images_or_settings_are_other_sweeps(sweep, reposi
     assert f"new; {', '.join(sorted(names[:-1]))} had other code, data, parameters or settings, and is kept" in output
 
 
+def test_other_weights_of_a_searched_path_are_another_sweep_and_missing_ones_an_error_at_the_start(
+    sweep, fake_dvc, repository
+):
+    text = "sampler: grid\nspace: {model.pretrained: [false, weights/a.pth]}"
+    repository.write("weights/a.pth", "1")
+    name = name_of(sweep(text, 2))
+    assert name_of(sweep(text, 2)) == name
+    repository.write("weights/a.pth", "another")
+    assert name_of(sweep(text, 2)) != name
+    ran = list(fake_dvc.ran)
+    (repository.folder / "weights/a.pth").unlink()
+    with pytest.raises(PipelineError, match=r"the file weights/a\.pth is not here"):
+        sweep(text, 2)
+    assert fake_dvc.ran == ran
+
+
 def test_a_commit_or_what_decides_no_result_starts_no_new_sweep(sweep, fake_dvc, repository):
     name = name_of(sweep(LR.format(seed=1), 2))
     head = repository.git("rev-parse", "--short=7", "HEAD").strip()

@@ -43,6 +43,9 @@ def test_what_is_left_out_has_its_default_and_numbers_have_their_parameter_s_typ
     assert sweep.space["train.lr"] == Range(low=1e-4, high=0.1, log=True)
     assert sweep.space["model.width"].values == list(range(4, 65))
     assert [type(value) for value in sweep.space["train.warmup_epochs"].values] == [float] * 4
+    ranges = "train.start_size: {low: 32, high: 96, step: 32}\n  augment.store_size: {low: 128, high: 160, step: 32}"
+    optional = read(f"space:\n  {ranges}\n", "augment.image_size=128").space.values()
+    assert {type(value) for dimension in optional for value in dimension.values} == {int}
 
 
 def test_arguments_of_the_network_can_be_searched_also_those_in_others(read):
@@ -101,11 +104,19 @@ def test_values_that_are_allowed_only_together_are_allowed(read):
         ),
         ("pruner: {name: hyperband, min_epochs: 0}\nspace:\n" + LR, "pruner.min_epochs: got 0, allowed is an integer"),
         (
+            "pruner: {name: hyperband, min_epochs: 5}\nspace:\n  train.epochs: [2, 5]",
+            "pruner.min_epochs: got 5, with which no trial of 5 epochs is pruned; allowed is less than that",
+        ),
+        (
+            "pruner: {name: median, warmup_epochs: 9}\nspace:\n  train.epochs: {low: 2, high: 5}",
+            "pruner.warmup_epochs: got 9, with which no trial of 5 epochs is pruned; allowed is less than that",
+        ),
+        (
             "sampler: grid\nspace:\n" + LR,
             "space.train.lr: the sampler grid needs a list of values, or a range with step",
         ),
         ("space: {train.lrr: [1, 2]}", "space.train.lrr: no parameter of params.yaml; did you mean train.lr?"),
-        ("space: {train: [1, 2]}", "space.train: no parameter of params.yaml"),
+        ("space: {train: [1, 2]}", "space.train: train is a section; name one of its parameters"),
         ("space: {tsne.perplexity: [1, 2]}", "space.tsne.perplexity: a sweep cannot search it: parameters of tsne"),
         ("space: {data.valid_fraction: [0.1, 0.2]}", "space.data.valid_fraction: a sweep cannot search it"),
         ("space: {train.lr: 0.1}", "space.train.lr: got 0.1, allowed is {low: ..., high: ...} or a list of values"),

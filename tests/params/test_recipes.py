@@ -157,6 +157,37 @@ def test_a_recipe_with_a_wrong_value_leaves_the_parameters_as_they_were(params, 
     assert params.read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "recipes/bad.yaml: contains no keys"),
+        ("[1, 2]", "recipes/bad.yaml: contains no keys"),
+        ("data:\n", "params.yaml: data: got None"),
+    ],
+)
+def test_a_recipe_without_values_is_one_line(params, tmp_path, monkeypatch, text, line):
+    before = params.read_text()
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/bad.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError) as error:
+        apply_recipe("bad", params)
+    assert line in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert params.read_text() == before
+
+
+def test_parameters_without_keys_are_one_line_and_a_draft_of_another_recipe_does_no_harm(params, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    (tmp_path / "recipes/draft.yaml").write_text("# soon\n")
+    monkeypatch.chdir(tmp_path)
+    params.write_text(params.read_text().replace("  source: digits ", "  source: folder ").replace("null", "photos", 1))
+    assert any(line.startswith("data: kept") for line in apply_recipe("finetune", params))
+    params.write_text("# nothing\n")
+    with pytest.raises(PipelineError, match=r"params.yaml: contains no keys; restore it"):
+        apply_recipe("finetune", params)
+
+
 def test_an_unknown_key_of_a_recipe_names_the_recipe(params, tmp_path, monkeypatch):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/bad.yaml").write_text("# bad\ntrain:\n  learning_rate: 1\nimgsz: 64\n")
