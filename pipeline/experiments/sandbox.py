@@ -51,9 +51,9 @@ class Snapshot:
 
         Returns:
             The id of the git tree of each folder or file that the stages list in ``dvc.yaml`` and that is no output,
-            their commands, the hash of ``data/raw.zip`` in ``dvc.lock`` unless a commit of the hub's dataset is given, the ids of the files
-            ``data.corrections`` and ``data.pseudo_labels``, and a hash of the source and of the pretrained weights as
-            they are now. The commit and all other files do not count.
+            their commands, the hash of ``data/raw.zip`` in ``dvc.lock`` unless a commit of the hub's dataset is given,
+            the ids of the files ``data.corrections`` and ``data.pseudo_labels``, and a hash of the source and of the
+            pretrained weights as they are now. The commit and all other files do not count.
 
         Raises:
             PipelineError: neither git nor DVC tracks one of these files, so that experiments would not have it.
@@ -82,20 +82,15 @@ class Snapshot:
                     raise PipelineError(f"data.{name}: {file} has changed since dvc add; run it again")
         source = find_source(data["source"], data["location"], data["labels"])
         weights = weights_identity(params["model"]["pretrained"])
-        return (
-            ids
-            | commands
-            | archives
-            | {SOURCE.as_posix(): digest(current_summary(source), *([weights] if weights else []))}
-        )
+        identity = digest(current_summary(source), *([weights] if weights else []))
+        return ids | commands | archives | {SOURCE.as_posix(): identity}
 
 
 def _dependencies(workflow: Mapping[str, Any]) -> list[str]:
     """What the stages of an experiment depend on and no stage writes: code, and files of the user's own stages."""
-    written = [
-        out for stage in workflow.values() for kind in ("outs", "metrics", "plots") for out in stage.get(kind, ())
-    ]
-    outputs = {out if isinstance(out, str) else next(iter(out)) for out in written}
+    kinds = ("outs", "metrics", "plots")
+    written = [path for stage in workflow.values() for kind in kinds for path in stage.get(kind, ())]
+    outputs = {path if isinstance(path, str) else next(iter(path)) for path in written}
     return sorted({dep for name in STAGES for dep in workflow[name]["deps"]} - outputs)
 
 

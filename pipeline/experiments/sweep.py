@@ -93,7 +93,8 @@ def _inputs(snapshot: Snapshot, base: dict[str, Any], sweep: Sweep) -> dict[str,
     if searched is None:
         return snapshot.inputs(base)
     inputs = snapshot.inputs(with_parameters(base, {"model.pretrained": False}))
-    return inputs | {"model.pretrained": digest(*map(weights_identity, searched))}
+    weights = [weights_identity(value) for value in searched if isinstance(value, bool | str)]
+    return inputs | {"model.pretrained": digest(*weights)}
 
 
 def _announce(study: Study, stem: str, trials: int) -> int:

@@ -268,10 +268,10 @@ def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
         )
     if isinstance(content, dict):
         numbers = (content.get(key, 0) for key in ("low", "high", "step"))
-        in_mapping, types = get_origin(field.annotation) is dict, set(_types(field.annotation))
-        whole = (
-            all(isinstance(number, int) for number in numbers) if in_mapping else int in types and float not in types
-        )
+        types = set(_types(field.annotation))
+        whole = int in types and float not in types
+        if get_origin(field.annotation) is dict:
+            whole = all(isinstance(number, int) for number in numbers)
         return _range(keys, content, base, whole)
     if not isinstance(content, list) or len(content) < 2:
         raise PipelineError(f"{key}: got {content!r}, allowed is {{low: ..., high: ...}} or a list of values")
