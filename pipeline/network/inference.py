@@ -66,7 +66,9 @@ def run_model(
     ``rows``; ``float32``, ``(images, ...)``."""
     device = choose_device()
     model.to(device).eval()
-    batches = Batches(split, spec.mean, spec.std, device, size=spec.image_size)
+    # Each image is read once: there is no use in copying the split, with all copies of the images, to the device.
+    resident = None if device.type == "cpu" else False
+    batches = Batches(split, spec.mean, spec.std, device, resident, spec.image_size)
     chosen = torch.arange(len(split)) if rows is None else torch.from_numpy(rows)
     batch_size = forward_batch_size(device, spec.image_size)
     loaded = batches.load((part, torch.full_like(part, copy)) for part in chosen.split(batch_size))

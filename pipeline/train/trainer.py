@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pipeline.errors import PipelineError
 from pipeline.network.batches import Batches, shuffled_plan, steps_per_epoch
-from pipeline.network.device import check_compiler_cache, choose_precision
+from pipeline.network.device import check_compiler_cache, choose_precision, forward_batch_size
 from pipeline.network.models import class_logits, find_head, find_heads
 from pipeline.params.schema import TrainParams
 from pipeline.progress import TrainingProgress
@@ -100,12 +100,14 @@ class Trainer:
     def _enter_phase(self) -> None:
         """Enter the phase of the epoch, if it is a new one; other weights to train are a new training."""
         before, self.phase = self.phase, self.phase_of(self.epoch)
+        if self.phase == before:
+            return
+        if self.params.compile:
+            # So that the programs of a phase do not depend on those before, which a resumed run has not compiled.
+            torch.compiler.reset()
         if self.phase.head_only != before.head_only:
             self._start_training()
-        elif self.phase != before:
-            if self.params.compile:
-                # So that the programs for a size do not depend on the sizes before, which a resumed run has not seen.
-                torch.compiler.reset()
+        else:
             self._record_gradients()
 
     def phase_of(self, epoch: int) -> Phase:
@@ -135,13 +137,21 @@ class Trainer:
         self.gradients: Gradients = self.compute_gradients
         if self.device.type == "cuda" and self.group.world == 1:
             buffers = list(self.model.buffers())
-            self.gradients = CudaGraph(self.compute_gradients, buffers, self.progress.note, self.model.zero_grad)
+            self.gradients = CudaGraph(self.compute_gradients, buffers, self.progress.note, self._forget)
 
-    def _compute_features(self) -> None:
+    def _forget(self) -> None:
+        """Remove what steps create and keep: gradients, and tensors that some of timm's networks cache in evaluation
+        mode."""
+        self.model.zero_grad()
+        self.train_mode()
+
+    def compute_features(self) -> None:
         """Train the last layer on its inputs, if they are always the same, instead of on images.
 
         Computing them takes an epoch for each copy. A resumed run computes them again.
         """
+        if self.complete or self.train is not self.splits[0]:
+            return
         frozen_epochs, copies = min(self.params.freeze_epochs, self.params.epochs), self.train.shape[1]
         frozen = map(self.phase_of, range(1, frozen_epochs + 1))
         full_size = self.splits[0].size
@@ -167,11 +177,14 @@ class Trainer:
         Raises:
             PipelineError: the loss is no longer finite.
         """
-        if not self.complete:
-            self._compute_features()
+        self.compute_features()
         with self.progress.display:
             while not self.complete:
                 self._fit_epoch(on_step, on_epoch)
+        if self.epoch <= self.params.epochs and (missed := self.phase.changes(self.phase_of(self.params.epochs))):
+            self.progress.note(
+                f"train.patience {self.params.patience} ended the run before the phase in which {missed}"
+            )
         self.train, self.valid = self.splits
         return self.history
 
@@ -268,7 +281,8 @@ class Trainer:
         if not self.params.compile:
             return model
         check_compiler_cache()
-        return cast(nn.Module, torch.compile(model))
+        # A program for any batch size would take over from that for a full batch, but not in a run that resumed later.
+        return cast(nn.Module, torch.compile(model, dynamic=False))
 
     def _one_hot(self, labels: Tensor) -> Tensor:
         """``functional.one_hot`` as ``float32``; that one checks the labels, for which the host may have to wait."""
@@ -290,8 +304,8 @@ class Trainer:
         """The loss is that of the training; cross-entropy, without label smoothing, compares runs with other losses."""
         self.evaluated.eval()
         totals = torch.zeros(3, device=self.device)
-        batch_size = max(self.params.batch_size, 256)
-        for images, labels in self.valid.in_order(batch_size, self.group.rank, self.group.world):
+        most, trained = forward_batch_size(self.device, self.splits[1].size), self.params.batch_size // self.group.world
+        for images, labels in self.valid.in_order(max(most, trained), self.group.rank, self.group.world):
             outputs = self._outputs(self.evaluated, images)
             logits = class_logits(outputs)
             loss = self.loss(outputs, self._one_hot(labels)) * len(labels)
@@ -310,7 +324,8 @@ class Trainer:
         if bad:
             raise PipelineError(
                 f"train: the loss is {rows[bad[0], 0].item()} in step {bad[0] + 1} of epoch {self.epoch}; try a lower "
-                f"train.lr ({self.params.lr:g} now), a lower train.clip_norm or a train.warmup_epochs"
+                f"train.lr ({self.params.lr:g} now), a train.warmup_epochs, or to clip gradients by train.clip_norm "
+                f"({self.params.clip_norm:g} now; 0 is no limit)"
             )
 
     @property

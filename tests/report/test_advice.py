@@ -20,7 +20,7 @@ from pipeline.report.inputs import read_inputs
 from tests.support.report_results import write_run
 
 PARAMS = {"augment.preset": "none", "augment.views": 8, "train.mixup_alpha": 0.0}
-REGRESSION = {"logistic_regression": {"accuracy": 0.812}}
+REGRESSION = {"logistic_regression": {"accuracy": 0.812, "interval": {"low": 0.78, "high": 0.84}}}
 
 
 def curve(*accuracies):
@@ -48,7 +48,7 @@ def classes(**train):
         ),
         (underfitting(0.6, 0.62, 15, 15), ("60.0%", "62.0%", "train.epochs=30")),
         (underfitting(0.6, 0.62, 12, 300), ("60.0%", "after 12 of 300 epochs")),
-        (not_better_than_before(0.81, REGRESSION, 5, 0.002), ("81.0%", "81.2%", "train.epochs=10 -S train.lr=0.001")),
+        (not_better_than_before(0.77, REGRESSION, 5, 0.002), ("77.0%", "81.2%", "train.epochs=10 -S train.lr=0.001")),
         (still_rising(curve(0.5, 0.6, 0.7, 0.8, 0.81, 0.84, 0.86, 0.88), 8), ("82.5%", "87.0%", "train.epochs=16")),
         (other_test_images(0.95, 0.8, 0.84), ("95.0%", "80.0% to 84.0%")),
         (other_test_images(0.7, 0.8, 0.84), ("70.0%",)),
@@ -73,8 +73,10 @@ def test_a_problem_is_reported_with_its_evidence(advice, words):
         underfitting(0.95, 0.94, 15, 15),
         # That is overfitting, of which longer training would give more.
         underfitting(0.8, 0.6, 15, 15),
+        underfitting(0.89, 0.93, 15, 15),
         still_rising(curve(0.5, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9), 8),
-        not_better_than_before(0.812, REGRESSION, 5, 0.002),
+        # By chance.
+        not_better_than_before(0.79, REGRESSION, 5, 0.002),
         not_better_than_before(0.1, None, 5, 0.002),
         # It stopped before the last epoch, since it did not get better.
         still_rising(curve(0.5, 0.6, 0.7, 0.8, 0.81, 0.84, 0.86, 0.88), 20),

@@ -138,7 +138,13 @@ def _write_training(folder: Path, classes: tuple[str, ...], steps: int) -> None:
             _write_table(path, {"step": [0, 1, 2], name: [0.5 + shift, 0.4 + shift, 0.3 + shift]}, "\t")
     cv2.imwrite(str(folder / "plots/train_batch.png"), np.concatenate(photos(2, 32)[:, 0], axis=1))
     targets = [[(classes[0], 0.7), (classes[1], 0.3)], [(classes[0], 1.0)]]
-    details = {"epochs": 3, "parameters": 1234, "train_accuracy": 0.99, "device": "cpu", "precision": "torch.float32"}
+    details = {
+        "epochs": 3,
+        "parameters": 1234,
+        "plain_train_accuracy": 0.99,
+        "device": "cpu",
+        "precision": "torch.float32",
+    }
     details["batch"] = {"side": 32, "targets": targets}
     metrics = {"best_epoch": 2, "valid_accuracy": 0.7}
     _write_results(folder, "train", metrics, details, "plots/steps.csv", "plots/train_batch.png", "live/**/*.tsv")

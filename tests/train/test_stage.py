@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
 
+from pipeline.common.dataset import evenly_spaced
 from pipeline.common.paths import DATASET, DETAILS, LIVE, METRICS, MODEL, PLOTS
 from pipeline.common.results import read_results
 from pipeline.errors import PipelineError
@@ -15,6 +19,7 @@ from pipeline.network.calibrating import fit_calibration
 from pipeline.network.inference import open_trained, predict_logits
 from pipeline.network.weights import load_model
 from pipeline.params.schema import ModelParams, TrainParams
+from pipeline.train import stage, trainer
 from pipeline.train.stage import train
 from tests.support.sections import MODEL as MODEL_PARAMS
 from tests.support.sections import TRAIN
@@ -30,10 +35,22 @@ def test_network_learns_to_tell_colours_apart(dataset):
     metrics, details = (json.loads((folder / "train.json").read_text()) for folder in (METRICS, DETAILS))
     assert list(metrics) == ["best_epoch", "train_loss", "valid_loss", "valid_accuracy"]
     assert metrics["valid_accuracy"] >= 0.9
-    counts = ["epochs", "steps", "parameters", "train_accuracy", "train_gradient_norm", "valid_cross_entropy"]
-    assert list(details) == [*counts, "device", "precision", "batch", "files", "checksum"]
+    counts = ["epochs", "steps", "parameters", "train_accuracy", "plain_train_accuracy"]
+    others = ["train_gradient_norm", "valid_cross_entropy"]
+    assert list(details) == [*counts, *others, "device", "precision", "batch", "files", "checksum"]
     assert len(details["batch"]["targets"]) == 8
     assert (details["epochs"], details["steps"]) == (10, 30)
+
+
+def test_accuracy_on_training_images_is_that_of_the_saved_network_without_augmentation(dataset, monkeypatch):
+    monkeypatch.setattr(stage, "TRAINING_IMAGES", 11)
+    run(epochs=6, mixup_alpha=1.0, color_jitter=1.0, ema_decay=0.5)
+    opened, model, spec = open_trained(DATASET, MODEL)
+    split = opened.split("train")
+    rows = evenly_spaced(len(split), 11)
+    right = (predict_logits(model, spec, split, "test").argmax(1) == split.labels)[rows]
+    assert read_results("train")["plain_train_accuracy"] == right.mean()
+    assert len(rows) == 11
 
 
 def test_two_runs_give_the_same_bytes(dataset):
@@ -46,6 +63,21 @@ def test_a_run_of_the_last_layer_on_its_inputs_writes_everything_and_the_same_by
     assert capsys.readouterr().out.count("trained on its inputs, which are computed once") == 2
     assert (PLOTS / "train_batch.png").exists()
     assert len(pd.read_csv(PLOTS / "steps.csv")) == 9
+
+
+def test_ctrl_c_ends_the_computation_of_the_inputs_of_the_last_layer_at_once(dataset, monkeypatch):
+    ended = []
+
+    def head_inputs(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        ended.append(True)
+        return "the test goes on"
+
+    monkeypatch.setattr(trainer, "head_inputs", head_inputs)
+    with pytest.raises(KeyboardInterrupt):
+        run(freeze_epochs=3)
+    assert not ended
 
 
 @pytest.mark.parametrize(("steps", "said"), [(0, True), (4, False)])

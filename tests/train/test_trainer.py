@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from pipeline.errors import PipelineError
 from pipeline.network.models import class_logits
+from pipeline.train import trainer as trainer_module
 from pipeline.train.distributed import ProcessGroup
 from pipeline.train.trainer import Trainer, _means
 from tests.support.sections import EVERYTHING
@@ -142,6 +143,31 @@ def test_training_stops_after_patience_epochs_without_a_better_one(tmp_path, pat
     history = fit(trainer)
     assert len(history.epochs) == epochs
     assert history.best["epoch"] == 1
+
+
+def test_validation_takes_no_more_images_at_once_than_a_training_step_or_inference(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "forward_batch_size", lambda device, size: 5)
+    for batch_size, sizes in ((4, [5, 5, 2]), (8, [8, 4])):
+        trainer, seen = build(tmp_path, epochs=1, batch_size=batch_size), []
+        trainer.evaluated.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(len(inputs[0])))
+        trainer._validate()
+        assert seen == sizes
+
+
+def test_the_programs_of_a_compiled_network_are_for_fixed_shapes_so_that_a_resumed_run_has_the_same(
+    tmp_path, monkeypatch
+):
+    compile_network, shapes = torch.compile, []
+
+    def backend(graph, inputs):
+        shapes.extend(value.shape for value in inputs if isinstance(value, torch.Tensor))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda model, **choices: compile_network(model, backend=backend, **choices))
+    # Batches of 8 in training, of 12 in validation.
+    fit(build(tmp_path, epochs=3, freeze_epochs=1, hflip=0.5, compile=True))
+    assert {shape[0] for shape in shapes if shape[1:] == (3, 32, 32)} == {8, 12}
+    assert all(type(size) is int for shape in shapes for size in shape)
 
 
 def test_best_epoch_is_kept_with_its_weights(tmp_path):
