@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from pipeline.common.paths import is_url
 from pipeline.common.text import listed, one_line
 from pipeline.images.decoding import PLAIN_DETAIL
+from pipeline.network.calibration import PRECISIONS
 from pipeline.network.models import ModelSpec
 from pipeline.params.schema import AugmentParams, DataParams, ModelParams, TrainParams
 
@@ -66,6 +67,7 @@ def model_card(run: Run, opset: int, tolerance: float, checked: int) -> str:
         **{"name": _name(run), "header": _yaml(_header(run)), "spec": run.spec, "model": run.model},
         **{"audit": run.audit, "training": run.training, "evaluation": run.evaluation},
         **{"opset": opset, "tolerance": f"{tolerance:g}", "checked": f"{checked:,}"},
+        precisions=PRECISIONS,
         detail=round(PLAIN_DETAIL * run.spec.image_size),
         size=f"{run.spec.image_size}×{run.spec.image_size}",
         splits=list(images),

@@ -1,7 +1,8 @@
 """Resizing inside the ONNX file, so that it takes decoded photos of any size.
 
 The resizing of OpenCV and Pillow is linear and separable, so that each side has one matrix of weights, computed from
-the size of the photo. Up to the rounding of a level, the result is that of ``pipeline.images.transforms.plain_copy``.
+the size of the photo. Up to the rounding of a level, the result is that of ``pipeline.images.transforms.plain_copy``,
+except for photos more than 100 times as high as wide, whose sides Pillow resizes in the other order.
 """
 
 import torch

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pi_heif
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.common.file_types import HEAD, Kind, kind_of
@@ -152,6 +152,7 @@ def _formats() -> list[str]:
     """Of Pillow's forty formats those in common use: the files may be malicious, so rare decoders stay unused."""
     Image.init()
     # A file is decoded by one thread: the worker processes already use all cores.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
     return [name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM") if name in Image.OPEN]
 

@@ -360,12 +360,15 @@ def decode_ahead(
     ahead: int,
 ) -> Iterator[Photo | str]:
     """Yield the photo of each image, read and decoded by threads, or the reason why it cannot be decoded."""
-    local, lock = threading.local(), threading.Lock()
+    local, lock, workers = threading.local(), threading.Lock(), worker_count()
+    # Transforms have a state, so every thread has its own. They are made here, since making them turns warnings into
+    # errors for all threads.
+    readers = [[_make_reader(spec, views, seed) for spec in specs] for _ in range(workers)]
+
+    def start() -> None:
+        local.readers = readers.pop()
 
     def decode(image: Image) -> Photo | str:
-        # Transforms have a state, so every thread has its own.
-        if not hasattr(local, "readers"):
-            local.readers = [_make_reader(spec, views, seed) for spec in specs]
         try:
             name, content = read(image)
             with one_large_image(lock):
@@ -375,8 +378,7 @@ def decode_ahead(
         except ValueError as error:
             return str(error)
 
-    workers = worker_count()
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(workers, initializer=start)
     # The filters are shared by all threads, so they are set once around them.
     with warnings.catch_warnings(action="ignore"):
         try:

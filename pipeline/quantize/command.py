@@ -40,12 +40,17 @@ def quantize(source: Path) -> None:
     check_fits(model, dataset)
     split = dataset.split(read_results("evaluate")["split"])
     pixels = dataset.split("valid").sample(CALIBRATION_IMAGES)
+    card = target.with_suffix(".md")
     with replacing(target) as path:
         write_quantized(source, path, pixels)
         small = open_onnx(path, threads)
         tables = [_predictions(each, split, label) for each, label in ((model, "fp32"), (small, "int8"))]
-    comparison = compare(pair(*tables))
-    sizes = [path.stat().st_size / 1e6 for path in (source, target)]
+        try:
+            comparison = compare(pair(*tables))
+        except PipelineError as error:
+            raise PipelineError(f"quantize: the {split.name} split: {error}") from None
+        sizes = [each.stat().st_size / 1e6 for each in (source, path)]
+        write_text(card, _card(source, target, sizes, len(pixels), split, comparison))
     say(f"quantize: {target}: {sizes[1]:.2f} MB instead of {sizes[0]:.2f}, calibrated on {len(pixels):,} valid images")
     lines = [f"A is {source}, B is {target}: {len(split):,} images of the {split.name} split"]
     say("\n".join([*lines, *summary_lines(comparison), *verdict_lines(comparison)]))
@@ -54,8 +59,6 @@ def quantize(source: Path) -> None:
         old, new = (1000 * _seconds(each, batch) for each in (model, small))
         times = f"fp32 {old:.2f} ms, int8 {new:.2f} ms, {old / new:.2f} times as fast"
         say(f"quantize: batch of {size} on the CPU with {threads:,} threads: {times} (medians)")
-    card = target.with_suffix(".md")
-    write_text(card, _card(source, target, sizes, len(pixels), split, comparison))
     say(f"quantize: {card} describes it; predict and serve take it as --model {target}")
 
 

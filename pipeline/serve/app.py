@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import importlib.metadata
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
@@ -29,6 +31,7 @@ from pipeline.serve.classifying import Classifying, Limits, Outputs
 
 PROJECT = "image-classification-pipeline"
 RETRY_SECONDS = 1
+READING = ["GET", "HEAD"]
 Result = TypeVar("Result")
 # For /openapi.json: the body is read by hand, within the limits.
 _BODY = {
@@ -109,13 +112,14 @@ def make_app(model: OnnxModel, classifying: Classifying, limits: Limits, answeri
     @app.post("/explain", openapi_extra=_BODY)
     async def explain(request: Request) -> Response:
         """A picture of one image, in which the parts that speak for its class are bright."""
+        submit = partial(classifying.explain, deadline=time.monotonic() + limits.seconds)
         with slots.taken():
-            [(_, found)] = await _results(request, classifying.explain, limits, only_one=True)
+            [(_, found)] = await _results(request, submit, limits, only_one=True)
         if isinstance(found, str):
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, found)
         return Response(found, media_type="image/png")
 
-    @app.get("/health")
+    @app.api_route("/health", methods=READING)
     async def health() -> dict[str, Any]:
         """Whether the server answers, and how many requests it is working on."""
         return {"status": "ok", "requests": slots.used}
@@ -132,7 +136,7 @@ def make_app(model: OnnxModel, classifying: Classifying, limits: Limits, answeri
 
 
 def _add_file(app: FastAPI, path: str, file: Path) -> None:
-    @app.get(path, include_in_schema=False)
+    @app.api_route(path, methods=READING, include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(file)
 
@@ -192,7 +196,10 @@ async def _results(
             return [(name, result) for (name, _), result in zip(images, found, strict=True)]
     except TimeoutError:
         if read:
-            raise _busy(f"no answer within {limits.seconds:g} s") from None
+            # The same request would take as long again, so no Retry-After.
+            raise HTTPException(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"no answer within {limits.seconds:g} s, the limit of the server"
+            ) from None
         raise HTTPException(
             HTTPStatus.REQUEST_TIMEOUT, f"the request was not received within {limits.seconds:g} s"
         ) from None

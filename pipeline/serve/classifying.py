@@ -64,9 +64,12 @@ class Classifying:
         # Transforms have a state, so every thread has its own.
         self._local.plain = plain_copy(self.model)
 
-    def explain(self, file: BinaryIO) -> "Future[bytes | str]":
-        """The future picture of what speaks for the predicted class, a PNG, or the reason why the file is no image."""
-        return self._pool.submit(self._explain, file)
+    def explain(self, file: BinaryIO, deadline: float) -> "Future[bytes | str]":
+        """The future picture of what speaks for the predicted class, a PNG, or the reason why the file is no image.
+
+        It ends soon after the ``deadline``, a time of ``time.monotonic``.
+        """
+        return self._pool.submit(self._explain, file, deadline)
 
     def _classify(self, file: BinaryIO) -> Outputs | str:
         pixels = self._pixels(file)
@@ -75,9 +78,9 @@ class Classifying:
         probabilities, logits = self.model.run(pixels[None])
         return probabilities, energies(logits)
 
-    def _explain(self, file: BinaryIO) -> bytes | str:
+    def _explain(self, file: BinaryIO, deadline: float) -> bytes | str:
         pixels = self._pixels(file)
-        return pixels if isinstance(pixels, str) else highlighted(pixels, occlusion_map(self.model, pixels))
+        return pixels if isinstance(pixels, str) else highlighted(pixels, occlusion_map(self.model, pixels, deadline))
 
     def _pixels(self, file: BinaryIO) -> NDArray[np.uint8] | str:
         content = file.read()

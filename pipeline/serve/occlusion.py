@@ -1,6 +1,8 @@
 """Which parts of a photo speak for its class: occlusion (Zeiler and Fergus 2014), which needs no gradient."""
 
 import io
+import math
+import time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +18,19 @@ LEAST_PIXELS = 256
 DARK = 0.25
 
 
-def occlusion_map(model: OnnxModel, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def occlusion_map(model: OnnxModel, pixels: NDArray[np.uint8], deadline: float = math.inf) -> NDArray[np.float32]:
     """How much the logit of the predicted class falls when a window around each cell has the mean colour of the image.
 
     Args:
         model: the network.
         pixels: a plain copy, ``uint8``, ``(size, size, 3)``.
+        deadline: a time of ``time.monotonic``.
 
     Returns:
         From 0 to 1, ``float32``, ``(SIDE, SIDE)``; 0 everywhere if no window lowers the logit.
+
+    Raises:
+        TimeoutError: it is not ready by the deadline.
     """
     _, logits = model.run(pixels[None])
     best, step = logits[0].argmax(), len(pixels) // SIDE
@@ -32,7 +38,11 @@ def occlusion_map(model: OnnxModel, pixels: NDArray[np.uint8]) -> NDArray[np.flo
     for copy, (row, column) in zip(copies, np.ndindex(SIDE, SIDE), strict=True):
         top, left = (max(place * step - step // 2, 0) for place in (row, column))
         copy[top : row * step + step + step // 2, left : column * step + step + step // 2] = pixels.mean(axis=(0, 1))
-    covered = [model.run(copies[start : start + BATCH])[1][:, best] for start in range(0, SIDE**2, BATCH)]
+    covered = []
+    for start in range(0, SIDE**2, BATCH):
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        covered.append(model.run(copies[start : start + BATCH])[1][:, best])
     falls = np.maximum(logits[0, best] - np.concatenate(covered), 0).reshape(SIDE, SIDE)
     return np.asarray(falls / max(falls.max(), np.finfo(np.float32).tiny), np.float32)
 

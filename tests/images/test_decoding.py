@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile, ImageOps
+from PIL import AvifImagePlugin, Image, ImageFile, ImageOps
 
 from pipeline.images import decoding
 from pipeline.images.decoding import decode, one_large_image, plain_photo, smaller_photo
@@ -134,6 +134,12 @@ def test_lossless_formats_return_the_pixels_in_rgb_order(kind):
     pixels = decode(encode(NOISE, kind, **LOSSLESS[kind]))
     assert pixels.flags.writeable
     np.testing.assert_array_equal(pixels, NOISE)
+
+
+def test_an_avif_is_decoded_by_one_thread():
+    """Pillow would use as many as there are cores, in each worker."""
+    decode(encode(NOISE, "AVIF"))
+    assert AvifImagePlugin.DEFAULT_MAX_THREADS == 1
 
 
 ROTATED = {

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import sys
+import threading
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +32,12 @@ from pipeline.params.schema import AugmentParams, Params
 from pipeline.predict import files as file_prediction
 from pipeline.predict.files import (
     choose_views,
+    decode_ahead,
     find_images,
     load_models,
     predict_files,
     predict_paths,
+    read_file,
 )
 from pipeline.predict.table import COLUMNS
 from tests.support.commands import run_command
@@ -419,6 +423,21 @@ def test_views_of_many_files_do_not_depend_on_the_number_of_workers(monkeypatch)
     alone = probabilities_of(*files, views=views)
     monkeypatch.setenv("PIPELINE_WORKERS", "6")
     np.testing.assert_array_equal(probabilities_of(*files, views=views), alone)
+
+
+def test_threads_that_draw_views_leave_the_filters_of_warnings_alone(monkeypatch):
+    """Building a transform turns warnings into errors for all threads, so no thread may do it beside another one."""
+    monkeypatch.setenv("PIPELINE_WORKERS", "8")
+    make, threads = file_prediction._make_reader, []
+    monkeypatch.setattr(
+        file_prediction, "_make_reader", lambda *given: threads.append(threading.current_thread()) or make(*given)
+    )
+    files = [write_image(f"{number}.png", number) for number in range(40)]
+    views, _ = choose_views(2)
+    for photo in decode_ahead(files, read_file, [SPEC], views, 1, ahead=4):
+        assert isinstance(photo, list)
+        assert "error" not in {action for action, *_ in warnings.filters}
+    assert threads == [threading.current_thread()] * 8
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,12 +13,15 @@ from PIL import Image
 from pipeline.common.dataset import PackedDataset
 from pipeline.common.paths import CARD, DATASET, METRICS, MODEL, ONNX
 from pipeline.common.results import write_results
+from pipeline.errors import PipelineError
+from pipeline.experiments import comparison
 from pipeline.export.onnx_model import write_onnx
 from pipeline.export.resizing import PhotoClassifier
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.onnx_file import open_onnx
 from pipeline.network.weights import load_model
 from pipeline.predict.files import load_models, predict_files
+from pipeline.quantize.command import quantize
 from pipeline.quantize.quantizing import write_quantized
 from tests.support.commands import run_command
 from tests.support.folders import inside_copy
@@ -118,6 +121,17 @@ def test_accuracy_with_its_interval_size_and_speed_are_reported(quantized):
     # A card is published: no times, and no paths of this machine.
     assert "ms" not in card.split()
     assert str(Path.cwd()) not in card
+
+
+def test_a_split_that_is_too_small_to_compare_on_leaves_the_earlier_files(quantized_folder, tmp_path, monkeypatch):
+    with inside_copy(quantized_folder, tmp_path / "copy"):
+        earlier = INT8, INT8.with_suffix(".md")
+        for path in earlier:
+            path.write_text("earlier")
+        monkeypatch.setattr(comparison, "FEWEST_IMAGES", 1_000)
+        with pytest.raises(PipelineError, match=r"^quantize: the test split: 12 images cannot show a difference"):
+            quantize(ONNX)
+        assert [path.read_text() for path in earlier] == ["earlier"] * 2
 
 
 @pytest.mark.parametrize("missing", [ONNX, DATASET / "manifest.json", METRICS / "evaluate.json"], ids=str)

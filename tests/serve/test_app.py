@@ -1,21 +1,26 @@
 """What the web service answers, and what it refuses; all over a socket, from a server in a process of its own."""
 
+import asyncio
 import hashlib
 import json
 import re
 import socket
 import threading
 import time
+from concurrent.futures import Future
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import requests
+from fastapi import HTTPException, Request
 from PIL import Image
 
 from pipeline.images.decoding import decode
 from pipeline.network.answers import choose_answers, class_thresholds
 from pipeline.predict.files import load_models, predict_files
+from pipeline.serve.app import _results
+from pipeline.serve.classifying import Limits
 from tests.serve.conftest import SPEC
 from tests.support.hostile_images import PICTURE, encode, hostile_files, png
 
@@ -189,6 +194,23 @@ def test_unknown_paths_and_methods_are_json_errors(server):
     assert requests.get(f"{server.url}/../../etc/passwd", timeout=20).status_code == 404
     assert requests.get(f"{server.url}/nothing", timeout=20).json() == {"error": "Not Found"}
     assert requests.get(f"{server.url}/predict", timeout=20).status_code == 405
+
+
+def test_monitors_may_ask_for_the_head_only(server):
+    for path in ("/", "/health"):
+        response = requests.head(f"{server.url}{path}", timeout=20)
+        assert (response.status_code, response.content) == (200, b"")
+
+
+def test_a_request_that_takes_too_long_is_not_asked_to_come_back():
+    async def receive():
+        return {"type": "http.request", "body": encode(PICTURE)}
+
+    request = Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"image/png")]}, receive)
+    with pytest.raises(HTTPException) as error:
+        asyncio.run(_results(request, lambda file: Future(), Limits(10**6, 10**6, 4, 4, 0.2)))
+    assert (error.value.status_code, error.value.detail) == (503, "no answer within 0.2 s, the limit of the server")
+    assert "Retry-After" not in (error.value.headers or {})
 
 
 def test_health_and_version_describe_the_server(server, model_file):

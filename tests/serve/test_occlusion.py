@@ -1,8 +1,10 @@
 """Occlusion maps."""
 
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.images.decoding import decode
 from pipeline.network.onnx_file import OnnxModel
@@ -29,6 +31,12 @@ def test_the_cells_that_the_class_depends_on_are_found():
     picture = decode(highlighted(pixels, cells)).astype(int)
     assert picture[-1, -1].min() > 240
     assert picture[0, 0].max() < 20
+
+
+def test_an_occlusion_map_ends_at_its_deadline():
+    model = OnnxModel(Path("model.onnx"), Corner(), "corner", ("a", "b"), 32, "stretch", "area")
+    with pytest.raises(TimeoutError):
+        occlusion_map(model, np.zeros((32, 32, 3), np.uint8), deadline=time.monotonic())
 
 
 def test_a_network_that_does_not_look_at_the_image_has_an_empty_map():

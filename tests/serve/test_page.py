@@ -107,6 +107,33 @@ def test_the_reason_is_a_picture_in_place_of_the_photo(opened):
     assert page.locator("article img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 256
 
 
+def test_an_explanation_that_takes_too_long_is_asked_for_once_and_says_why_there_is_none(opened):
+    page, asked = opened(), []
+
+    def answer(route):
+        asked.append(route.request.url)
+        # The browser reports an error of its own for statuses such as 503.
+        route.fulfill(status=422, json={"error": "no answer within 30 s, the limit of the server"})
+
+    page.route("**/explain", answer)
+    page.locator("#files").set_input_files([{"name": "a.png", "mimeType": "image/png", "buffer": encode(PICTURE)}])
+    page.get_by_role("button", name="Why?").click()
+    page.get_by_text("No explanation: no answer within 30 s, the limit of the server").wait_for()
+    assert len(asked) == 1
+
+
+def test_a_dropped_folder_says_so_without_a_request(opened, tmp_path):
+    (tmp_path / "photos").mkdir()
+    page = opened()
+    area = page.locator("#drop").bounding_box()
+    place = {"x": area["x"] + 5, "y": area["y"] + 5}
+    data = {"items": [], "files": [str(tmp_path / "photos")], "dragOperationsMask": 1}
+    devtools = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
+    page.get_by_text("Not classified: it is a folder, or cannot be read; drop the photos themselves").wait_for()
+
+
 def test_the_camera_is_offered_on_a_phone_only(opened):
     assert not opened().locator("#camera").is_visible()
     camera = opened(390, has_touch=True, is_mobile=True).locator("#camera")

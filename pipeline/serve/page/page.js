@@ -31,8 +31,9 @@ async function send(path, file) {
   form.append("images", file);
   for (let attempt = 1; ; attempt++) {
     const response = await fetch(path, { method: "POST", body: form });
-    if (response.status !== 503 || attempt === TRIES) return response;
-    await pause(Number(response.headers.get("Retry-After")) || 1);
+    const seconds = Number(response.headers.get("Retry-After"));
+    if (!seconds || attempt === TRIES) return response;
+    await pause(seconds);
   }
 }
 
@@ -48,7 +49,10 @@ function whyButton(card, file) {
   button.onclick = async () => {
     button.disabled = true;
     const response = await send("explain", file).catch(() => null);
-    if (!response?.ok) return button.replaceWith(element("p", "No explanation: the server does not answer.", "problem"));
+    if (!response?.ok) {
+      const reason = (await response?.json())?.error ?? "the server does not answer";
+      return button.replaceWith(element("p", `No explanation: ${reason}`, "problem"));
+    }
     const picture = element("img");
     picture.alt = "The photo as the network sees it";
     picture.src = URL.createObjectURL(await response.blob());
@@ -89,13 +93,16 @@ async function classify(file) {
   const card = element("article", "", "waiting");
   const photo = element("img");
   photo.alt = "";
-  photo.src = URL.createObjectURL(file);
   // Not every browser shows HEIC or TIFF.
   photo.onerror = () => photo.replaceWith(element("p", "This browser cannot show the photo.", "soft"));
   const text = element("div");
   text.append(element("p", file.name, "name"), element("p", "…"));
   card.append(photo, text);
   byId("answers").prepend(card);
+  // A folder can be dropped, but not read.
+  const readable = await file.slice(0, 1).arrayBuffer().then(() => true, () => false);
+  if (!readable) return show(card, file, { error: "it is a folder, or cannot be read; drop the photos themselves" });
+  photo.src = URL.createObjectURL(file);
   try {
     show(card, file, await ask(file));
   } catch (error) {
