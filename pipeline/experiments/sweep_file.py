@@ -256,7 +256,7 @@ def _dimension(name: Any, content: Any, base: dict[str, Any]) -> Dimension:
     keys, key = tuple(str(name).split(".")), f"space.{name}"
     field = find_field(keys) if len(keys) <= MAX_KEYS else None
     if name in Params.model_fields and field is None:
-        raise PipelineError(f"{key}: {name} is a section; name one of its parameters, such as {name}.…")
+        raise PipelineError(f"{key}: {name} is a section; name one of its parameters")
     if field is None:
         searched = [full for full in parameter_names() if full.partition(".")[0] in SECTIONS]
         hint = suggestion(str(name), searched)

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,11 +101,10 @@ def _keep_own_images(content: dict[str, Any], recipe: dict[str, Any]) -> list[st
     ):
         return []
     for path in RECIPES.glob("*.yaml"):
-        try:
+        other = None
+        with suppress(PipelineError):  # it may be a draft
             other = _read_mapping(path).get("data")
-        except PipelineError:  # a draft of the user's
-            continue
-        if not isinstance(other, dict):
+        if not isinstance(other, dict) or not other:
             continue
         # The archive of a recipe is not the user's, whatever else has changed; the folder of one may be.
         compared = ("source", "location") if data["source"] == "archive" else tuple(other)
