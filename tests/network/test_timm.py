@@ -69,7 +69,7 @@ def test_a_network_is_built_saved_and_loaded_and_has_layers_for_tsne(name, tmp_p
 def test_a_network_is_exported(name, tmp_path):
     torch.manual_seed(0)
     spec = spec_of(name)
-    network = PhotoClassifier(PixelClassifier(build_model(spec).eval(), spec), SIZE, spec.resize).eval()
+    network = PhotoClassifier(PixelClassifier(build_model(spec).eval(), spec), spec).eval()
     write_onnx(tmp_path / "model.onnx", network, spec)
     pixels = torch.randint(0, 256, (3, SIZE, SIZE, 3), dtype=torch.uint8).numpy()
     check_onnx(tmp_path / "model.onnx", network, pixels)
