@@ -40,9 +40,7 @@ def connected(address: str, option: str, **options: Any) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise PipelineError(
-            f"{option}: Ray is not installed; in the environment of the project: pip install -e '.[ray]'"
-        ) from None
+        raise PipelineError(f"{option}: Ray is not installed; run pip install -c constraints.txt -e '.[ray]'") from None
     _check_address(address, option)
     local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,4 +1,7 @@
-"""Curves for TensorBoard: ``pip install -e '.[tensorboard]'``, then set ``PIPELINE_TENSORBOARD=runs``."""
+"""Curves for TensorBoard, whose folder ``PIPELINE_TENSORBOARD`` names.
+
+``pip install -c constraints.txt -e '.[tensorboard]'`` installs it.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

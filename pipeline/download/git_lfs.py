@@ -31,7 +31,7 @@ from pipeline.download.trees import FileTree, Sorter
 from pipeline.errors import PipelineError
 from pipeline.progress import say
 
-HUB_CLIENT = "pip install 'image-classification-pipeline[modelscope]'"
+HUB_CLIENT = "pip install -c constraints.txt -e '.[modelscope]'"
 LARGEST_POINTER = 1024  # bytes; git-lfs takes no larger file for a pointer
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n?"

@@ -339,7 +339,7 @@ class TestGit:
         monkeypatch.setenv("PATH", str(workspace / "bin"))
         message = complaint()
         assert "git-lfs, which is not installed; install it" in message
-        assert "pip install 'image-classification-pipeline[modelscope]'" in message
+        assert "pip install -c constraints.txt -e '.[modelscope]'" in message
 
     def test_without_git_lfs_reads_images_that_are_not_in_it(
         self, at_file, publish, workspace, modelscope, monkeypatch
@@ -354,7 +354,7 @@ class TestGit:
         monkeypatch.setenv("PATH", "")
         message = complaint()
         assert "git is not installed" in message
-        assert "pip install 'image-classification-pipeline[modelscope]'" in message
+        assert "pip install -c constraints.txt -e '.[modelscope]'" in message
 
     def test_runs_no_hook_and_asks_nothing(self, at_file, publish, workspace, modelscope, monkeypatch):
         publish()

@@ -66,7 +66,9 @@ def test_an_address_without_a_cluster_is_one_line_at_once(repository, address, l
 def test_without_ray_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with (
-        pytest.raises(PipelineError, match=r"^--ray: Ray is not installed; .* pip install -e '\.\[ray\]'$"),
+        pytest.raises(
+            PipelineError, match=r"^--ray: Ray is not installed; run pip install -c constraints\.txt -e '\.\[ray\]'$"
+        ),
         open_runner(Sandbox(Path("x"), None), Cluster("local")),
     ):
         pass
