@@ -9,7 +9,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+import typer
 
+from pipeline.cli import app
 from pipeline.common import files
 from pipeline.errors import MachineError
 from tests.support.commands import run_command
@@ -39,8 +41,10 @@ def test_help_names_every_command_and_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "set()\n"
     result = run_command("--help")
     assert result.code == 0
-    for command in ("download", "augment", "train", "evaluate", "tsne", "predict", "recipe"):
-        assert command in result.stdout
+    commands = typer.main.get_command(app).commands
+    assert {"train", "recipe"} < commands.keys()
+    for command in commands:
+        assert re.search(rf"^\W*{command}\b", result.stdout, re.MULTILINE), command
 
 
 def test_the_module_is_a_command_whose_errors_end_in_one_line_and_exit_code_1(folder):

@@ -137,12 +137,10 @@ def checked(text: str, *others: Any) -> dict[str, Any]:
         ValueError: it is none, or it has changed.
     """
     content = json_object(text)
-    if CHECKSUM not in content:
-        raise ValueError("has no checksum, as a file of an earlier version")
-    rest = {key: value for key, value in content.items() if key != CHECKSUM}
-    if _json_checksum(rest, *others) != content[CHECKSUM]:
+    found = content.pop(CHECKSUM, None)
+    if _json_checksum(content, *others) != found:
         raise ValueError(f"its checksum is wrong{', or it is from another run than its metrics' if others else ''}")
-    return rest
+    return content
 
 
 def _json_checksum(*contents: Any) -> str:

@@ -18,7 +18,7 @@ Row = Annotated[tuple[Share | None, ...], Field(min_length=len(PRECISIONS), max_
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class Calibration:
-    """What is fitted on the validation split, and stored as JSON; older files do not have all of it.
+    """What is fitted on the validation split, and stored as JSON.
 
     Attributes:
         temperature: the logits are divided by it before the softmax.

@@ -83,13 +83,12 @@ def _described(path: Path, session: Any) -> OnnxModel:
     try:
         classes = TypeAdapter(ClassNames).validate_json(found["classes"], strict=True)
         check_classes(classes)
-        # Files of earlier versions have neither interpolation nor calibration.
         resizing = (
             TypeAdapter(ImageSize).validate_strings(found["image_size"]),
             TypeAdapter(Resize).validate_strings(found["resize"]),
-            TypeAdapter(Interpolation).validate_strings(found.get("interpolation", "area")),
+            TypeAdapter(Interpolation).validate_strings(found["interpolation"]),
         )
-        calibration = TypeAdapter(Calibration).validate_json(found.get(CALIBRATION, "{}"))
+        calibration = TypeAdapter(Calibration).validate_json(found[CALIBRATION])
         model = OnnxModel(path, session, found["network"], classes, *resizing, calibration)
         fits = session.get_outputs()[0].shape[-1] == len(classes) and len(calibration.thresholds) in (0, len(classes))
     except (KeyError, TypeError, ValueError):

@@ -17,7 +17,7 @@ from pipeline.common.paths import MODEL
 from pipeline.common.reading import reading
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
-from pipeline.network.calibration import UNCALIBRATED, Calibration
+from pipeline.network.calibration import Calibration
 from pipeline.network.file_facts import ClassNames, ImageSize, Interpolation, Resize, check_classes
 from pipeline.network.models import ModelSpec, build_model, build_without_data, require_library
 from pipeline.network.tensors import Mean, Std, read_content, read_tensors, write_tensors
@@ -36,16 +36,14 @@ class Metadata(Section):
     outputs: int
     image_size: ImageSize
     resize: Resize
-    # Files of earlier versions do not have it.
-    interpolation: Interpolation = "area"
+    interpolation: Interpolation
     classes: ClassNames
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Std, Std, Std]
-    # Files of earlier versions do not have these.
-    drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
-    activation: Literal["default", "relu", "silu", "mish", "gelu"] = "default"
-    kwargs: dict[str, JsonValue] = Field(default={})
-    calibration: Calibration = UNCALIBRATED
+    drop_path_rate: float = Field(ge=0, lt=1)
+    activation: Literal["default", "relu", "silu", "mish", "gelu"]
+    kwargs: dict[str, JsonValue]
+    calibration: Calibration
     weights: str
 
     @field_validator("kwargs")

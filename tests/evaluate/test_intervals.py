@@ -1,7 +1,6 @@
 """Confidence intervals: the metrics of a resample, and coverage."""
 
 import time
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -21,12 +20,7 @@ from pipeline.evaluate.intervals import (
 from pipeline.evaluate.metrics import compute_metrics, metrics_by_class
 from tests.support.examples import examples
 
-
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def simulate(random, images: int, classes: int, accuracy: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
@@ -194,9 +188,9 @@ def test_a_class_without_images_has_no_recall_and_does_not_affect_others():
 
 def test_a_thousand_resamples_of_food_11_take_seconds():
     labels, probabilities = simulate(np.random.default_rng(5), 3430, 11)
-    start = time.monotonic()
+    start = time.process_time()
     confidence_intervals(labels, probabilities, 3, 1000)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_paired_differences_are_those_of_the_metrics_and_narrower_than_the_intervals_of_each():

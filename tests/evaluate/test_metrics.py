@@ -1,7 +1,6 @@
 """The metrics, compared with their definitions."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -20,12 +19,7 @@ from pipeline.evaluate.metrics import (
 )
 from tests.support.examples import examples
 
-
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 @st.composite

@@ -1,7 +1,5 @@
 """Pictures of the stage ``evaluate``, for any number of classes and images."""
 
-import warnings
-
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -18,12 +16,7 @@ from pipeline.evaluate.plots import (
 )
 from pipeline.plots.style import COLOURS, class_colours
 
-
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def predictions(classes: int, images: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:

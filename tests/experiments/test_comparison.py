@@ -1,7 +1,6 @@
 """The statistics of a comparison, against sums and simulations of their own."""
 
 import math
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -25,14 +24,9 @@ from pipeline.experiments.comparison import (
     verdict_lines,
 )
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 CLASSES = ("NA", "炒饭", "a class with a very long name indeed")
-
-
-@pytest.fixture(autouse=True)
-def _no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
 
 
 def predictions(right, classes=CLASSES, seed=0, first=0) -> pd.DataFrame:

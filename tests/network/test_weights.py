@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from pipeline.common.paths import MODEL
-from pipeline.common.reading import checked, with_checksum
+from pipeline.common.reading import with_checksum
 from pipeline.errors import PipelineError
 from pipeline.network.calibration import Calibration
 from pipeline.network.models import build_model
@@ -206,19 +205,11 @@ def test_metadata_that_lie_are_refused_before_the_network_is_built(path, change,
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
-def test_a_file_without_a_calibration_has_the_plain_softmax(path, monkeypatch):
-    content = {name: value for name, value in asdict(SPEC).items() if name != "calibration"}
-    monkeypatch.setattr("pipeline.network.weights.asdict", lambda spec: content)
-    save_model(path, build_model(SPEC).state_dict(), SPEC)
-    assert load_model(path)[1].calibration == Calibration(temperature=1.0, energy=None, thresholds=())
-
-
-def test_a_file_of_an_earlier_version_is_one_of_interpolation_area(saved):
-    with safe_open(saved, "pt") as file:
-        content = checked(file.metadata()["spec"])
-    del content["interpolation"]
-    save_file(load_file(saved), saved, {"spec": json.dumps(with_checksum(content))})
-    assert load_model(saved)[1] == SPEC
+@pytest.mark.parametrize("name", asdict(SPEC))
+def test_metadata_without_one_of_the_fields_are_refused(path, name):
+    content = {field: value for field, value in asdict(SPEC).items() if field != name}
+    write(path, {"spec": json.dumps(with_checksum({**content, "weights": "00000000"}))})
+    assert_refused(path, f"cannot be used ({WRONG}{name}: Field required")
 
 
 def test_weights_have_the_permissions_of_other_files(saved):

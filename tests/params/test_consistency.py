@@ -41,7 +41,6 @@ def check(changes):
             {"predict.tta": "views", "predict.split": "train", "augment.test_views": 1, "augment.views": 0},
             "predict.tta: got views, but augment.views is 0;",
         ),
-        # As in files of earlier versions.
         ({"predict.tta": True}, "predict.tta: got True, allowed is none, hflip, five_crop, ten_crop, views, auto"),
         ({"data.test_fraction": 0.0, "tsne.split": "test"}, "tsne.split: got test, but data.test_fraction is 0; raise"),
         (
