@@ -32,7 +32,6 @@ class Origin(Section):
         mean, std: of each input channel in 0 to 1.
         image_size: height and width in pixels.
         interpolation: how photos are resized, in the words of torchvision, or ``area``.
-        crop: the fraction of a photo's shorter side that is left of it.
         classes: the names of the outputs.
     """
 
@@ -42,7 +41,6 @@ class Origin(Section):
     std: tuple[Std, Std, Std] | None = None
     image_size: int | None = Field(default=None, ge=1)
     interpolation: str | None = None
-    crop: float | None = None
     classes: tuple[str, ...] | None = None
 
 
@@ -57,7 +55,7 @@ class PretrainedWeights:
     origin: Origin
     tensors: Arrays
 
-    def load_into(self, model: "nn.Module", classes: tuple[str, ...], path: Path = PRETRAINED) -> list[str]:
+    def load_into(self, model: "nn.Module", classes: tuple[str, ...]) -> list[str]:
         """Replace the weights of a network, except for its last layer if that has other outputs or other classes.
 
         Returns:
@@ -84,7 +82,7 @@ class PretrainedWeights:
                 if isinstance(layer, nn.Linear):
                     nn.init.zeros_(layer.weight)
                     nn.init.zeros_(layer.bias)
-        with reading(path):
+        with reading(PRETRAINED):
             if wrong := sorted(name for name in kept if name not in own or own[name].shape != kept[name].shape):
                 raise ValueError(f"it is for another network: {listed(wrong, 3)}")
         own.update({name: torch.from_numpy(values) for name, values in kept.items()})
@@ -103,15 +101,15 @@ def write_pretrained(path: Path, origin: Origin, tensors: Mapping[str, NDArray[A
     write_tensors(path, tensors, KEY, origin.model_dump())
 
 
-def read_pretrained(path: Path = PRETRAINED) -> PretrainedWeights:
+def read_pretrained() -> PretrainedWeights:
     """Read the file.
 
     Raises:
         PipelineError: it is missing or damaged, or has no tensors.
     """
-    with reading(path):
-        metadata = read_content(path, KEY, _Metadata)
-        tensors = read_tensors(path, metadata.weights)
+    with reading(PRETRAINED):
+        metadata = read_content(PRETRAINED, KEY, _Metadata)
+        tensors = read_tensors(PRETRAINED, metadata.weights)
         if not tensors:
             raise ValueError("it has no weights, as with model.pretrained: false")
     return PretrainedWeights(Origin(**metadata.model_dump(exclude={"weights"})), tensors)

@@ -99,16 +99,15 @@ def published_input(name: str) -> dict[str, Any]:
         stated = timm.get_pretrained_cfg(name.removeprefix(TIMM))
         if stated is None:
             return {}
-        names = {"mean": stated.mean, "std": stated.std, "image_size": stated.input_size[-1]}
-        return names | {"interpolation": stated.interpolation, "crop": stated.crop_pct}
+        facts = {"mean": stated.mean, "std": stated.std, "image_size": stated.input_size[-1]}
+        return facts | {"interpolation": stated.interpolation}
     from torchvision.models import get_model_weights
 
     transforms = get_model_weights(name).DEFAULT.transforms()
-    size, resized = transforms.crop_size[0], transforms.resize_size[0]
     mean, std = tuple(transforms.mean), tuple(transforms.std)
     if name in ("googlenet", "inception_v3"):  # trained with these; torchvision's module converts its input to them
         mean = std = (0.5, 0.5, 0.5)
-    facts = {"mean": mean, "std": std, "image_size": size, "crop": size / resized}
+    facts = {"mean": mean, "std": std, "image_size": transforms.crop_size[0]}
     return facts | {"interpolation": transforms.interpolation.value}
 
 

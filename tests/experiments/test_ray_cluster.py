@@ -156,11 +156,6 @@ def hidden_repository(nodes, sweep_origin, tmp_path):
     return repository
 
 
-def table(repository) -> pd.DataFrame:
-    (path,) = repository.folder.glob(".sweeps/*/trials.csv")
-    return pd.read_csv(path).drop(columns="seconds")
-
-
 def locks(repository) -> list[str]:
     """``dvc.lock`` of each experiment."""
     references = repository.git("for-each-ref", "--format=%(refname)", "refs/exps/*/*/*").split()
@@ -194,7 +189,7 @@ def test_a_sweep_on_two_nodes_has_the_trials_and_hashes_of_one_on_this_machine(n
     assert "ray: machines: 2; experiments at the same time: 2, each with 1 CPUs and 0 GPUs" in output
     assert "(pid=" not in output
     alone.sweep("--trials", "4")
-    pd.testing.assert_frame_equal(table(hidden_repository), table(alone))
+    pd.testing.assert_frame_equal(hidden_repository.trials(), alone.trials())
     assert hidden_repository.experiments() == alone.experiments()
     assert locks(hidden_repository) == locks(alone)
     assert list(nodes.cache.glob("ray/*/.dvc/tmp/inputs-*"))
@@ -220,7 +215,7 @@ def test_a_driver_that_ends_leaves_nothing_and_resumes(nodes, hidden_repository,
     for path in nodes.shared.glob("lr-*/*.json"):
         path.write_text("[0.5, 0.75]")
     output = hidden_repository.sweep(*arguments)
-    assert list(table(hidden_repository)["value"]) == [0.75, 0.75], output
+    assert list(hidden_repository.trials()["value"]) == [0.75, 0.75], output
     assert not list(nodes.shared.iterdir())
 
 
@@ -236,5 +231,5 @@ def test_killed_workers_and_a_killed_node_cost_nothing_but_time(nodes, hidden_re
         nodes.kill_second_node()
         output = process.stdout.read()
     assert process.returncode == 0, output
-    assert list(table(hidden_repository)["value"]) == [0.75, 0.75]
+    assert list(hidden_repository.trials()["value"]) == [0.75, 0.75]
     nodes.add_node()

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,9 @@ def repository(stages_origin, tmp_path_factory):
     """Commits before and after the stage ran, and experiments on both: one of them without its files."""
     repository = stages_origin.copy_to(tmp_path_factory.mktemp("revisions") / "repository")
     repository.git("tag", "never-ran")
+    repository.write(".gitignore", "results/*\n!results/metrics\n!results/live\n")
+    for split, measure in product(("train", "valid"), ("loss", "accuracy")):
+        repository.write(f"results/live/plots/metrics/{split}/{measure}.tsv", f"step\t{measure}\n0\t0.5\n")
     repository.replace("params.yaml", "  lr: 0.001 ", "  lr: 0.6 ")
     repository.dvc("repro", "-q", "evaluate")
     repository.commit("main")
@@ -103,10 +107,12 @@ def test_an_experiment_is_compared_by_name(repository):
     assert comparison.p_value < 0.05
 
 
-def test_the_command_prints_a_report_and_writes_the_changed_images(tmp_path):
-    csv = tmp_path / "changed.csv"
-    result = CliRunner().invoke(app, ["compare", "main", "better", "--top", "2", "--csv", str(csv)])
+def test_the_command_prints_a_report_and_writes_the_changed_images_and_the_plots(tmp_path):
+    csv, png = tmp_path / "changed.csv", tmp_path / "both.png"
+    options = ["--top", "2", "--csv", str(csv), "--plots", str(png)]
+    result = CliRunner().invoke(app, ["compare", "main", "better", *options])
     assert result.exit_code == 0
+    assert png.read_bytes().startswith(b"\x89PNG")
     assert result.stdout.startswith("A is main, B is better: 40 images of the auto split\n")
     assert "B is better: of the" in result.stdout
     changed = pd.read_csv(csv, dtype={"id": str})

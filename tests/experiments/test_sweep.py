@@ -26,11 +26,6 @@ space:
 """
 
 
-def table(repository) -> pd.DataFrame:
-    (path,) = repository.folder.glob(".sweeps/*/trials.csv")
-    return pd.read_csv(path).drop(columns="seconds")
-
-
 # Without DVC.
 
 
@@ -57,7 +52,7 @@ def test_an_interrupted_sweep_tries_the_same_as_an_uninterrupted_one(sweep, fake
     assert "resumes" not in sweep(LR.format(seed=1), 3, "train.epochs=4")
     assert "resumes after 3 trials" in sweep("", 6, "train.epochs=4")
     assert repository.git("status", "--porcelain") == state + "?? sweeps/\n"
-    pieces = table(repository)
+    pieces = repository.trials()
     (folder,) = repository.folder.glob(".sweeps/*/")
     assert (folder / "sweep.png").stat().st_size > 20_000
     facts = json.loads((folder / "sweep.json").read_text())
@@ -72,19 +67,19 @@ def test_an_interrupted_sweep_tries_the_same_as_an_uninterrupted_one(sweep, fake
     (folder / "journal.log").unlink()
     again = sweep("", 6, "train.epochs=4")
     assert again.count("exists already: experiment") == len(complete)
-    pd.testing.assert_frame_equal(table(repository), pieces)
+    pd.testing.assert_frame_equal(repository.trials(), pieces)
     # In another place, in one go.
     (folder / "journal.log").unlink()
     fake_dvc.experiments.clear()
     sweep("", 6, "train.epochs=4")
-    pd.testing.assert_frame_equal(table(repository), pieces)
+    pd.testing.assert_frame_equal(repository.trials(), pieces)
 
 
 def test_a_time_budget_lets_the_running_trial_end_and_the_same_command_continues(sweep, repository):
     assert "ends after 0 hours with 1 of 3 trials" in sweep(LR.format(seed=1), 3, hours=0.0)
-    assert len(table(repository)) == 1
+    assert len(repository.trials()) == 1
     assert "resumes after 1 trial" in sweep("", 3)
-    assert len(table(repository)) == 3
+    assert len(repository.trials()) == 3
 
 
 def test_other_code_parameters_images_or_settings_are_other_sweeps(sweep, repository):
@@ -147,7 +142,7 @@ def test_a_hopeless_trial_is_stopped_at_once_and_leaves_nothing(sweep, fake_dvc,
     output = sweep(text, 2, "train.epochs=4")
     assert "trial 2 of 2: pruned after epoch 1 at 0.2500; best 0.9375 of trial 1" in output
     assert fake_dvc.epochs == [4, 1]
-    assert list(table(repository)["state"]) == ["complete", "pruned"]
+    assert list(repository.trials()["state"]) == ["complete", "pruned"]
     assert len(fake_dvc.experiments) == 1
     assert not list(repository.folder.glob(".sweeps/*/checkpoints"))
 
@@ -157,7 +152,7 @@ def test_a_trial_that_fails_is_reported_and_not_run_again(sweep, fake_dvc, repos
     assert "failed: train: the loss is nan in step 1 of epoch 1; best 0.9375 of trial" in output
     assert output.count("same parameters as trial ") + output.count("exists already") == 3
     assert len(fake_dvc.ran) == 2
-    assert set(table(repository)["state"]) == {"complete", "failed"}
+    assert set(repository.trials()["state"]) == {"complete", "failed"}
 
 
 def test_a_sweep_of_which_every_trial_fails_is_an_error(sweep):
@@ -183,7 +178,7 @@ def test_bad_input_of_a_stage_fails_the_trial(sweep, fake_dvc, repository):
     fake_dvc.error, fake_dvc.stage = "model.pretrained: there are no weights of timm/x", "pretrained"
     with pytest.raises(PipelineError, match="no trial is complete"):
         sweep(LR.format(seed=1))
-    assert set(table(repository)["state"]) == {"failed"}
+    assert set(repository.trials()["state"]) == {"failed"}
 
 
 def test_parameters_that_exclude_each_other_fail_before_any_training(sweep, fake_dvc):
@@ -247,7 +242,7 @@ def test_a_killed_sweep_resumes_its_trial_prunes_the_next_and_the_best_is_applie
     assert f"train: resumes from {checkpoint}, epoch 3" in output
     assert "trial 2 of 2: pruned after epoch 1 at 0.2500; best 0.7500 of trial 1" in output
     assert repository.git("status", "--porcelain") == state
-    assert list(table(repository)["state"]) == ["complete", "pruned"]
+    assert list(repository.trials()["state"]) == ["complete", "pruned"]
     assert not list(repository.folder.glob(".sweeps/*/checkpoints"))
     assert not list(repository.folder.glob(".dvc/tmp/sweeps/*/"))
     assert repository.processes() == []

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from pipeline.common.label_files import read_corrections
+from tests.support.pages import is_within_the_screen
 from tests.support.report_results import HOSTILE, LAYERS
 
 CHARTS = {
@@ -28,10 +29,6 @@ MARKS = """() => Object.fromEntries([...document.querySelectorAll(".chart")].map
   const marks = [...chart.querySelectorAll(".role-mark path, .role-mark text")];
   return [chart.id, marks.filter((mark) => mark.getBoundingClientRect().width > 0).length];
 }))"""
-
-
-def is_within_the_screen(page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])

@@ -6,6 +6,7 @@ import pytest
 
 from tests.serve.conftest import SPEC
 from tests.support.hostile_images import GREY_RGB, PICTURE, encode
+from tests.support.pages import is_within_the_screen
 
 DROP = """(base64) => {
   const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
@@ -38,10 +39,6 @@ def opened(chromium, server):
     assert [url for url in requested if not url.startswith((server.url, "blob:", "data:"))] == []
     # Chromium reports an image that is refused.
     assert [problem for problem in problems if "422 (Unprocessable" not in problem] == []
-
-
-def is_within_the_screen(page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (360, "dark")])

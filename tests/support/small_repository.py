@@ -8,6 +8,8 @@ from copy import copy
 from pathlib import Path
 from typing import Self
 
+import pandas as pd
+
 ROOT = Path(__file__).parents[2]
 PARAMS = (ROOT / "params.yaml").read_text("utf-8")
 IDENTITY = ("-c", "user.name=test", "-c", "user.email=test@localhost")
@@ -137,3 +139,8 @@ class StagesRepository(SmallRepository):
         self.write("pipeline/evaluate/stage.py", STAGE)
         self.write("README.md", "A small repository.\n")
         self.write(".gitignore", "results/*\n!results/metrics\n.sweeps/\n")
+
+    def trials(self) -> pd.DataFrame:
+        """The table of the only sweep, without its times."""
+        (path,) = self.folder.glob(".sweeps/*/trials.csv")
+        return pd.read_csv(path).drop(columns="seconds")
