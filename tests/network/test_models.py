@@ -13,6 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.network.models import (
     ConvBlock,
     build_model,
+    build_without_data,
     class_logits,
     default_layers,
     find_layer,
@@ -155,20 +156,47 @@ def test_network_that_does_not_classify_images_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "unused"),
     [
-        ("classifier", []),
-        ("resnet18", ["model.width 4 has no effect on resnet18", "model.dropout 0.77 has no effect on resnet18"]),
-        (
-            "densenet121",
-            ["model.width 4 has no effect on densenet121", "model.dropout 0.77 has no effect on densenet121"],
-        ),
-        ("googlenet", ["model.width 4 has no effect on googlenet"]),
+        ("classifier", ["drop_path_rate 0.2"]),
+        ("resnet18", ["width 4", "dropout 0.77", "drop_path_rate 0.2"]),
+        ("densenet121", ["width 4", "dropout 0.77", "drop_path_rate 0.2"]),
+        ("googlenet", ["width 4", "drop_path_rate 0.2"]),
+        ("efficientnet_b0", ["width 4"]),
+        ("swin_t", ["width 4"]),
     ],
 )
-def test_dropout_takes_effect_or_is_named_as_unused(name, unused):
-    model = build(name=name, dropout=0.77)
-    assert unused_parameters(model, replace(SPEC, name=name, dropout=0.77)) == unused
-    used = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
-    assert set(used) == ({0.77} if len(unused) < 2 else set())
+def test_drop_path_rate_and_dropout_take_effect_or_are_named_as_unused(name, unused):
+    spec = replace(SPEC, name=name, dropout=0.77, drop_path_rate=0.2)
+    model = build_without_data(spec)
+    assert unused_parameters(model, spec) == [f"model.{parameter} has no effect on {name}" for parameter in unused]
+    used = {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    assert used == (set() if "dropout 0.77" in unused else {0.77})
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "efficientnet_b0", "swin_t"])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_drop_path_rate_is_that_of_the_last_block(name, rate):
+    model = build_without_data(replace(SPEC, name=name, drop_path_rate=rate))
+    found = [module.p for module in model.modules() if type(module).__name__ == "StochasticDepth"]
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (0, pytest.approx(rate))
+
+
+def test_the_dropout_of_densenet_is_one_of_its_arguments():
+    model = build(name="densenet121", kwargs={"drop_rate": 0.2})
+    assert {module.drop_rate for module in model.modules() if hasattr(module, "drop_rate")} == {0.2}
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "line"),
+    [
+        ("resnet18", {"weights": "DEFAULT"}, "got 'weights'; allowed for resnet18 are layers, "),
+        ("regnet_y_400mf", {"foo": 1}, "got 'foo'; allowed for regnet_y_400mf are stem_width, "),
+    ],
+)
+def test_wrong_kwargs_are_refused_in_one_line(name, kwargs, line):
+    for function in (build_model, build_without_data):
+        with pytest.raises(PipelineError, match="^params.yaml: model.kwargs: " + line):
+            function(replace(SPEC, name=name, kwargs=kwargs))
 
 
 def test_dropout_0_disables_that_of_torchvision():

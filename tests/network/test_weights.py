@@ -24,6 +24,7 @@ SPECS = {
     "one output": replace(SPEC, outputs=1, classes=("no", "yes")),
     "calibrated": replace(SPEC, calibration=Calibration(0.7, -3.25, ((0.5, None, 0.0, 0.1, 1.0),) * 3)),
     "resnet18": replace(SPEC, name="resnet18", stem="small"),
+    "with arguments": replace(SPEC, name="resnet50", kwargs={"width_per_group": 32}),
     "with versions of its layers": replace(SPEC, name="mnasnet0_5"),
 }
 
