@@ -127,7 +127,7 @@ def cluster_map(*packages: str) -> Iterator[Map]:
             if isinstance(cause, PipelineError):
                 raise cause from None
             text = f"{type(cause).__name__}: {cause}" if cause else str(error)
-            raise PipelineError(f"PIPELINE_RAY: a task has no result: {explained(text)}") from error
+            raise PipelineError(f"PIPELINE_RAY: a task has no result: {why_failed(text)}") from error
 
 
 def run_item(versions: Mapping[str, str], function: Callable[[Item], Result], item: Item) -> Result:
@@ -150,7 +150,7 @@ def require_versions(versions: Mapping[str, str]) -> None:
             )
 
 
-def explained(error: str) -> str:
+def why_failed(error: str) -> str:
     """Why a task failed, from the text of Ray's error, in one line."""
     missing = re.search(r"No (?:module named '|package metadata was found for )([\w.-]+)", error)
     if missing:

@@ -20,13 +20,13 @@ from pipeline.common.runs import copy_output
 from pipeline.common.shares import wilson
 from pipeline.common.text import listed, shown_name
 from pipeline.errors import PipelineError
-from pipeline.evaluate.metrics import compute_metrics, image_scores, largest_top_k
+from pipeline.evaluate.metrics import compute_metrics, largest_top_k
 from pipeline.experiments.comparison import (
     FEWEST_IMAGES,
     compare,
     pair,
+    prediction_table,
     summary_lines,
-    table_lines,
     verdict_lines,
 )
 from pipeline.network.inference import PixelClassifier
@@ -35,7 +35,7 @@ from pipeline.params.schema import AugmentParams
 from pipeline.predict.files import is_run, load_models, member_outputs, read_tta, refuse_failures
 from pipeline.predict.stage import probability_table, report_submission, submission_table
 from pipeline.predict.table import require_csv
-from pipeline.progress import say
+from pipeline.progress import say, table_lines
 
 # Of the cross-fitted weights.
 FOLDS = 5
@@ -280,7 +280,7 @@ def _judge(predicted: dict[str, Predicted], weights: NDArray[np.float64], fit: b
             best_on = name
         last = list(candidates)[-1]
         if last != best and images >= FEWEST_IMAGES:
-            comparison = compare(pair(*(_prediction_table(found, candidates[label], top_k) for label in (best, last))))
+            comparison = compare(pair(*(_prediction_table(found, candidates[label]) for label in (best, last))))
             heading = f"A is model {best}, the best one on {best_on}, and B the {last}:"
             say("\n".join(["", heading, *summary_lines(comparison), *verdict_lines(comparison)]))
     say("")
@@ -307,14 +307,6 @@ def _metric_lines(metrics: dict[str, dict[str, float]], images: int, top_k: int)
     return table_lines(table, dict.fromkeys(table.columns[[1, *range(3, len(table.columns))]], "{:.4f}"))
 
 
-def _prediction_table(found: Predicted, probabilities: NDArray[np.float64], top_k: int) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "source": np.array(found.split.sources, dtype=object)[found.judged],
-            "id": np.array(found.split.ids, dtype=object)[found.judged],
-            "class": found.labels,
-            "predicted_class": probabilities.argmax(axis=1),
-            "confidence": probabilities.max(axis=1),
-            "loss": image_scores(found.labels, probabilities, top_k)["log_loss"],
-        }
-    )
+def _prediction_table(found: Predicted, probabilities: NDArray[np.float64]) -> pd.DataFrame:
+    sources, ids = (np.array(names, dtype=object)[found.judged] for names in (found.split.sources, found.split.ids))
+    return prediction_table(sources.tolist(), ids.tolist(), found.labels, probabilities)

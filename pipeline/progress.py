@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO, TypeVar
 from pipeline.common.text import one_line, shown, without_secrets
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
     from rich.table import Column
     from tqdm import tqdm
@@ -34,6 +36,7 @@ Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_DRAWINGS = 0.1
 BAR_COLUMNS = 10
+COLUMNS_OF_TERMINAL = 80
 
 
 def set_up_output() -> None:
@@ -100,6 +103,26 @@ def say_table(rows: Iterable[Sequence[str]], columns: Sequence["Column | str"], 
     for row in rows:
         table.add_row(*(Text(shown(cell)) for cell in row))
     Console(highlight=False).print(table)
+
+
+def wrapped(text: str) -> list[str]:
+    """The text as lines for a terminal."""
+    return textwrap.wrap(text, COLUMNS_OF_TERMINAL)
+
+
+def table_lines(rows: "pd.DataFrame", formats: Mapping[str, str]) -> list[str]:
+    """A table for a terminal: the first column left-aligned, the others right-aligned, long text shortened."""
+    import pandas as pd
+
+    first, *others = rows.columns
+    formatters = {name: text.format for name, text in formats.items()}
+    with pd.option_context("display.unicode.east_asian_width", True):
+        table = rows.map(_shortened).set_index(first).rename_axis(index=None, columns=first)
+        return table[others].to_string(formatters=formatters, na_rep="").splitlines()
+
+
+def _shortened(value: object) -> object:
+    return f"{value[:8]}…{value[-9:]}" if isinstance(value, str) and len(value) > 18 else value
 
 
 def on_terminal() -> bool:

@@ -17,12 +17,11 @@ from pipeline.common.raw_archive import UNLABELLED, RawImage, RawReader, read_ra
 from pipeline.common.shares import wilson
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
-from pipeline.experiments.comparison import table_lines
 from pipeline.network.inference import PixelClassifier
 from pipeline.network.models import ModelSpec
 from pipeline.predict.files import load_models, member_outputs
 from pipeline.predict.table import require_csv
-from pipeline.progress import say
+from pipeline.progress import say, table_lines
 
 Models = Sequence[tuple[PixelClassifier, ModelSpec]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster import cluster_map, explained, has_cluster
+from pipeline.cluster import cluster_map, has_cluster, why_failed
 from pipeline.errors import PipelineError
 
 
@@ -91,6 +91,6 @@ def test_another_version_of_a_package_on_a_worker_is_one_line(local, monkeypatch
 
 def test_a_worker_that_lacks_a_package_is_one_line():
     error = "\x1b[36mray::f()\x1b[39m (pid=1)\nRuntimeError: import\nModuleNotFoundError: No module named 'dvc'"
-    assert explained(error).startswith("a worker cannot import dvc; install the project in the Python of each")
-    assert "\n" not in explained(error)
-    assert "\x1b" not in explained("\x1b[36mThe worker died\x1b[39m\nunexpectedly")
+    assert why_failed(error).startswith("a worker cannot import dvc; install the project in the Python of each")
+    assert "\n" not in why_failed(error)
+    assert "\x1b" not in why_failed("\x1b[36mThe worker died\x1b[39m\nunexpectedly")

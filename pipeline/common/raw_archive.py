@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from pipeline.common.files import replacing
-from pipeline.common.reading import reading, restoring
+from pipeline.common.reading import reading, restore_commands
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 
@@ -176,7 +176,7 @@ class RawReader:
             content = self._content(start, image.size)
             if len(content) == image.size and zlib.crc32(content) == image.crc:
                 return content
-        raise PipelineError(f"{self._path}: is damaged at {image.entry}; {restoring(self._path)}")
+        raise PipelineError(f"{self._path}: is damaged at {image.entry}; {restore_commands(self._path)}")
 
     def _content(self, start: int, size: int) -> bytes:
         """Read ``size`` bytes; one call of the system returns 2 GiB at most."""

@@ -47,10 +47,12 @@ def reading(path: Path, fix: str = "") -> Iterator[None]:
         text = (error.strerror if isinstance(error, OSError) else "") or str(error)
         if not text or not isinstance(error, OSError | ValueError):
             text = f"{type(error).__name__}: {text}"  # a KeyError is only a key
-        raise PipelineError(f"{path}: cannot be used ({one_line(text)[:200]}); {fix or restoring(path)}") from error
+        raise PipelineError(
+            f"{path}: cannot be used ({one_line(text)[:200]}); {fix or restore_commands(path)}"
+        ) from error
 
 
-def restoring(path: Path) -> str:
+def restore_commands(path: Path) -> str:
     """The commands that restore a damaged output: from DVC's cache or from git, and by its stage."""
     stage, output, in_git = _output(path)
     if not stage:

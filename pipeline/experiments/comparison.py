@@ -4,8 +4,7 @@ A comparison is about two trained networks. How much another training run with t
 unknown (Dietterich 1998); ``seeds.py`` measures it.
 """
 
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +18,8 @@ from sklearn.metrics import recall_score
 from pipeline.common.shares import LEVEL, bonett_price
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
+from pipeline.evaluate.metrics import image_scores
+from pipeline.progress import table_lines, wrapped
 
 POWER = 0.8
 RESAMPLES = 9_999
@@ -30,7 +31,6 @@ BATCH_IMAGES = 2_000_000
 SHARED_COLUMNS = ["source", "id", "class"]
 OWN_COLUMNS = ["predicted_class", "confidence", "loss"]
 CHANGES = ("right -> wrong", "wrong -> right", "wrong -> another wrong")
-COLUMNS_OF_TERMINAL = 80
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,28 @@ class Comparison:
     p_value: float
     least_significant: float
     detectable: float
+
+
+def prediction_table(
+    sources: Sequence[str], ids: Sequence[str], labels: NDArray[np.int64], probabilities: NDArray[np.floating[Any]]
+) -> pd.DataFrame:
+    """A table for :func:`pair`, whose classes are indices; the log loss is that of ``evaluate``.
+
+    Args:
+        sources, ids: of the images.
+        labels: true class indices, ``(images,)``.
+        probabilities: ``(images, classes)``.
+    """
+    return pd.DataFrame(
+        {
+            "source": sources,
+            "id": ids,
+            "class": labels,
+            "predicted_class": probabilities.argmax(axis=1),
+            "confidence": probabilities.max(axis=1),
+            "loss": image_scores(labels, probabilities.astype(np.float64), 2)["log_loss"],
+        }
+    )
 
 
 def pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
@@ -274,21 +296,3 @@ def _image_lines(table: pd.DataFrame, most: int) -> list[str]:
         if len(images) and most:
             lines += table_lines(images.head(most)[["id", "class", *names]].rename(columns=names), {})
     return lines
-
-
-def wrapped(text: str) -> list[str]:
-    """The text as lines for a terminal."""
-    return textwrap.wrap(text, COLUMNS_OF_TERMINAL)
-
-
-def table_lines(rows: pd.DataFrame, formats: Mapping[str, str]) -> list[str]:
-    """A table for a terminal: the first column left-aligned, the others right-aligned, long text shortened."""
-    first, *others = rows.columns
-    formatters = {name: text.format for name, text in formats.items()}
-    with pd.option_context("display.unicode.east_asian_width", True):
-        table = rows.map(_shortened).set_index(first).rename_axis(index=None, columns=first)
-        return table[others].to_string(formatters=formatters, na_rep="").splitlines()
-
-
-def _shortened(value: object) -> object:
-    return f"{value[:8]}…{value[-9:]}" if isinstance(value, str) and len(value) > 18 else value

@@ -18,14 +18,13 @@ from pipeline.common.paths import DATASET, RAW_ARCHIVE, SWEEPS
 from pipeline.common.raw_archive import RawReader, read_raw_archive
 from pipeline.common.text import listed
 from pipeline.errors import PipelineError
-from pipeline.experiments.comparison import wrapped
 from pipeline.experiments.dvc_command import overridden_params, override_key
 from pipeline.experiments.ray_cluster import Cluster
 from pipeline.experiments.revisions import PREDICTIONS, Experiment
 from pipeline.experiments.sandbox import SANDBOXES, take_snapshot
 from pipeline.experiments.series import Series, series_lines
 from pipeline.predict.table import require_csv
-from pipeline.progress import say
+from pipeline.progress import say, wrapped
 from pipeline.report.review import review_page
 
 ON_VALID = "evaluate.split=valid"

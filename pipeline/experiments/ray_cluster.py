@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from pipeline.cluster import RETRIES, connected, explained, require_versions
+from pipeline.cluster import RETRIES, connected, require_versions, why_failed
 from pipeline.common.files import replacing
 from pipeline.common.text import one_line
 from pipeline.download.cache import cache_folder
@@ -187,7 +187,7 @@ class RayRunner:
                 _unpack(answer.pack)
                 git("update-ref", answer.reference, answer.commit)
         except self.ray.exceptions.RayError as error:
-            answer = Answer(error=PipelineError(f"{job.name}: {explained(str(error))}"))
+            answer = Answer(error=PipelineError(f"{job.name}: {why_failed(str(error))}"))
         except (PipelineError, OSError, subprocess.CalledProcessError) as error:  # of git, or of DVC's cache
             answer = Answer(error=PipelineError(f"{job.name}: its result cannot be stored: {one_line(str(error))}"))
         self._answers[job.name] = answer

@@ -8,11 +8,11 @@ from scipy.stats import t
 
 from pipeline.common.shares import LEVEL
 from pipeline.errors import PipelineError
-from pipeline.experiments.comparison import wrapped
 from pipeline.experiments.dvc_command import overridden_params, override_key
 from pipeline.experiments.ray_cluster import Cluster
 from pipeline.experiments.sandbox import take_snapshot
 from pipeline.experiments.series import Series, series_lines, statistics
+from pipeline.progress import wrapped
 
 
 def run_seeds(

@@ -8,11 +8,10 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.experiments.comparison import table_lines
 from pipeline.experiments.ray_cluster import Cluster, open_runner
 from pipeline.experiments.revisions import Experiment
 from pipeline.experiments.sandbox import SANDBOXES, Sandbox, Snapshot, digest, open_sandbox
-from pipeline.progress import say
+from pipeline.progress import say, table_lines
 
 METRICS = {"evaluate": ("accuracy", "log_loss", "macro_f1"), "train": ("valid_accuracy",)}
 

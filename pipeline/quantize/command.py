@@ -12,7 +12,7 @@ from pipeline.common.files import replacing, write_text
 from pipeline.common.paths import CARD, DATASET
 from pipeline.common.results import read_results
 from pipeline.errors import PipelineError
-from pipeline.experiments.comparison import Comparison, compare, pair, summary_lines, verdict_lines
+from pipeline.experiments.comparison import Comparison, compare, pair, prediction_table, summary_lines, verdict_lines
 from pipeline.export.onnx_model import median_seconds
 from pipeline.machine import worker_count
 from pipeline.network.device import forward_batch_size
@@ -71,22 +71,13 @@ def _seconds(model: OnnxModel, batch: NDArray[np.uint8]) -> float:
 
 
 def _predictions(model: OnnxModel, split: PackedSplit, label: str) -> pd.DataFrame:
-    """A table as ``evaluate`` writes it, with the columns that ``pair`` needs."""
+    """The table for ``pair``."""
     if not split.labelled:
         raise PipelineError(f"quantize: the {split.name} split has no labels; evaluate on another split")
     size = _batch_size(split)
     batches = (model.run(np.array(split.images[start : start + size, 0]))[0] for start in range(0, len(split), size))
     probabilities = np.concatenate(list(progress(batches, len(split), f"quantize: {label}", step=size)))
-    names, best = np.array(model.classes, object), probabilities.argmax(axis=1)
-    rows = np.arange(len(split))
-    losses = -np.log(np.maximum(probabilities[rows, split.labels].astype(float), np.finfo(np.float32).tiny))
-    return pd.DataFrame(
-        {
-            **{"source": split.sources, "id": split.ids},
-            **{"class": names[split.labels], "predicted_class": names[best]},
-            **{"confidence": probabilities[rows, best], "loss": losses},
-        }
-    )
+    return prediction_table(split.sources, split.ids, split.labels, probabilities)
 
 
 def _card(

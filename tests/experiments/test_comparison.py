@@ -11,6 +11,7 @@ from scipy.stats import norm
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
 from pipeline.errors import PipelineError
+from pipeline.evaluate.metrics import image_scores
 from pipeline.experiments.comparison import (
     changed_images,
     class_changes,
@@ -21,6 +22,7 @@ from pipeline.experiments.comparison import (
     least_significant,
     mcnemar,
     pair,
+    prediction_table,
     verdict_lines,
 )
 
@@ -44,6 +46,14 @@ def predictions(right, classes=CLASSES, seed=0, first=0) -> pd.DataFrame:
             "loss": random.random(len(right)),
         }
     )
+
+
+def test_predictions_in_float32_have_the_log_loss_that_evaluate_computes():
+    labels, probabilities = np.array([0, 1, 1]), np.array([[1, 0], [1, 0], [0.25, 0.75]], np.float32)
+    table = prediction_table(["a", "b", "c"], ["a", "b", "c"], labels, probabilities)
+    assert list(table["loss"]) == list(image_scores(labels, probabilities.astype(float), 2)["log_loss"])
+    assert list(table["loss"]) == pytest.approx([0, 36.04, 0.2877], abs=1e-2)
+    assert list(table["predicted_class"]) == [0, 0, 1]
 
 
 def drawn(images: int, only_a: float, only_b: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
