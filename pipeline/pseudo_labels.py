@@ -98,7 +98,7 @@ def predicted_images(images: Sequence[RawImage], models: Models) -> pd.DataFrame
 
 
 def _say_precision(valid: pd.DataFrame, confidence: float, labels: Mapping[str, str], classes: Sequence[str]) -> None:
-    """Say which accuracy labels with such a confidence have on valid; ``labels`` are the true ones by path."""
+    """Say the accuracy on valid of labels with such a confidence; ``labels`` are the true ones by path."""
     sure = valid[valid["confidence"] >= confidence]
     if sure.empty:
         return say(f"pseudo-label: none of the {len(valid):,} images of valid reaches {confidence}")

@@ -53,7 +53,7 @@ def overridden_params(overrides: Sequence[str]) -> dict[str, Any]:
     """
     content: dict[str, Any] = read_yaml(PARAMS)
     check_params(content, PARAMS)
-    # DVC's own message about an unknown key advises to add it.
+    # DVC's own message about an unknown key advises adding it.
     unknown = unknown_keys(map(override_key, overrides))
     if unknown:
         raise PipelineError("\n".join(f"-S: {line}" for line in unknown))
