@@ -144,11 +144,11 @@ def curves_by_class(
     Returns:
         ``class, fpr, tpr``; ``class, recall, precision``; and ``class, roc_auc, average_precision``, one row per class.
     """
+    areas, points = [], min(CURVE_POINTS, max(ALL_CURVES_POINTS // len(classes), 10))
     # An empty table first: if no class has a curve, its columns remain.
-    roc = [pd.DataFrame(columns=["class", "fpr", "tpr"])]
-    precision_recall = [pd.DataFrame(columns=["class", "recall", "precision"])]
-    areas = []
-    points = min(CURVE_POINTS, max(ALL_CURVES_POINTS // len(classes), 10))
+    none = np.empty(0)
+    roc = [_thinned("", points, fpr=none, tpr=none)]
+    precision_recall = [_thinned("", points, recall=none, precision=none)]
     for index, name in enumerate(classes):
         positive, scores = labels == index, probabilities[:, index]
         if positive.all() or not positive.any():
