@@ -14,6 +14,7 @@ Each is read by a function of this module; ``cli`` calls :func:`check_variables`
 """
 
 import errno
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ VARIABLES = (
 RANKS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 READ_ONLY = (errno.EACCES, errno.EROFS)
 MOST_PROCESSES, MOST_MINUTES = 1024, 1_000_000
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def check_variables() -> None:
@@ -74,12 +76,30 @@ def worker_count() -> int:
     Raises:
         PipelineError: ``PIPELINE_WORKERS`` is not such a number.
     """
-    return _whole_number("PIPELINE_WORKERS", len(_usable_cores()))
+    return _whole_number("PIPELINE_WORKERS", int(min(len(_usable_cores()), _core_limit())))
 
 
 def _usable_cores() -> set[int]:
     """The numbers of the cores that this process may use."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _core_limit() -> float:
+    """How many cores a container may use, as ``docker run --cpus=1.5`` and Kubernetes limit it: 2; else infinity."""
+    first_version = (control_group(f"cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
+    quota, period = control_group("cpu.max").split() or first_version
+    # Without a limit, max or -1.
+    return math.ceil(int(quota) / int(period)) if quota.isdecimal() and period.isdecimal() else math.inf
+
+
+def control_group(name: str) -> str:
+    """A file of this process's control group (version 2), which limits a container; empty if there is none."""
+    own = Path("/proc/self/cgroup")
+    group = own.read_text("utf-8").rpartition("::")[2].strip("/\n") if own.exists() else ""
+    for path in (CONTROL_GROUPS / group / name, CONTROL_GROUPS / name):
+        with suppress(OSError):
+            return path.read_text("utf-8").strip()
+    return ""
 
 
 def crowded(threads: int) -> str:

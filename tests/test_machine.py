@@ -31,6 +31,11 @@ FUNCTIONS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_container(monkeypatch, tmp_path):
+    monkeypatch.setattr("pipeline.machine.CONTROL_GROUPS", tmp_path / "no groups")
+
+
 def test_without_variables_all_allowed_cores_one_process_and_ten_minutes():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert (worker_count(), process_count(), checkpoint_minutes()) == (cores, 1, 10)
@@ -44,6 +49,28 @@ def test_workers_are_no_more_than_the_cores_that_the_process_may_use():
         assert worker_count() == 1
     finally:
         os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.parametrize(
+    ("files", "workers"),
+    [
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "5000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "9900000 100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({}, 64),
+    ],
+)
+def test_workers_are_no_more_than_the_cores_that_a_container_may_use(monkeypatch, tmp_path, files, workers):
+    monkeypatch.setattr("pipeline.machine.CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr("pipeline.machine._usable_cores", lambda: set(range(64)))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert worker_count() == workers
 
 
 @pytest.mark.parametrize(

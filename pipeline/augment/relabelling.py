@@ -82,7 +82,8 @@ def correct(
     by_path = {image.path: image for image in images if image.label is not None}
     if unlabelled := [name for name in corrections if name not in by_path]:
         refuse("corrections", file, f"{listed(unlabelled, 3)}: has no label to correct; remove it from the file")
-    labels = {name: classes.index(label) for name, label in corrections.items() if label != DROP}
+    index = {name: number for number, name in enumerate(classes)}
+    labels = {name: index[label] for name, label in corrections.items() if label != DROP}
     kept = [
         # A pseudo-label that a person has confirmed is none any more.
         replace(image, label=labels[image.path], confidence=None)
@@ -113,7 +114,8 @@ def _check(
     if unknown:
         count = f"{len(unknown):,} of {len(ids):,} ids are no images of the source ({listed(unknown, 3)})"
         refuse(name, file, f"{count}; remove these rows, or correct the paths, which are in audit.csv")
-    names = [label for label in dict.fromkeys(labels) if label not in {*classes, *others}]
+    known_labels = {*classes, *others}
+    names = [label for label in dict.fromkeys(labels) if label not in known_labels]
     if names:
         allowed = "".join(f"{label} and " for label in others)
         refuse(name, file, f"unknown label {listed(names, 3)}; allowed are {allowed}the classes {listed(classes, 10)}")

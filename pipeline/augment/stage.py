@@ -24,6 +24,7 @@ from pipeline.plots.style import saved_figure
 from pipeline.progress import say
 
 PREVIEW_IMAGES, PREVIEW_COPIES = 6, 9
+MOST_LISTED = 20  # bad images in an error
 
 
 def augment(
@@ -97,7 +98,11 @@ def _check_bad_images(bad: dict[int, str], images: list[RawImage], on_bad_image:
     if bad and (on_bad_image == "error" or len(bad) == len(images)):
         count = f"{len(bad):,} of {len(images):,} images cannot be decoded or augmented"
         lines = [f"{RAW_ARCHIVE}: {count}; replace them in the source, or set data.on_bad_image to skip"]
-        raise PipelineError("\n".join(lines + [f"{images[row].path}: {reason}" for row, reason in bad.items()]))
+        lines += [f"{images[row].path}: {reason}" for row, reason in list(bad.items())[:MOST_LISTED]]
+        if others := Counter(list(bad.values())[MOST_LISTED:]).most_common():
+            reasons = listed(f"{reason}: {number:,}" for reason, number in others)
+            lines.append(f"and {len(bad) - MOST_LISTED:,} more: {reasons}")
+        raise PipelineError("\n".join(lines))
     if bad:
         say(f"augment: {len(bad):,} images cannot be decoded or augmented and are left out; {AUDIT_PAGE} lists them")
 

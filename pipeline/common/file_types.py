@@ -121,11 +121,16 @@ _IMAGES = {Kind.JPEG, Kind.PNG, Kind.GIF, Kind.BMP, Kind.WEBP, Kind.AVIF, Kind.T
 def junk_reason(path: str) -> str | None:
     """Why a file cannot belong to a dataset, by the names of the file and of its folders; None if it can."""
     parts = path.split("/")
-    if any(part.lower() in JUNK or part.startswith("._") for part in parts):
+    if any(map(is_of_system, parts)):
         return "created by an operating system"
     if any(part.startswith(".") for part in parts):
         return "hidden, since a name begins with a dot"
     return None
+
+
+def is_of_system(name: str) -> bool:
+    """Whether an operating system created the file or the folder with this name."""
+    return name.lower() in JUNK or name.startswith("._")
 
 
 def is_junk(path: str) -> bool:

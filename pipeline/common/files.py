@@ -119,7 +119,11 @@ def _is_in_use(leftover: Path, process: str) -> bool:
 
 
 def _host() -> str:
-    return hashlib.blake2b(os.uname().nodename.encode(), digest_size=3).hexdigest()
+    """Where the numbers of processes mean the same: a host, or a container, which can have its host's name."""
+    name = os.uname().nodename
+    with suppress(OSError):  # only on Linux
+        name += str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.blake2b(name.encode(), digest_size=3).hexdigest()
 
 
 def _start_time(pid: int) -> str:

@@ -19,6 +19,7 @@ from pipeline.doctor.finding import ERROR, NOTE, OK, Finding, ask, check, compla
 from pipeline.errors import PipelineError
 from pipeline.machine import (
     VARIABLES,
+    control_group,
     crowded,
     process_count,
     variable_problems,
@@ -37,7 +38,6 @@ OTHER_VARIABLES = re.compile(
     re.IGNORECASE,
 )
 TOLERANCE = 5e-2  # of gradients, relative to the largest; TF32 keeps ten bits of a factor
-CGROUP = Path("/sys/fs/cgroup")
 GB = 1e9
 
 
@@ -208,27 +208,17 @@ def memory() -> Iterator[Finding]:
     import psutil
 
     total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
-    limit = _cgroup("memory.max")
+    limit = control_group("memory.max")
     if limit.isdecimal() and int(limit) < total:
         # The page cache counts as used, but is released when memory is needed.
-        cache = dict(line.split() for line in _cgroup("memory.stat").splitlines()).get("inactive_file", 0)
-        total, free = int(limit), min(free, int(limit) - int(_cgroup("memory.current") or 0) + int(cache))
+        cache = dict(line.split() for line in control_group("memory.stat").splitlines()).get("inactive_file", 0)
+        total, free = int(limit), min(free, int(limit) - int(control_group("memory.current") or 0) + int(cache))
     line = f"{free / GB:,.1f} GB free of {total / GB:,.1f}; {os.cpu_count()} cores, {worker_count()} workers"
     if free < GB:
         fix = "close other programs; or lower train.batch_size, and `export PIPELINE_WORKERS=1`"
         yield Finding(NOTE, f"{line}: little memory for torch, so a process may be killed", fix)
     else:
         yield Finding(OK, line)
-
-
-def _cgroup(name: str) -> str:
-    """A file of this process's control group (version 2), which limits a container; empty if there is none."""
-    own = Path("/proc/self/cgroup")
-    group = own.read_text("utf-8").rpartition("::")[2].strip("/\n") if own.exists() else ""
-    for path in (CGROUP / group / name, CGROUP / name):
-        with suppress(OSError):
-            return path.read_text("utf-8").strip()
-    return ""
 
 
 @check("Machine", "disk")

@@ -146,7 +146,7 @@ def _source(data: "DataParams") -> Finding:
         state = "downloaded" if downloaded else "not downloaded yet"
         return Finding(OK, f"data.source: {data.source} {location}, {state}")
     try:
-        path = user_path(place)
+        path, source = user_path(place), find_source(data.source, data.location, data.labels)
     except PipelineError as problem:
         return Finding(ERROR, str(problem))
     found = "is a folder" if path.is_dir() else "is a file" if path.is_file() else "does not exist"
@@ -156,7 +156,7 @@ def _source(data: "DataParams") -> Finding:
     if data.source == "folder" and not any(path.iterdir()):
         return Finding(ERROR, f"data.location: the folder {location} is empty", "put images there, a folder per class")
     line = f"data.source: {data.source} {location}".strip()
-    changes = changes_since(find_source(data.source, data.location, data.labels))
+    changes = changes_since(source)
     if changes:
         return Finding(NOTE, f"{line} has changed since the last dvc repro: {changes}", "`dvc repro`")
     if location and git_output("ls-files", "--others", "--exclude-standard", "--directory", "--", str(path)):

@@ -30,6 +30,7 @@ from pipeline.download.layout import (
     split_of,
     texts_left_out,
     unlabelled_images,
+    warn_of_untrained,
 )
 from pipeline.download.trees import FileTree
 from pipeline.errors import PipelineError
@@ -50,7 +51,8 @@ COLUMNS = {
         "id",
         "name",
     ),
-    "class": ("label", "class", "category", "target", "class_name"),
+    # Label Studio writes choice.
+    "class": ("label", "class", "category", "target", "class_name", "choice"),
     "split": ("split", "subset", "set", "partition"),
     "group": ("group",),
 }
@@ -109,24 +111,43 @@ class _Images:
                 return [exact]
         return _ending_with(name, self._endings) or _ending_with(name, self._endings_of_stems)
 
-    def require(self, row: Row, folder: str) -> str:
-        """The one image of a row.
+    def require(self, rows: list[Row], folder: str) -> list[str]:
+        """The one image of each row of a table in this folder.
 
         Raises:
-            PipelineError: there is none, or more than one.
+            PipelineError: a row has none, or more than one.
         """
-        found = self.find(row.path, folder)
-        if len(found) > 1:
-            raise PipelineError(
-                f"{row.place}: {row.path!r} can be {listed(found, 3)} in {self.source}; write the path in the source"
-            )
-        if not found:
+        found = [self._candidates(row, folder) for row in rows]
+        missing = [row for row, paths in zip(rows, found, strict=True) if not paths]
+        if missing:
+            row = missing[0]
             reason = self.left_out.get(posixpath.join(folder, row.path), self.left_out.get(row.path))
             found_is = f"is no image ({reason}) in" if reason else "is not in the source"
             raise PipelineError(
-                f"{row.place}: {row.path!r} {found_is} {self.source}; correct the path, or remove the row"
+                f"{row.place}: {row.path!r} {found_is} {self.source}{_and_more(missing)}; "
+                "correct the path, or remove the row"
             )
-        return found[0]
+        several = [row for row, paths in zip(rows, found, strict=True) if len(paths) > 1]
+        if several:
+            row, paths = several[0], self._candidates(several[0], folder)
+            of_split = {split_of(path) for path in paths}
+            tables = ", or name a table for each split: {train: ..., test: ...}" if len(of_split) > 1 else ""
+            raise PipelineError(
+                f"{row.place}: {row.path!r} can be {listed(paths, 3)} in {self.source}{_and_more(several)}; write the "
+                f"path in the source{tables}"
+            )
+        return [paths[0] for paths in found]
+
+    def _candidates(self, row: Row, folder: str) -> list[str]:
+        """The images that a row can mean; of several, those in the folder of the row's split."""
+        found = self.find(row.path, folder)
+        return [path for path in found if len(found) > 1 and split_of(path) == row.split] or found
+
+
+def _and_more(rows: list[Row]) -> str:
+    """What a message about the first of these rows adds about the others."""
+    others = listed([repr(row.path) for row in rows[1:]], 3)
+    return f" (likewise {len(rows) - 1:,} more rows: {others})" if others else ""
 
 
 def _ending_with(name: str, endings: list[tuple[str, str]]) -> list[str]:
@@ -159,8 +180,8 @@ def read_labels(
     }
     found: dict[str, Row] = {}
     for split, file in files.items():
-        for row in _read_table(source, tree, file, split, images):
-            path = images.require(row, posixpath.dirname(file))
+        rows = list(_read_table(source, tree, file, split, images))
+        for row, path in zip(rows, images.require(rows, posixpath.dirname(file)), strict=True):
             other = found.setdefault(path, row)
             if other is not row:
                 _check_twice(path, other, row)
@@ -179,6 +200,7 @@ def read_labels(
     for split, paths in (("test", test), (UNLABELLED, unlabelled)):
         listed_images += unlabelled_images({path: tuple(path.split("/")) for path in paths}, split)
     class_list = named.names or tuple(sorted(index, key=lambda name: index[name]))
+    warn_of_untrained(source, class_list, listed_images)
     return ImageSet(class_list, tuple(sorted(listed_images, key=lambda image: image.path)), tree.read, left_out)
 
 
@@ -187,7 +209,8 @@ def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Ima
     lines = list(_lines(file, _text(source, tree, file)))
     if not lines:
         raise PipelineError(f"data.labels: {file} is empty; {_ALLOWED}")
-    columns = _header(file, lines[0][1], split)
+    width = len(lines[0][1])
+    columns = _header(file, lines[0][1], split, images)
     if columns:
         lines = lines[1:]
     else:
@@ -195,6 +218,11 @@ def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Ima
     for number, cells in lines:
         place = f"data.labels: {file}, line {number}"
         values = {role: cells[column].strip() if column < len(cells) else "" for role, column in columns.items()}
+        if any(cell.strip() for cell in cells[width:]):
+            raise PipelineError(
+                f"{place}: has {len(cells)} values, but the first line has {width}; put a value with a separator in "
+                "it, such as a comma, in quotes"
+            )
         if not values["path"]:
             raise PipelineError(f"{place}: has no path; {_ALLOWED}")
         for value in values.values():
@@ -206,12 +234,23 @@ def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Ima
         given = values.get("split", "")
         if given and given.lower() not in SPLIT_FOLDERS:
             raise PipelineError(f"{place}: got the split {given!r}, allowed are {', '.join(SPLIT_FOLDERS)}; correct it")
-        found = split or (SPLIT_FOLDERS[given.lower()] if given else "")
-        yield Row(place, values["path"], values.get("class", ""), found, values.get("group", ""))
+        own = SPLIT_FOLDERS[given.lower()] if given else ""
+        if split and own not in ("", split):
+            raise PipelineError(
+                f"{place}: is of the split {own}, but data.labels lists the file for {split}; move the row to the "
+                f"table of its split, or set data.labels to {file} alone"
+            )
+        yield Row(place, values["path"], values.get("class", ""), split or own, values.get("group", ""))
 
 
 def _text(source: str, tree: FileTree, file: str) -> str:
     path = table_path(file)
+    reason = tree.left_out.get(unicodedata.normalize("NFC", file))
+    if reason and not path.is_file():
+        raise PipelineError(
+            f"data.labels: {file} in {source} is no table ({reason}); allowed endings are .csv, .tsv and .txt: save it "
+            "as one, or correct the path"
+        )
     if file not in tree.sizes and not path.is_file():
         raise PipelineError(f"data.labels: there is no file {file} in {source} or in the repository; correct the path")
     content = tree.read(file, MAX_TABLE_BYTES) if file in tree.sizes else read_small(path, MAX_TABLE_BYTES)
@@ -240,16 +279,19 @@ def _lines(file: str, text: str) -> Iterator[tuple[int, list[str]]]:
         raise PipelineError(f"data.labels: {file}, line {reader.line_num}: {error}; correct it") from None
 
 
-def _header(file: str, cells: list[str], split: str) -> dict[str, int]:
+def _header(file: str, cells: list[str], split: str, images: _Images) -> dict[str, int]:
     """The column of each role if these cells are a header, otherwise nothing; say which columns are not used.
 
-    A table of the test split needs no class.
+    A table of the test split needs no class. A class may have the name of a column; then the other cell is an image.
     """
     names = [cell.strip().lower() for cell in cells]
     columns = {role: names.index(name) for role, known in COLUMNS.items() for name in reversed(known) if name in names}
     missing = {"path", "class"} - columns.keys()
     if len(missing) == 1 and len(names) == 2 and len(columns) == 1 and all(names):
-        columns[missing.pop()] = 1 - next(iter(columns.values()))
+        other = 1 - next(iter(columns.values()))
+        if images.find(cells[other], posixpath.dirname(file)):
+            return {}
+        columns[missing.pop()] = other
     if missing - ({"class"} if split == "test" else set()):
         return {}
     called = [cell.strip() or "a column without a name" for cell in cells]  # pandas writes its index without a name

@@ -10,7 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -114,6 +114,7 @@ def read_layout(
         names, images = _by_folder(source, by_split, class_depth, named)
         _warn_of_empty_folders(source, by_split, class_depth, empty)
     _check_classes(source, names, images)
+    warn_of_untrained(source, names, images)
     left_out = tree.left_out | dict.fromkeys(outside, "a picture outside the folders of the splits")
     left_out |= texts_left_out(tree, named.file)
     images += unlabelled_images(unlabelled, UNLABELLED)
@@ -351,11 +352,16 @@ def _read_names(tree: FileTree, path: str) -> tuple[str, ...]:
 
 
 def _check_classes(source: str, names: tuple[str, ...], images: list[SourceImage]) -> None:
-    """Refuse a single class, and warn of classes without training images."""
+    """Refuse a single class."""
     trained = {image.label for image in images if image.split in (None, "train")}
     if len(trained) < 2:
         (label,) = trained
         raise _one_class(source, names[label] if label is not None else "unlabelled")
+
+
+def warn_of_untrained(source: str, names: Sequence[str], images: Iterable[SourceImage]) -> None:
+    """Warn of classes without training images."""
+    trained = {image.label for image in images if image.split in (None, "train")}
     untrained = [name for index, name in enumerate(names) if index not in trained]
     if untrained:
         say(f"download: warning: {source}: no training images of {listed(untrained)}; they can never be predicted")
@@ -378,6 +384,11 @@ def _by_prefix(
             images += unlabelled_images(members, split)
             continue
         if nested:
+            if 0 < len(matches) < len(nested):
+                raise PipelineError(
+                    f"{source}: {listed(sorted(matches), 3)} is in no folder of a class, but {len(nested):,} others "
+                    "are; move it into one, or away"
+                )
             raise PipelineError(f"{source}: {nested[0]} is in a folder and others next to it are not; {_ALLOWED}")
         if unmatched:
             raise PipelineError(f"{source}: {unmatched[0]} has no class index before an underscore; {_ALLOWED}")

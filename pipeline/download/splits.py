@@ -80,9 +80,12 @@ def assign_splits(
     if not (test or valid or folds):
         return images
     pool = [image for image in images if image.split == "train" and image.label is not None]
-    units = _ranked_units(pool, keys(pool), seed)
     wanted = [split for split, drawn in (("test", test), ("valid", valid or folds)) if drawn]
-    _check_enough(units, bool(test) + (folds or 1 + bool(valid)), f"{folds} folds" if folds else "", wanted, classes)
+    parts = bool(test) + (folds or 1 + bool(valid))
+    # Whatever the keys are, which may take long, there are no more units than these.
+    _check_enough(_ranked_units(pool, by_path(pool), seed), parts, folds, wanted, classes)
+    units = _ranked_units(pool, keys(pool), seed)
+    _check_enough(units, parts, folds, wanted, classes)
     splits: dict[str, str] = {}
     for label, members in _by_label(units).items():
         size = sum(map(len, members))
@@ -163,22 +166,27 @@ def _name(label: int | None, classes: Sequence[str]) -> str:
     return classes[label] if classes and label is not None else str(label)
 
 
-def _check_enough(units: Iterable[Unit], parts: int, folds: str, wanted: Sequence[str], classes: Sequence[str]) -> None:
-    """Refuse a class with fewer units than parts into which it is cut."""
+def _check_enough(
+    units: Iterable[Unit], parts: int, folds: int | None, wanted: Sequence[str], classes: Sequence[str]
+) -> None:
+    """Refuse classes with fewer units than parts into which each class is cut."""
     of_class: dict[int, list[Unit]] = defaultdict(list)
     for unit in units:
         for label in {image.label for image in unit.images if image.label is not None}:
             of_class[label].append(unit)
-    for label, found in sorted(of_class.items()):
-        if len(found) < parts:
-            paths = sorted(image.path for unit in found for image in unit.images if image.label == label)
-            together = f" in {len(found)} groups that stay together" if len(found) < len(paths) else ""
-            goal = f"a test split and {folds}" if folds and "test" in wanted else folds
-            raise PipelineError(
-                f"data: class {_name(label, classes)} has {len(paths)} images{together} ({paths[0]} ...), too few for "
-                f"{goal or ' and '.join(['train', *wanted])}; add images, or remove the class"
-                f"{', or lower data.folds' if folds else ''}"
-            )
+    few = [label for label, found in sorted(of_class.items()) if len(found) < parts]
+    if not few:
+        return
+    label, found = few[0], of_class[few[0]]
+    paths = sorted(image.path for unit in found for image in unit.images if image.label == label)
+    together = f" in {len(found)} groups that stay together" if len(found) < len(paths) else ""
+    cut = ["a test split" if "test" in wanted else "", f"{folds} folds"] if folds else ["train", *wanted]
+    others = listed(_name(other, classes) for other in few[1:])
+    raise PipelineError(
+        f"data: class {_name(label, classes)} has {len(paths)} images{together} ({paths[0]} ...), too few for "
+        f"{' and '.join(filter(None, cut))}{f' (likewise {len(few) - 1:,} more classes: {others})' if others else ''}; "
+        f"add images, or remove the class{', or lower data.folds' if folds else ''}"
+    )
 
 
 def _check_classes(

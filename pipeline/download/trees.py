@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from pipeline.common.file_types import HEAD, is_image, is_part, junk_reason, other_reason
+from pipeline.common.file_types import HEAD, is_image, is_of_system, is_part, junk_reason, other_reason
 from pipeline.common.paths import RAW_ARCHIVE
 from pipeline.download.cache import require_space
 from pipeline.download.safety import Quota, check_files
@@ -177,24 +177,25 @@ def _parents(name: str) -> Iterator[str]:
 
 
 def _walk(root: Path, left_out: dict[str, str]) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """``os.walk`` through links to folders, except those to a folder that contains the link."""
+    """``os.walk`` through links to folders, except those to a folder that contains the link.
+
+    What operating systems and version control create is skipped without a word, as by ``source``: it differs between
+    machines that have the same images.
+    """
     chains = {root: {_identity(root)}}  # each folder to come with those that contain it
     for name, folders, names in os.walk(root, onerror=_raise, followlinks=True):
         folder = Path(name)
         chain = chains.pop(folder)
         for inner in list(folders):
-            path, reason = folder / inner, None
-            identity = _identity(path)
-            if identity in chain:
-                reason = "a link to a folder that contains it"
-            elif inner in VERSION_CONTROL:
-                reason = "a folder of version control"
-            if reason:
-                left_out[path.relative_to(root).as_posix()] = reason
+            path = folder / inner
+            if inner in VERSION_CONTROL or is_of_system(inner):
+                folders.remove(inner)
+            elif (identity := _identity(path)) in chain:
+                left_out[path.relative_to(root).as_posix()] = "a link to a folder that contains it"
                 folders.remove(inner)
             else:
                 chains[path] = chain | {identity}
-        yield folder, folders, names
+        yield folder, folders, [name for name in names if not is_of_system(name)]
 
 
 def _identity(folder: Path) -> tuple[int, int]:

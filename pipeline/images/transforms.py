@@ -56,6 +56,7 @@ RESIZED_PIXELS = 16 * 1024**2
 TRIED_SIZES = ((48, 64), (480, 640), (4500, 6000))
 # What a trial may use: memory, seconds of the CPU, and seconds if it only waits. Its process is killed at the limits.
 TRIAL_BYTES, TRIAL_SECONDS, TRIAL_WAIT = 2**31, 5, 60
+MEMORY_IN_USE = Path("/proc/self/statm")  # of Linux; elsewhere the memory has no limit
 # How many pixels a transform may return, unless it returns no more than it gets.
 MOST_PIXELS = 100_000_000
 _TOO_MUCH = (
@@ -286,9 +287,13 @@ def _trial(transform: Any) -> str | None:
     process.start()
     sender.close()
     reason: str | None = _TOO_MUCH
-    with suppress(EOFError):  # it was killed
+    try:
         if receiver.poll(TRIAL_WAIT):
             reason = receiver.recv()
+    except EOFError:  # it ended without an answer, usually by a signal at one of the limits
+        process.join(TRIAL_WAIT)
+        if (code := process.exitcode) is not None and code >= 0:
+            reason = f"could not be tried: the process for it ended with exit code {code}; run the command again"
     process.kill()
     process.join()
     return reason
@@ -302,10 +307,14 @@ def _run_trial(transform: Any, sender: Connection) -> None:
 
 
 def _set_limits() -> None:
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for limit, most in ((resource.RLIMIT_AS, used + TRIAL_BYTES), (resource.RLIMIT_CPU, TRIAL_SECONDS)):
+    limits = {resource.RLIMIT_CPU: TRIAL_SECONDS}
+    if MEMORY_IN_USE.exists():
+        used = int(MEMORY_IN_USE.read_text().split()[0]) * resource.getpagesize()
+        limits[resource.RLIMIT_AS] = used + TRIAL_BYTES
+    for limit, most in limits.items():
         hard = resource.getrlimit(limit)[1]
-        resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        with suppress(OSError, ValueError):  # not every system has each limit
+            resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _trial_reason(transform: Any) -> str | None:

@@ -12,7 +12,7 @@ from pipeline.common.text import listed, shortened, without_secrets
 from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.params.names import parameter_names, suggestion
-from pipeline.params.schema import ContradictionError, Params
+from pipeline.params.schema import SHA256, ContradictionError, Params
 
 MAX_LINES = 100
 # The layers of network.models.Classifier by name: importing torch to look them up would take seconds.
@@ -95,6 +95,9 @@ def _error_line(problem: Any, content: dict[str, Any], schema: type[BaseModel]) 
     if problem["type"] == "value_error":
         error = problem["ctx"]["error"]
         return f"{name}.{error.key}: {error}" if isinstance(error, ContradictionError) else f"{name}: {error}"
+    if problem["type"] == "literal_error" and problem["loc"][-1] == "[key]":
+        wrong = shortened(repr(problem["loc"][-2]), 80)
+        return f"{name}: has the key {wrong}, allowed are {problem['ctx']['expected']}; correct it"
     found: Any = content
     for key in keys:
         found = found[key]
@@ -170,7 +173,7 @@ def _in_words(schema: dict[str, Any]) -> str:
         "null": "null",
         "boolean": "true or false",
     }[schema["type"]]
-    if schema.get("pattern") == r"^[0-9a-f]{64}$":
+    if schema.get("pattern") == SHA256:
         return "64 hexadecimal digits"
     bounds = [
         f"{sign} {_number(schema[bound])}"

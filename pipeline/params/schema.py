@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
 
 from pipeline.common.paths import is_url
 from pipeline.common.text import is_printable, shortened
@@ -44,6 +44,7 @@ def repeated(names: Iterable[str]) -> str | None:
 
 DIGITS = 10
 NEAR_DUPLICATES = "near_duplicates"
+SHA256 = r"^[0-9a-fA-F]{64}$"
 
 
 class DataParams(Section):
@@ -61,7 +62,7 @@ class DataParams(Section):
     revision: str | None = Field(
         description="commit, tag or branch of the modelscope dataset; null uses master and prints its commit"
     )
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+    sha256: Annotated[str, StringConstraints(pattern=SHA256, to_lower=True)] | None = Field(
         description="SHA-256 of the archive; required for a URL, optional for a path"
     )
     classes: Annotated[tuple[str, ...], Field(strict=False, min_length=2)] | None = Field(
@@ -168,6 +169,11 @@ class DataParams(Section):
             if is_url(location) and re.search(r"\s.*@", location):
                 raise ContradictionError(key, "contains white space before an @; percent-encode it as %20")
         if self.location and is_url(self.location):
+            if self.source == "modelscope":
+                raise ContradictionError(
+                    "location",
+                    f"got the URL {self.location!r}, allowed with source modelscope is owner/name; correct it",
+                )
             if self.source != "archive":
                 raise ContradictionError("location", f"got the URL {self.location!r}; set data.source to archive")
             if not self.sha256:

@@ -47,7 +47,11 @@ class Entry(NamedTuple):
 
 
 def find_source(kind: str, location: str | None, labels: str | Mapping[Any, str] | None) -> Source:
-    """Resolve the paths of a section ``data`` of the parameters."""
+    """Resolve the paths of a section ``data`` of the parameters.
+
+    Raises:
+        PipelineError: the location is a folder that contains this project's own files, which each run changes.
+    """
     tables = {"all": labels} if labels is None or isinstance(labels, str) else labels
     paths = {split: table_path(path) for split, path in tables.items() if path}
     # Others are in the folder or the archive, or missing, which download reports.
@@ -58,7 +62,15 @@ def find_source(kind: str, location: str | None, labels: str | Mapping[Any, str]
         place = with_variables(location or "")
     except PipelineError as error:  # a clone without the images needs no variable
         return Source(kind, None, found, str(error))
-    return Source(kind, None if is_url(place) else user_path(place), found)
+    path = None if is_url(place) else user_path(place)
+    if kind == "folder" and path and path.is_dir():
+        own = (repository_root() / SOURCE).resolve()
+        if own.is_relative_to(path.resolve()):
+            raise PipelineError(
+                f"data.location: got {location}, which contains the project's own files; move the images into a folder "
+                "such as data/photos"
+            )
+    return Source(kind, path, found)
 
 
 def problem_of(source: Source) -> str | None:
@@ -70,6 +82,8 @@ def problem_of(source: Source) -> str | None:
         return f"the {source.kind} {location} is not here"
     if location and not os.access(location, os.R_OK | os.X_OK if location.is_dir() else os.R_OK):
         return f"the {source.kind} {location} cannot be read"
+    if location and source.kind == "folder" and not any(True for _ in _walk(location)):
+        return f"the folder {location} is empty (is its disk mounted?)"
     return None
 
 
@@ -223,7 +237,7 @@ def remember(source: Source, files: Mapping[str, Entry], listed: int) -> None:
     settled = listed - TICK
     content = {path: entry if entry.changed < settled else entry._replace(changed=0) for path, entry in files.items()}
     path = _memory(source)
-    if source.location is not None and path.parents[2].is_dir():
+    if files and source.location is not None and path.parents[2].is_dir():
         write_text(path, json.dumps(content))
 
 

@@ -32,11 +32,12 @@ def source(
     """Write ``data/source.json``, which is the same as long as names and contents of the source's files are, and
     ``data/pretrained.json``, which is as long as the weights of ``model.pretrained`` are.
 
-    If the source is not on this machine, an earlier listing stays as it is: then DVC uses the images in its cache. If
-    there is none, ``download`` says what is missing.
+    If the source is not on this machine, or is empty, as is the folder of a disk that is not mounted, an earlier
+    listing stays as it is: then DVC uses the images in its cache. If there is none, ``download`` says what is missing.
 
     Raises:
-        PipelineError: the weights are not on this machine, and never were.
+        PipelineError: the folder contains this project's own files, or the weights are not on this machine, and never
+            were.
     """
     list_label_files({"corrections": corrections, "pseudo_labels": pseudo_labels})
     identity = weights_identity(pretrained)

@@ -1,6 +1,7 @@
 """``data.corrections`` and ``data.pseudo_labels``: corrected labels, dropped and added images."""
 
 import shutil
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -49,6 +50,15 @@ def test_ids_of_images_that_download_left_out_are_not_used_and_counted(workspace
     assert line in capsys.readouterr().out
     Path("pseudo.csv").write_text("id,label,confidence\nu/9.png,cat,0.9\n")
     assert add_pseudo_labels("pseudo.csv", IMAGES, CLASSES, left_out) == IMAGES
+
+
+def test_corrections_of_many_images_of_many_classes_take_a_moment(workspace):
+    classes = tuple(f"class {number:05}" for number in range(20_000))
+    images = [RawImage(f"train/{n}_1.png", "train", n, f"{n}", f"{n}.png") for n in range(len(classes))]
+    Path(FILE).write_text("id,label\n" + "".join(f"{n}.png,{name}\n" for n, name in enumerate(reversed(classes))))
+    start = time.process_time()
+    assert len(correct(FILE, images, classes)[1]) == len(classes)
+    assert time.process_time() - start < 5
 
 
 def test_without_a_file_or_without_rows_nothing_changes(workspace):

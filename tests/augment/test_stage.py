@@ -267,6 +267,19 @@ def test_a_dataset_of_only_bad_images_is_rejected(photos):
     assert not DATASET.exists()
 
 
+def test_of_many_bad_images_the_first_are_named_and_the_others_counted_by_reason(photos):
+    bad = sorted(photos.rglob("*.jpg"))
+    for number, path in enumerate(bad):
+        path.write_bytes(str(path).encode() if number % 2 else b"")
+    download(DataParams(**DATA))
+    with pytest.raises(PipelineError) as error:
+        pack_photos(on_bad_image="error")
+    first, *lines, last = str(error.value).splitlines()
+    assert first.startswith("data/raw.zip: 48 of 48 images cannot be decoded or augmented; replace them in the source")
+    assert len(lines) == 20
+    assert last == "and 28 more: not an image: 20, the file is empty: 8"
+
+
 def test_a_class_without_a_training_image_is_rejected_by_name(photos):
     for path in photos.glob("red/*.jpg"):
         path.write_bytes(str(path).encode())

@@ -202,6 +202,17 @@ def test_what_running_processes_write_and_files_of_other_names_are_left_alone(tm
     assert set(tmp_path.iterdir()) == set(others)
 
 
+def test_what_a_process_in_another_container_with_the_same_host_name_writes_is_left_alone(tmp_path, monkeypatch):
+    path = leftover(tmp_path / "data.npy", 2**22 + 1, 5)
+    path.touch()
+    monkeypatch.setattr(Path, "readlink", lambda self: Path("pid:[1]"))
+    clean_up(tmp_path)
+    assert path.exists()
+    monkeypatch.undo()
+    clean_up(tmp_path)
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("name", ["data.npy", "other.csv", "folder", "a.b.zip"])
 def test_what_ended_processes_left_for_any_path_of_the_folder_is_removed(tmp_path, name):
     path, start = tmp_path / name, files._start_time(os.getppid())

@@ -129,7 +129,7 @@ def test_a_gpu_that_torch_does_not_use_is_reported(project, monkeypatch):
 
 
 def test_the_memory_limit_of_a_container_counts(project, monkeypatch):
-    monkeypatch.setattr(environment, "CGROUP", project)
+    monkeypatch.setattr("pipeline.machine.CONTROL_GROUPS", project)
     for name, text in {"memory.max": "2000000000", "memory.current": "1500000000"}.items():
         (project / name).write_text(text)
     assert problem(environment.memory).found.startswith("0.5 GB free of 2.0; ")

@@ -96,6 +96,15 @@ def test_a_data_source_in_a_home_folder_that_does_not_exist_is_an_error(project)
     assert found.found.startswith("data.location: got ~nobody-here/photos, but there is no home folder ~nobody-here on")
 
 
+def test_a_data_source_with_the_files_of_the_project_is_an_error(project):
+    text = Path("params.yaml").read_text("utf-8").replace("source: digits", "source: folder")
+    Path("params.yaml").write_text(text.replace("location: null", "location: data"), "utf-8")
+    Path("data").mkdir(exist_ok=True)
+    found = problem(checks.parameters)
+    assert found.status == ERROR
+    assert found.found.startswith("data.location: got data, which contains the project's own files; move the images")
+
+
 def test_a_network_of_a_library_that_is_not_installed_is_an_error(project, monkeypatch):
     text = Path("params.yaml").read_text("utf-8").replace("name: classifier", "name: timm/resnet18d")
     Path("params.yaml").write_text(text, "utf-8")

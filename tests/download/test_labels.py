@@ -41,6 +41,7 @@ def complaint(*args, **more):
     return str(error.value)
 
 
+SIX = {f"photos/{name}.jpg": b"" for name in "abcdxy"}
 EXPECTED = {f"photos/{name}.jpg": (None, kind, None) for name, kind in zip("abcd", ["cat", "dog"] * 2, strict=True)}
 
 
@@ -80,6 +81,7 @@ class TestFormats:
             CSV,
             CSV.replace("path,label", "image_id,class"),
             CSV.replace("path,label", "id,breed"),
+            CSV.replace("path,label", "image,choice").replace("\n", ",x\n"),
             "\ufeff" + CSV.replace("\n", "\r\n"),
             CSV.replace(",", ";"),
             CSV.replace(",", "\t"),
@@ -96,6 +98,18 @@ class TestFormats:
     def test_are_read(self, text):
         assert described(read(text)) == EXPECTED
 
+    @pytest.mark.parametrize("label", ["label", "Class", "category", "target"])
+    def test_without_a_header_the_first_class_may_have_the_name_of_a_column(self, label):
+        source = read(CSV.removeprefix("path,label\n").replace("cat", label))
+        assert described(source)["photos/a.jpg"] == (None, label, None)
+
+    def test_a_class_with_a_comma_is_in_quotes(self):
+        assert described(read(CSV.replace("cat", '"rice, fried"')))["photos/a.jpg"] == (None, "rice, fried", None)
+
+    def test_classes_that_have_names_but_no_images_are_named(self, capsys):
+        read(CSV, classes=("cat", "dog", "eel"))
+        assert "warning: set: no training images of eel; they can never be predicted" in capsys.readouterr().out
+
     def test_splits_and_groups_are_columns(self):
         text = "path,label,split,group\na,cat,train,x\nb,dog,Training,y\nc,cat,val,\nd,dog,test,z\n"
         assert described(read(text)) == {
@@ -110,6 +124,20 @@ class TestFormats:
         assert source.classes == ("3", "11")
         assert described(source)["photos/c.jpg"] == ("test", "11", None)
         assert source.left_out == {"photos/d.jpg": "not in data.labels"}
+
+    @pytest.mark.parametrize("split", ["test", "Testing"])
+    def test_a_table_for_one_split_may_repeat_it_in_a_column(self, split):
+        source = read("", train=CSV, test=f"path,label,split\nx.jpg,cat,{split}\ny.jpg,dog,\n", images=SIX)
+        assert [described(source)[f"photos/{name}.jpg"][0] for name in "axy"] == ["train", "test", "test"]
+
+    @pytest.mark.parametrize("folder", ["", "cifar/"])
+    def test_names_that_train_and_test_share_mean_those_in_the_folder_of_their_split(self, folder):
+        images = {f"{folder}{split}/{name}.png": b"" for split in ("train", "test") for name in "12"}
+        source = read("", images, train="id,label\n1,cat\n2,dog\n", test="id,label\n1,cat\n2,cat\n")
+        assert {path: found[:2] for path, found in described(source).items()} == {
+            **{f"{folder}train/{name}.png": ("train", label) for name, label in (("1", "cat"), ("2", "dog"))},
+            **{f"{folder}test/{name}.png": ("test", None) for name in "12"},
+        }
 
     @pytest.mark.parametrize("label", ["cat", "0"])
     def test_one_label_in_all_rows_of_test_says_nothing_about_their_class(self, capsys, label):
@@ -204,6 +232,9 @@ def test_a_path_may_lead_out_of_the_folder_of_the_table():
     assert described(read_labels("set", tree, "lists/labels.csv", None)) == EXPECTED
 
 
+SEVERAL = "line 6: 'x.jpg' is not in the source set (likewise 4 more rows: 'y.jpg', 'z.jpg', 'u' and 1 more); correct "
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("text", "says"),
@@ -229,6 +260,9 @@ class TestRefused:
             (CSV.replace("dog", "\x1b[31mdog"), r"line 3: got '\x1b[31mdog', allowed are up to 500 printable"),
             (CSV.replace("a.jpg", "a.jpg\0"), r"line 2: got 'photos/a.jpg\x00', allowed are up to 500 printable"),
             (CSV.replace("dog", "x" * 200_000), "line 3: field larger than field limit (131072); correct it"),
+            (CSV.replace("cat", "rice, fried"), "line 2: has 3 values, but the first line has 2; put a value with a"),
+            (CSV.removeprefix("path,label\n").replace("dog", "soup,hot"), "line 2: has 3 values, but the first line"),
+            (CSV + "x.jpg,cat\ny.jpg,dog\nz.jpg,dog\nu,dog\nv,dog\n", SEVERAL),
             (CSV.replace("photos/b", '"photos/b') + "x,y\n" * 50_000, "field larger than field limit (131072)"),
         ],
     )
@@ -238,6 +272,24 @@ class TestRefused:
     def test_a_name_that_two_images_have(self):
         message = complaint("path,label\n1.jpg,cat\n", {"x/1.jpg": b"", "y/1.jpg": b""})
         assert "'1.jpg' can be x/1.jpg, y/1.jpg in set; write the path in the source" in message
+
+    def test_a_name_that_an_image_of_train_and_one_of_test_have(self):
+        images = {f"{split}/{name}.png": b"" for split in ("train", "test") for name in "12"}
+        message = complaint("id,label\n1,cat\n2,dog\n", images)
+        assert "line 2: '1' can be test/1.png, train/1.png in set (likewise 1 more rows: '2'); write the " in message
+        assert message.endswith(", or name a table for each split: {train: ..., test: ...}")
+
+    def test_a_row_of_another_split_than_its_table(self):
+        message = complaint("", train="path,label,split\na,cat,train\nb,dog,train\nc,cat,val\n", test="path\nd\n")
+        assert message == (
+            "data.labels: train.txt, line 4: is of the split valid, but data.labels lists the file for train; move "
+            "the row to the table of its split, or set data.labels to train.txt alone"
+        )
+
+    def test_a_file_that_is_no_table(self):
+        images = IMAGES | {"labels.xlsx": b"PK\3\4"}
+        with pytest.raises(PipelineError, match=r"labels.xlsx in set is no table \(a zip archive\); allowed endings"):
+            read_labels("set", tree_of(images), "labels.xlsx", None)
 
     def test_a_missing_table(self):
         with pytest.raises(PipelineError, match=r"data\.labels: there is no file no\.csv in set or in the repository"):

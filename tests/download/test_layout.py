@@ -299,6 +299,11 @@ class TestRefused:
     def test_images_beside_the_folders_of_the_classes(self):
         assert "photos: cat/a.jpg is in a folder and others next to it are not" in complaint(["cat/a.jpg", "0_b.jpg"])
 
+    def test_a_stray_image_beside_the_folders_of_the_classes_is_named(self):
+        assert complaint([f"{kind}/{name}.jpg" for kind in ("cat", "dog") for name in "ab"] + ["cover.jpg"]) == (
+            "photos: cover.jpg is in no folder of a class, but 4 others are; move it into one, or away"
+        )
+
 
 PARTS = st.sampled_from(["train", "val", "Test", "evaluation", "cat", "dog", "0", "2", "set", "__MACOSX"])
 NAMES = st.sampled_from(["0_a.jpg", "1_b.JPG", "2_a.png", "a.jpg", "b.png", "classes.txt", ".DS_Store", "notes.md"])

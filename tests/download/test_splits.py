@@ -80,11 +80,16 @@ def test_two_images_of_each_class_are_enough():
     [
         ((10, 1), 0, r"data: class 1 has 1 images \(.*1_0000.jpg ...\), too few for train and valid; add images"),
         ((2, 10), 0.2, r"data: class 0 has 2 images .* too few for train and test and valid; add images"),
+        ((10, *[1] * 8), 0, r"too few for train and valid \(likewise 7 more classes: 2, 3, 4, 5, 6 and 2 more\); add"),
     ],
 )
 def test_a_class_with_fewer_images_than_splits_is_refused(counts, test_fraction, line):
     with pytest.raises(PipelineError, match=line):
-        assign_splits(images(*counts), 0.2, test_fraction, seed=0)
+        assign_splits(images(*counts), 0.2, test_fraction, seed=0, keys=must_not_be_read)
+
+
+def must_not_be_read(images):
+    raise AssertionError("the images were read")
 
 
 @pytest.mark.parametrize("counts", [(1000, 3), (60, 60, 4), (40, 3)])

@@ -1,10 +1,12 @@
 """Tests of plain copies and augmented views."""
 
 import inspect
+import os
 import random
 import time
 from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -331,6 +333,24 @@ def test_a_transform_that_waits_is_stopped(monkeypatch):
     monkeypatch.setattr(albumentations.HorizontalFlip, "apply", lambda *_, **__: time.sleep(60))
     with pytest.raises(PipelineError, match="HorizontalFlip needs more than 2 GiB of memory or 5 seconds"):
         augmented_view(params(transforms=[{"name": "HorizontalFlip", "p": 0.123}]))
+
+
+def test_transforms_are_tried_on_systems_without_proc_and_without_the_limits(monkeypatch):
+    def refuse(limit, values):
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr("pipeline.images.transforms.MEMORY_IN_USE", Path("/proc/nowhere"))
+    augmented_view(params(transforms=[{"name": "HorizontalFlip", "p": 0.234}]))
+    monkeypatch.setattr("resource.setrlimit", refuse)
+    augmented_view(params(transforms=[{"name": "VerticalFlip", "p": 0.234}]))
+    with pytest.raises(PipelineError, match="ToFloat returns float32"):
+        augmented_view(params(transforms=[{"name": "ToFloat", "p": 0.234}]))
+
+
+def test_a_trial_whose_process_ends_by_itself_says_nothing_about_the_transform(monkeypatch):
+    monkeypatch.setattr("pipeline.images.transforms._set_limits", lambda: os._exit(3))
+    with pytest.raises(PipelineError, match=r"HorizontalFlip could not be tried: the process for it .* exit code 3; "):
+        augmented_view(params(transforms=[{"name": "HorizontalFlip", "p": 0.345}]))
 
 
 def test_an_image_that_grows_beyond_the_limit_is_an_error_of_this_image(monkeypatch):

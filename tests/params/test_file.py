@@ -244,6 +244,14 @@ def test_a_missing_section_is_named():
             "data.test_fraction: got 0.46, allowed with data.valid_fraction 0.5 is a sum of at most 0.95",
         ),
         ({"classes": ["cat", "dog", "cat"]}, "cat"),
+        (
+            {"source": "folder", "location": "photos", "labels": {"train": "a.csv", "val": "b.csv"}},
+            "data.labels: has the key 'val', allowed are 'train', 'valid' or 'test'; correct it",
+        ),
+        (
+            {"source": "modelscope", "location": "https://www.modelscope.cn/datasets/me/photos"},
+            "datasets/me/photos', allowed with source modelscope is owner/name; correct it",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_refused_in_one_line(changes, says):
@@ -251,6 +259,12 @@ def test_values_that_contradict_each_other_are_refused_in_one_line(changes, says
     assert message.startswith("params.yaml: data")
     assert says in message
     assert len(message.splitlines()) == 1
+
+
+def test_the_sha256_that_a_publisher_states_in_capital_letters_is_the_same():
+    archive = {"source": "archive", "location": "a.zip", "sha256": "0123456789ABCDEF" * 4}
+    content = changed("data", {**CONTENT["data"], **archive})
+    assert check_params(content, Path("params.yaml")).data.sha256 == "0123456789abcdef" * 4
 
 
 def test_a_class_name_of_two_lines_is_refused_in_one_line():

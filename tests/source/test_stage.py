@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.common.paths import LABEL_FILES, SOURCE
 from pipeline.errors import PipelineError
+from pipeline.source.listing import find_source, recall
 from pipeline.source.stage import list_label_files, source
 from tests.support.clones import SMALL, Clone, stages_run
 from tests.support.sections import write_photos
@@ -38,6 +39,36 @@ def test_a_source_that_is_not_here_keeps_its_listing_and_says_so(photos, capsys)
         "source: the folder photos is not here; data/source.json stays as it is, and DVC uses the images in its cache\n"
     )
     assert SOURCE.read_text() == first
+
+
+def test_the_empty_folder_of_a_disk_that_is_not_mounted_keeps_the_listing_and_the_hashes(photos, capsys):
+    (photos.parent / ".dvc").mkdir()
+    source("folder", "photos", None)
+    place = find_source("folder", "photos", None)
+    first = SOURCE.read_text(), recall(place)
+    shutil.rmtree(photos)
+    for folder in (photos, photos / "cat", photos / "lost+found/x"):  # with subfolders as well
+        folder.mkdir(parents=True)
+        capsys.readouterr()
+        source("folder", "photos", None)
+        assert capsys.readouterr().out == (
+            "source: the folder photos is empty (is its disk mounted?); data/source.json stays as it is, and DVC uses "
+            "the images in its cache\n"
+        )
+        assert (SOURCE.read_text(), recall(place)) == first
+
+
+@pytest.mark.parametrize("location", ["data", ".", "..", "link"])
+def test_a_folder_with_the_files_that_each_run_writes_is_refused(workspace, location):
+    write_photos(workspace / "data/photos", 1)
+    Path("link").symlink_to("data")
+    source("folder", "data/photos", None)
+    with pytest.raises(PipelineError) as error:
+        source("folder", location, None)
+    assert str(error.value) == (
+        f"data.location: got {location}, which contains the project's own files; move the images into a folder such as "
+        "data/photos"
+    )
 
 
 @pytest.mark.parametrize(
