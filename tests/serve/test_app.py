@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -207,8 +207,13 @@ def test_a_request_that_takes_too_long_is_not_asked_to_come_back():
         return {"type": "http.request", "body": encode(PICTURE)}
 
     request = Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"image/png")]}, receive)
-    with pytest.raises(HTTPException) as error:
-        asyncio.run(_results(request, lambda file: Future(), Limits(10**6, 10**6, 4, 4, 0.2)))
+
+    def ask():
+        return asyncio.run(_results(request, lambda file: Future(), Limits(10**6, 10**6, 4, 4, 0.2)))
+
+    # In a thread: after tests of pages, the main thread has a running event loop.
+    with ThreadPoolExecutor() as thread, pytest.raises(HTTPException) as error:
+        thread.submit(ask).result()
     assert (error.value.status_code, error.value.detail) == (503, "no answer within 0.2 s, the limit of the server")
     assert "Retry-After" not in (error.value.headers or {})
 

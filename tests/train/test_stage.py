@@ -19,6 +19,7 @@ from pipeline.network.calibrating import fit_calibration
 from pipeline.network.inference import open_trained, predict_logits
 from pipeline.network.weights import load_model
 from pipeline.params.schema import ModelParams, TrainParams
+from pipeline.processes import stop_signals
 from pipeline.train import stage, trainer
 from pipeline.train.stage import train
 from tests.support.sections import MODEL as MODEL_PARAMS
@@ -75,7 +76,7 @@ def test_ctrl_c_ends_the_computation_of_the_inputs_of_the_last_layer_at_once(dat
         return "the test goes on"
 
     monkeypatch.setattr(trainer, "head_inputs", head_inputs)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), stop_signals():  # as the command does
         run(freeze_epochs=3)
     assert not ended
 
