@@ -36,7 +36,7 @@ from pipeline.train.optimization import notes, outputs_for
 from pipeline.train.trainer import STEP_COLUMNS, Row, Trainer
 
 # Enough to tell an accuracy of 0.95 from 0.90; evenly spaced, so of all classes.
-TRAINING_IMAGES = 1_000
+TRAINING_IMAGES = 500
 
 
 def train(model_params: ModelParams, params: TrainParams, seed: int) -> None:

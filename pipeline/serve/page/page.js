@@ -50,7 +50,7 @@ function whyButton(card, file) {
     button.disabled = true;
     const response = await send("explain", file).catch(() => null);
     if (!response?.ok) {
-      const reason = (await response?.json())?.error ?? "the server does not answer";
+      const reason = (await response?.json().catch(() => null))?.error ?? "the server does not answer";
       return button.replaceWith(element("p", `No explanation: ${reason}`, "problem"));
     }
     const picture = element("img");
