@@ -93,7 +93,7 @@ def _core_limit() -> float:
 
 
 def control_group(name: str) -> str:
-    """A file of this process's control group (version 2), which limits a container; empty if there is none."""
+    """A file of this process's control group, which limits a container; empty if there is none."""
     own = Path("/proc/self/cgroup")
     group = own.read_text("utf-8").rpartition("::")[2].strip("/\n") if own.exists() else ""
     for path in (CONTROL_GROUPS / group / name, CONTROL_GROUPS / name):

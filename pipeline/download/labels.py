@@ -218,10 +218,11 @@ def _read_table(source: str, tree: FileTree, file: str, split: str, images: _Ima
     for number, cells in lines:
         place = f"data.labels: {file}, line {number}"
         values = {role: cells[column].strip() if column < len(cells) else "" for role, column in columns.items()}
-        if any(cell.strip() for cell in cells[width:]):
+        # A separator in the last value would cut it.
+        if max(columns.values()) == width - 1 and any(cell.strip() for cell in cells[width:]):
             raise PipelineError(
-                f"{place}: has {len(cells)} values, but the first line has {width}; put a value with a separator in "
-                "it, such as a comma, in quotes"
+                f"{place}: has {len(cells)} values, but the first line has {width}; put a value that contains a "
+                "separator in quotes, or remove the others"
             )
         if not values["path"]:
             raise PipelineError(f"{place}: has no path; {_ALLOWED}")
@@ -248,8 +249,8 @@ def _text(source: str, tree: FileTree, file: str) -> str:
     reason = tree.left_out.get(unicodedata.normalize("NFC", file))
     if reason and not path.is_file():
         raise PipelineError(
-            f"data.labels: {file} in {source} is no table ({reason}); allowed endings are .csv, .tsv and .txt: save it "
-            "as one, or correct the path"
+            f"data.labels: {file} in {source} is no table ({reason}); allowed are files that are not hidden and end in "
+            ".csv, .tsv or .txt: save it as one, or correct the path"
         )
     if file not in tree.sizes and not path.is_file():
         raise PipelineError(f"data.labels: there is no file {file} in {source} or in the repository; correct the path")
@@ -289,7 +290,7 @@ def _header(file: str, cells: list[str], split: str, images: _Images) -> dict[st
     missing = {"path", "class"} - columns.keys()
     if len(missing) == 1 and len(names) == 2 and len(columns) == 1 and all(names):
         other = 1 - next(iter(columns.values()))
-        if images.find(cells[other], posixpath.dirname(file)):
+        if posixpath.splitext(cells[other])[1] and images.find(cells[other], posixpath.dirname(file)):
             return {}
         columns[missing.pop()] = other
     if missing - ({"class"} if split == "test" else set()):

@@ -1,5 +1,6 @@
 """``dvc exp run``: its overrides, and DVC in a process of its own, watched while it runs and stopped as a whole."""
 
+import errno
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 from pipeline.common.paths import PARAMS
 from pipeline.common.text import listed, one_line
 from pipeline.common.yaml_file import read_yaml
-from pipeline.errors import PipelineError
+from pipeline.errors import MachineError, PipelineError
 from pipeline.experiments import guardian
 from pipeline.params.file import check_params
 from pipeline.params.names import unknown_keys
@@ -144,7 +145,9 @@ def run_dvc(
     if process.returncode and not stopped:
         output = "\n".join(lines)
         codes = re.findall(r"^ERROR: failed to reproduce .*, exited with (\d+)$", output, re.MULTILINE)
-        code = int(codes[-1]) if codes else 1
+        # DVC's own message about a full disk has no code.
+        full = not codes and os.strerror(errno.ENOSPC) in output
+        code = int(codes[-1]) if codes else MachineError.exit_code if full else 1
         raise DvcError(_reason(output) or f"dvc {arguments[0]} failed", _last_stage(lines), code)
     return not stopped
 

@@ -183,7 +183,9 @@ def _require_current() -> None:
         [file.get("md5") for file in stages.get(stage, {}).get(kind, ()) if file["path"] == MODEL.as_posix()]
         for stage, kind in (("train", "outs"), ("evaluate", "deps"))
     )
-    if trained != judged or (trained and not MODEL.exists()):
+    if trained and not MODEL.exists():
+        raise PipelineError(f"workspace: {MODEL} is missing; run dvc repro, or dvc pull")
+    if trained != judged:
         raise PipelineError(f"workspace: {PREDICTIONS} are not those of its {MODEL}; run dvc repro")
 
 

@@ -230,7 +230,7 @@ def _require_room(pruner: Section, epochs: int) -> None:
     if first and first >= epochs:
         raise PipelineError(
             f"pruner.{key}: got {first}, with which no trial of {epochs} epochs is pruned; allowed is less than that; "
-            "lower it, or use none"
+            "lower it, train longer, or use none"
         )
 
 

@@ -85,7 +85,9 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
 def _read_mapping(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise PipelineError(f"{path}: contains no keys; restore it with git checkout {path}, or remove it")
+        raise PipelineError(
+            f"{path}: contains no keys, allowed are sections of parameters; restore it from git, or write some"
+        )
     return content
 
 

@@ -31,7 +31,6 @@ from pipeline.serve.classifying import Classifying, Limits, Outputs
 
 PROJECT = "image-classification-pipeline"
 RETRY_SECONDS = 1
-READING = ["GET", "HEAD"]
 Result = TypeVar("Result")
 # For /openapi.json: the body is read by hand, within the limits.
 _BODY = {
@@ -119,7 +118,8 @@ def make_app(model: OnnxModel, classifying: Classifying, limits: Limits, answeri
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, found)
         return Response(found, media_type="image/png")
 
-    @app.api_route("/health", methods=READING)
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health")
     async def health() -> dict[str, Any]:
         """Whether the server answers, and how many requests it is working on."""
         return {"status": "ok", "requests": slots.used}
@@ -136,7 +136,8 @@ def make_app(model: OnnxModel, classifying: Classifying, limits: Limits, answeri
 
 
 def _add_file(app: FastAPI, path: str, file: Path) -> None:
-    @app.api_route(path, methods=READING, include_in_schema=False)
+    @app.head(path, include_in_schema=False)
+    @app.get(path, include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(file)
 

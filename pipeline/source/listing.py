@@ -237,7 +237,7 @@ def remember(source: Source, files: Mapping[str, Entry], listed: int) -> None:
     settled = listed - TICK
     content = {path: entry if entry.changed < settled else entry._replace(changed=0) for path, entry in files.items()}
     path = _memory(source)
-    if files and source.location is not None and path.parents[2].is_dir():
+    if source.location is not None and path.parents[2].is_dir():
         write_text(path, json.dumps(content))
 
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from pipeline.common.code import code_digest
 from pipeline.common.files import replacing
 from pipeline.common.paths import repository_root
-from pipeline.errors import PipelineError
+from pipeline.errors import MachineError
 from pipeline.machine import checkpoint_folder, checkpoint_minutes
 from pipeline.progress import TrainingProgress
 from pipeline.train.distributed import ProcessGroup
@@ -54,7 +54,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Replace a checkpoint, after the new one is on the disk.
 
     Raises:
-        PipelineError: the disk is full, or the folder is not writable; the old checkpoint is kept.
+        MachineError: the disk is full, or the folder is not writable; the old checkpoint is kept.
     """
     try:
         with replacing(path) as temporary, temporary.open("w+b") as file:
@@ -65,7 +65,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # torch raises the latter when a write fails
         reason = str(error).splitlines()[0]
-        raise PipelineError(
+        raise MachineError(
             f"{path}: could not be written ({reason}); free some space and run the same command to resume"
         ) from None
 

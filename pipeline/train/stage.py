@@ -35,7 +35,7 @@ from pipeline.train.live import best_metrics, live_results
 from pipeline.train.optimization import notes, outputs_for
 from pipeline.train.trainer import STEP_COLUMNS, Row, Trainer
 
-# Enough to tell an accuracy of 0.95 from 0.90; evenly spaced, so of all classes.
+# Enough to tell an accuracy of 0.95 from 0.90.
 TRAINING_IMAGES = 500
 
 

@@ -88,6 +88,7 @@ class Trainer:
         self.loss = build_loss(params, class_weights(train.labels, classes, params, self.device))
         self.history = History()
         self.epoch, self.step = 1, 0
+        self.features_tried = False
         self.progress = TrainingProgress(
             params.epochs, self.steps, images, params.patience > 0, self.device, quiet=quiet or not group.is_main
         )
@@ -150,8 +151,9 @@ class Trainer:
 
         Computing them takes an epoch for each copy. A resumed run computes them again.
         """
-        if self.complete or self.train is not self.splits[0]:
+        if self.features_tried or self.complete:
             return
+        self.features_tried = True
         frozen_epochs, copies = min(self.params.freeze_epochs, self.params.epochs), self.train.shape[1]
         frozen = map(self.phase_of, range(1, frozen_epochs + 1))
         full_size = self.splits[0].size
@@ -181,7 +183,8 @@ class Trainer:
         with self.progress.display:
             while not self.complete:
                 self._fit_epoch(on_step, on_epoch)
-        if self.epoch <= self.params.epochs and (missed := self.phase.changes(self.phase_of(self.params.epochs))):
+        last = self.phase_of(self.params.epochs)
+        if missed := self.phase_of(self.epoch - 1).changes(last):
             self.progress.note(
                 f"train.patience {self.params.patience} ended the run before the phase in which {missed}"
             )
@@ -207,7 +210,7 @@ class Trainer:
         self.progress.end_epoch(row)
         before = self.phase
         self._enter_phase()
-        if changes := before.changes(self.phase):
+        if not self.complete and (changes := before.changes(self.phase)):
             self.progress.note(f"from epoch {self.epoch} on {changes}")
         on_epoch(row)
 

@@ -103,6 +103,14 @@ class TestFormats:
         source = read(CSV.removeprefix("path,label\n").replace("cat", label))
         assert described(source)["photos/a.jpg"] == (None, label, None)
 
+    def test_a_header_is_none_of_an_image_of_that_name(self):
+        text = "a,label\nphotos/a.jpg,cat\nphotos/b.jpg,dog\nphotos/c.jpg,cat\nphotos/d.jpg,dog\n"
+        assert described(read(text)) == EXPECTED
+
+    def test_separators_in_a_column_after_those_that_are_read_do_no_harm(self):
+        noted = CSV.replace("\n", ",dark\n").replace("label,dark", "label,notes").replace("dog,dark", "dog,dark, wet")
+        assert described(read(noted)) == EXPECTED
+
     def test_a_class_with_a_comma_is_in_quotes(self):
         assert described(read(CSV.replace("cat", '"rice, fried"')))["photos/a.jpg"] == (None, "rice, fried", None)
 
@@ -260,7 +268,7 @@ class TestRefused:
             (CSV.replace("dog", "\x1b[31mdog"), r"line 3: got '\x1b[31mdog', allowed are up to 500 printable"),
             (CSV.replace("a.jpg", "a.jpg\0"), r"line 2: got 'photos/a.jpg\x00', allowed are up to 500 printable"),
             (CSV.replace("dog", "x" * 200_000), "line 3: field larger than field limit (131072); correct it"),
-            (CSV.replace("cat", "rice, fried"), "line 2: has 3 values, but the first line has 2; put a value with a"),
+            (CSV.replace("cat", "rice, fried"), "line 2: has 3 values, but the first line has 2; put a value that"),
             (CSV.removeprefix("path,label\n").replace("dog", "soup,hot"), "line 2: has 3 values, but the first line"),
             (CSV + "x.jpg,cat\ny.jpg,dog\nz.jpg,dog\nu,dog\nv,dog\n", SEVERAL),
             (CSV.replace("photos/b", '"photos/b') + "x,y\n" * 50_000, "field larger than field limit (131072)"),
@@ -288,7 +296,7 @@ class TestRefused:
 
     def test_a_file_that_is_no_table(self):
         images = IMAGES | {"labels.xlsx": b"PK\3\4"}
-        with pytest.raises(PipelineError, match=r"labels.xlsx in set is no table \(a zip archive\); allowed endings"):
+        with pytest.raises(PipelineError, match=r"labels.xlsx in set is no table \(a zip archive\); allowed are files"):
             read_labels("set", tree_of(images), "labels.xlsx", None)
 
     def test_a_missing_table(self):

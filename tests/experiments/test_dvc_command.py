@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.common.paths import PARAMS
-from pipeline.errors import PipelineError
+from pipeline.errors import MachineError, PipelineError
 from pipeline.experiments.dvc_command import DvcError, overridden_params, override_key, run_dvc
 from pipeline.params.file import check_params
 
@@ -57,6 +57,15 @@ def test_a_wrong_override_is_one_line(repository, override, line):
         overridden_params([override])
     assert str(error.value).startswith(line)
     assert "\n" not in str(error.value)
+
+
+def test_a_disk_that_is_full_for_dvc_itself_is_a_failure_of_the_machine(tmp_path, monkeypatch):
+    line = "ERROR: failed to reproduce 'train': [Errno 28] No space left on device: '.dvc/cache'"
+    (tmp_path / "dvc.py").write_text(f'print("""{line}"""); raise SystemExit(1)')
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(DvcError) as error:
+        run_dvc(tmp_path, "exp", "run")
+    assert error.value.exit_code == MachineError.exit_code
 
 
 @pytest.mark.parametrize(

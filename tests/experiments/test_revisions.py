@@ -87,9 +87,8 @@ def test_predictions_of_an_earlier_network_in_the_workspace_are_refused(reposito
         lock.write_text(f"schema: '2.0'\nstages:{trained}{locked}\n")
         if model:
             path.write_text(model)
-        with pytest.raises(
-            PipelineError, match=r"^workspace: results/evaluation/predictions.csv are not those of its "
-        ):
+        line = "predictions.csv are not those of its results/model" if model else "model.safetensors is missing; run"
+        with pytest.raises(PipelineError, match=rf"^workspace: \S+{line}"):
             read_predictions("workspace")
         lock.write_text(lock.read_text().replace("md5: new", "md5: old"))
         path.write_text("old")

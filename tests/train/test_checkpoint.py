@@ -108,7 +108,7 @@ def test_full_disk_keeps_the_last_checkpoint(path):
     process = FORK.Process(target=fail_to_save, args=(path,))
     process.start()
     process.join(60)
-    assert path.with_name("error").read_text().startswith(f"PipelineError: {path}: could not be written (")
+    assert path.with_name("error").read_text().startswith(f"MachineError: {path}: could not be written (")
     assert load_checkpoint(path)["position"] == (1, 2)
     assert sorted(file.name for file in path.parent.iterdir()) == ["error", "name.pt"]
 
