@@ -5,7 +5,7 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -123,6 +123,11 @@ def listed(items: Iterable[object], limit: int = 5) -> str:
     names = [str(item) for item in items]
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def likewise(others: Sequence[object], what: str, limit: int = 5) -> str:
+    """What a message about the first of several adds about the ``others``; nothing if there are none."""
+    return f" (likewise {len(others):,} more {what}: {listed(others, limit)})" if others else ""
 
 
 def similar(name: str, names: Iterable[str]) -> str:

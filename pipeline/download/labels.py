@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.common.files import read_small
 from pipeline.common.paths import table_path
 from pipeline.common.raw_archive import UNLABELLED
-from pipeline.common.text import is_printable, listed, shortened
+from pipeline.common.text import is_printable, likewise, listed, shortened
 from pipeline.download.layout import (
     SPLIT_FOLDERS,
     UNLABELLED_FOLDERS,
@@ -120,21 +120,22 @@ class _Images:
         found = [self._candidates(row, folder) for row in rows]
         missing = [row for row, paths in zip(rows, found, strict=True) if not paths]
         if missing:
-            row = missing[0]
+            row, *others = missing
             reason = self.left_out.get(posixpath.join(folder, row.path), self.left_out.get(row.path))
             found_is = f"is no image ({reason}) in" if reason else "is not in the source"
             raise PipelineError(
-                f"{row.place}: {row.path!r} {found_is} {self.source}{_and_more(missing)}; "
-                "correct the path, or remove the row"
+                f"{row.place}: {row.path!r} {found_is} {self.source}"
+                f"{likewise([repr(other.path) for other in others], 'rows', 3)}; correct the path, or remove the row"
             )
         several = [row for row, paths in zip(rows, found, strict=True) if len(paths) > 1]
         if several:
-            row, paths = several[0], self._candidates(several[0], folder)
+            row, *others = several
+            paths = self._candidates(row, folder)
             of_split = {split_of(path) for path in paths}
             tables = ", or name a table for each split: {train: ..., test: ...}" if len(of_split) > 1 else ""
             raise PipelineError(
-                f"{row.place}: {row.path!r} can be {listed(paths, 3)} in {self.source}{_and_more(several)}; write the "
-                f"path in the source{tables}"
+                f"{row.place}: {row.path!r} can be {listed(paths, 3)} in {self.source}"
+                f"{likewise([repr(other.path) for other in others], 'rows', 3)}; write the path in the source{tables}"
             )
         return [paths[0] for paths in found]
 
@@ -142,12 +143,6 @@ class _Images:
         """The images that a row can mean; of several, those in the folder of the row's split."""
         found = self.find(row.path, folder)
         return [path for path in found if len(found) > 1 and split_of(path) == row.split] or found
-
-
-def _and_more(rows: list[Row]) -> str:
-    """What a message about the first of these rows adds about the others."""
-    others = listed([repr(row.path) for row in rows[1:]], 3)
-    return f" (likewise {len(rows) - 1:,} more rows: {others})" if others else ""
 
 
 def _ending_with(name: str, endings: list[tuple[str, str]]) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from scipy.cluster.hierarchy import DisjointSet
 
-from pipeline.common.text import listed
+from pipeline.common.text import likewise, listed
 from pipeline.download.layout import SourceImage
 from pipeline.errors import PipelineError
 from pipeline.progress import say
@@ -82,10 +82,10 @@ def assign_splits(
     pool = [image for image in images if image.split == "train" and image.label is not None]
     wanted = [split for split, drawn in (("test", test), ("valid", valid or folds)) if drawn]
     parts = bool(test) + (folds or 1 + bool(valid))
-    # Whatever the keys are, which may take long, there are no more units than these.
-    _check_enough(_ranked_units(pool, by_path(pool), seed), parts, folds, wanted, classes)
-    units = _ranked_units(pool, keys(pool), seed)
-    _check_enough(units, parts, folds, wanted, classes)
+    # By path first: other keys may take long, and do not make more units.
+    for keys_of in dict.fromkeys((by_path, keys)):
+        units = _ranked_units(pool, keys_of(pool), seed)
+        _check_enough(units, parts, folds, wanted, classes)
     splits: dict[str, str] = {}
     for label, members in _by_label(units).items():
         size = sum(map(len, members))
@@ -181,10 +181,10 @@ def _check_enough(
     paths = sorted(image.path for unit in found for image in unit.images if image.label == label)
     together = f" in {len(found)} groups that stay together" if len(found) < len(paths) else ""
     cut = ["a test split" if "test" in wanted else "", f"{folds} folds"] if folds else ["train", *wanted]
-    others = listed(_name(other, classes) for other in few[1:])
+    others = likewise([_name(other, classes) for other in few[1:]], "classes")
     raise PipelineError(
         f"data: class {_name(label, classes)} has {len(paths)} images{together} ({paths[0]} ...), too few for "
-        f"{' and '.join(filter(None, cut))}{f' (likewise {len(few) - 1:,} more classes: {others})' if others else ''}; "
+        f"{' and '.join(filter(None, cut))}{others}; "
         f"add images, or remove the class{', or lower data.folds' if folds else ''}"
     )
 

@@ -81,11 +81,10 @@ def overridden_params(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _refuse_empty_mapping(key: str, content: Any) -> None:
     """Refuse an override ``key={}`` that does not make the value of the key in ``content`` an empty mapping."""
-    *parts, last = key.split(".")
-    for part in (*parts, last):
+    for part in key.split("."):
         content = content.get(part) if isinstance(content, dict) else None
     if content and isinstance(content, dict):
-        fix = f"use {key}=null" if parts else "name one of its parameters"
+        fix = f"use {key}=null" if "." in key else "name one of its parameters"
         raise PipelineError(f"-S: got {key}={{}}, which changes nothing, as DVC merges mappings; {fix}")
 
 

@@ -175,10 +175,15 @@ def read_predictions(revision: str) -> pd.DataFrame:
     return table
 
 
+def locked_stages() -> dict[str, Any]:
+    """What ``dvc.lock`` in the workspace has about each stage; empty without that file."""
+    lock = Path("dvc.lock")
+    return read_yaml(lock).get("stages", {}) if lock.exists() else {}
+
+
 def _require_current() -> None:
     """Refuse the predictions in the workspace if they are not those of its network."""
-    lock = Path("dvc.lock")
-    stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
+    stages = locked_stages()
     trained, judged = (
         [file.get("md5") for file in stages.get(stage, {}).get(kind, ()) if file["path"] == MODEL.as_posix()]
         for stage, kind in (("train", "outs"), ("evaluate", "deps"))

@@ -22,7 +22,7 @@ from pipeline.common.yaml_file import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.experiments.dvc_command import DvcError, run_dvc
 from pipeline.experiments.guardian import SECONDS_TO_END
-from pipeline.experiments.revisions import Experiment, require_root
+from pipeline.experiments.revisions import Experiment, locked_stages, require_root
 from pipeline.git import git
 from pipeline.progress import say
 from pipeline.source.listing import current_summary, find_source
@@ -66,11 +66,9 @@ class Snapshot:
         columns = (row.partition("\t") for row in rows if row)
         ids = {path: facts.split()[2] for facts, _, path in columns}
         commands = {f"{name}.cmd": workflow[name]["cmd"] for name in STAGES}
-        lock = Path("dvc.lock")
-        stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
         # All other images are pinned by the parameters or by the listing of the source.
         unpinned = data["source"] == "modelscope" and not re.fullmatch("[0-9a-f]{40}", data.get("revision") or "")
-        archives = {out["path"]: out["md5"] for out in stages.get("download", {}).get("outs", ()) if unpinned}
+        archives = {out["path"]: out["md5"] for out in locked_stages().get("download", {}).get("outs", ()) if unpinned}
         for name, file in labels.items():
             pointer = dvc_file(file)
             if ids.keys().isdisjoint((file, pointer.as_posix())):

@@ -78,9 +78,15 @@ def run_model(
 
 
 def predict_logits(
-    model: nn.Module, spec: ModelSpec, split: PackedSplit, label: str, tta: str = "none"
+    model: nn.Module,
+    spec: ModelSpec,
+    split: PackedSplit,
+    label: str,
+    tta: str = "none",
+    rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
-    """Logits of the classes, ``float32``, ``(images, classes)``; their softmax is the class probabilities.
+    """Logits of the classes for all images or some ``rows``, ``float32``, ``(images, classes)``; their softmax is the
+    class probabilities.
 
     With test-time augmentation they are the means over the ``variants`` of an image or, with ``views``, its copies.
 
@@ -92,7 +98,8 @@ def predict_logits(
         return torch.stack([class_logits(model(variant)).float() for variant in variants(images, tta)]).mean(0)
 
     copies = range(split.images.shape[1] if tta == "views" else 1)
-    logits: NDArray[np.float32] = np.mean([run_model(model, spec, split, label, output, copy) for copy in copies], 0)
+    of_copies = [run_model(model, spec, split, label, output, copy, rows) for copy in copies]
+    logits: NDArray[np.float32] = np.mean(of_copies, 0)
     if not np.isfinite(logits).all():
         raise PipelineError(
             f"{MODEL}: its output for the {split.name} split is not finite; train it with a lower train.lr"

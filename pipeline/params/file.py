@@ -36,8 +36,7 @@ def check_params(content: Any, path: Path) -> Params:
     Raises:
         PipelineError: with one line for each value that is not allowed.
     """
-    if not isinstance(content, dict):
-        raise PipelineError(f"{path}: contains no keys; restore it with git checkout {path}")
+    require_keys(content, path)
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
@@ -47,6 +46,17 @@ def check_params(content: Any, path: Path) -> Params:
     if problems:
         raise PipelineError("\n".join(f"{path}: {shortened(problem, 900)}" for problem in problems))
     return params
+
+
+def require_keys(content: Any, path: Path) -> dict[str, Any]:
+    """The content of ``path`` if it is a mapping, as that of an empty file is not.
+
+    Raises:
+        PipelineError: it is none.
+    """
+    if not isinstance(content, dict):
+        raise PipelineError(f"{path}: contains no keys; restore it with git checkout {path}")
+    return content
 
 
 def refusal(content: dict[str, Any], keys: tuple[str, ...]) -> str | None:

@@ -13,7 +13,7 @@ from pipeline.common.files import write_text
 from pipeline.common.paths import RECIPES
 from pipeline.common.yaml_file import parse_yaml, read_yaml
 from pipeline.errors import PipelineError
-from pipeline.params.file import check_params
+from pipeline.params.file import check_params, require_keys
 from pipeline.params.names import unknown_keys
 
 Keys = tuple[str, ...]  # a section and a parameter, or one of them
@@ -63,7 +63,7 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
         PipelineError: no such recipe, or the result is not valid; the file is then left unchanged.
     """
     path = recipe_path(name)
-    content, recipe = _read_mapping(params_path), _read_mapping(path)
+    content, recipe = (require_keys(read_yaml(file), file) for file in (params_path, path))
     sections = [key for key, values in recipe.items() if isinstance(values, dict)]
     unknown = unknown_keys([*recipe, *(f"{section}.{key}" for section in sections for key in recipe[section])])
     if unknown:
@@ -82,15 +82,6 @@ def apply_recipe(name: str, params_path: Path) -> list[str]:
     return own + (lines or [f"{params_path} already has these values"])
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise PipelineError(
-            f"{path}: contains no keys, allowed are sections of parameters; restore it from git, or write some"
-        )
-    return content
-
-
 def _keep_own_images(content: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
     """Remove the recipe's values of ``data`` if its images are any folder and those of ``params.yaml`` the user's own,
     which are those of no recipe; return what to say about it."""
@@ -105,7 +96,7 @@ def _keep_own_images(content: dict[str, Any], recipe: dict[str, Any]) -> list[st
     for path in RECIPES.glob("*.yaml"):
         other = None
         with suppress(PipelineError):  # it may be a draft
-            other = _read_mapping(path).get("data")
+            other = require_keys(read_yaml(path), path).get("data")
         if not isinstance(other, dict) or not other:
             continue
         # The archive of a recipe is not the user's, whatever else has changed; the folder of one may be.

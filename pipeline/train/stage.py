@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
 
 from pipeline.common.dataset import PackedDataset, PackedSplit, evenly_spaced
 from pipeline.common.files import write_table
@@ -21,8 +20,8 @@ from pipeline.network.batches import Batches
 from pipeline.network.calibrating import fit_calibration
 from pipeline.network.calibration import Calibration
 from pipeline.network.device import choose_device, describe_device, describe_precision, facts_of, set_up_torch
-from pipeline.network.inference import predict_logits, run_model
-from pipeline.network.models import ModelSpec, build_model, class_logits, unused_parameters
+from pipeline.network.inference import predict_logits
+from pipeline.network.models import ModelSpec, build_model, unused_parameters
 from pipeline.network.pretrained import input_notes, read_pretrained
 from pipeline.network.weights import save_model
 from pipeline.params.schema import ModelParams, TrainParams
@@ -173,11 +172,7 @@ def _calibration(trainer: Trainer, spec: ModelSpec, valid: PackedSplit) -> Calib
 def _plain_accuracy(trainer: Trainer, spec: ModelSpec, train: PackedSplit) -> float:
     """The accuracy of the network as it is on training images without augmentation, to compare with that on others."""
     rows = evenly_spaced(len(train), TRAINING_IMAGES)
-
-    def output(model: nn.Module, images: Tensor) -> Tensor:
-        return class_logits(model(images))
-
-    logits = run_model(trainer.model, spec, train, "train, training images", output, rows=rows)
+    logits = predict_logits(trainer.model, spec, train, "train, training images", rows=rows)
     return float((logits.argmax(1) == train.labels[rows]).mean())
 
 

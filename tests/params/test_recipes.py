@@ -184,7 +184,7 @@ def test_parameters_without_keys_are_one_line_and_a_draft_of_another_recipe_does
     params.write_text(params.read_text().replace("  source: digits ", "  source: folder ").replace("null", "photos", 1))
     assert any(line.startswith("data: kept") for line in apply_recipe("finetune", params))
     params.write_text("# nothing\n")
-    with pytest.raises(PipelineError, match=r"params.yaml: contains no keys, allowed are sections"):
+    with pytest.raises(PipelineError, match=r"params.yaml: contains no keys; restore it"):
         apply_recipe("finetune", params)
 
 
